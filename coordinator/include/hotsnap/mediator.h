@@ -1,0 +1,158 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The packet mediator: colors the frames between members, holds those that must wait for the cut,
+ * counts and records the channel state. (HotSnap, LISA '13, section 3.3 and 4.3.)
+ *
+ * Sans-I/O: frames in, verdicts out; the caller delivers. One mediator serves all NICs of a member.
+ * Not thread safe: QEMU calls it under the BQL only. Conventions as in snapshot.h.
+ *
+ * Color. A frame from one member to another carries the sender's epoch state in the first octet of
+ * its source MAC (XOR with a mask that leaves the multicast and local bits alone), so no byte is
+ * added. The receiving mediator restores the octet before the guest sees the frame.
+ *
+ *     natural   0x00         outside an epoch
+ *     white     0x04 | 0x14  in an epoch, before the sender's cut; counted
+ *     red       0x08 | 0x18  in an epoch, after the sender's cut
+ *
+ * Bit 0x10 is the epoch's parity, so that a late frame of epoch e is not taken for one of e + 1.
+ *
+ * What is colored: unicast frames whose source is the sending NIC's own MAC and whose destination
+ * is a member's. Frames from and to non-members are never changed. Broadcast and multicast frames
+ * cannot be colored (non-members see them too): a red member holds its own until coloring ends, so
+ * none of them crosses the cut backwards. Unicast frames may overtake those (IEEE 802.1Q keeps
+ * order per source and destination only); broadcasts keep their order among each other.
+ *
+ * What is recorded (channel state): after our cut, until the channels are closed, frames that a
+ * member sent before its cut, to one of our MACs or to a group. Frames held until our cut count as
+ * received after it.
+ *
+ * Bounds: the record (64 MiB) and the frames held in each direction (64 MiB each) are bounded, so
+ * that no guest can exhaust the host. Beyond: a frame is delivered but counted in `unrecorded`; a
+ * held frame is dropped, as a full receive ring would, and counted in `dropped`.
+ */
+#ifndef HOTSNAP_MEDIATOR_H
+#define HOTSNAP_MEDIATOR_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct hs_mediator hs_mediator;
+
+typedef enum hs_direction {
+    HS_FROM_GUEST = 0, /* the guest sends */
+    HS_TO_GUEST = 1,   /* the guest is about to receive */
+} hs_direction;
+
+typedef enum hs_verdict {
+    HS_PASS = 0, /* deliver now (the frame may have been recolored in place) */
+    HS_HOLD = 1, /* the mediator kept a copy; it comes back from hs_mediator_next_released() */
+    /*
+     * As HS_HOLD, and this is the first red frame before our cut: the caller must take the
+     * transient snapshot as soon as it can.
+     */
+    HS_HOLD_AND_CUT = 2,
+} hs_verdict;
+
+typedef struct hs_frame {
+    uint32_t nic;            /* index given by hs_mediator_add_nic */
+    hs_direction direction;
+    const uint8_t *data;     /* starts with `vnet_header_size` bytes of virtio-net header */
+    size_t size;
+    size_t vnet_header_size; /* 0, 10 or 12 */
+} hs_frame;
+
+typedef struct hs_mediator_stats {
+    size_t struct_size;                  /* in: sizeof(hs_mediator_stats) */
+    uint64_t white_sent, white_received; /* segments, in this epoch */
+    uint64_t red_sent, red_received;     /* frames, in this epoch */
+    uint64_t held_to_guest;              /* frames held until our cut, in this epoch */
+    uint64_t held_from_guest;            /* broadcasts held until coloring ended */
+    uint64_t recorded;                   /* frames of channel state */
+    uint64_t recorded_bytes;
+    uint64_t lost;                       /* white segments declared lost */
+    uint64_t on_the_fly;                 /* red frames that arrived before our cut */
+    uint64_t unrecorded;                 /* channel state beyond the record's bound */
+    uint64_t dropped;                    /* frames beyond the bound of held frames */
+} hs_mediator_stats;
+
+hs_mediator *hs_mediator_new(void);
+void hs_mediator_free(hs_mediator *m);
+
+/* A NIC of this member; returns its index. `name` is the netdev's id. */
+uint32_t hs_mediator_add_nic(hs_mediator *m, const char *name, const uint8_t mac[6]);
+void hs_mediator_remove_nic(hs_mediator *m, uint32_t nic);
+/* This member's NICs as JSON: [{"nic":"net0","mac":"52:54:..."}]; free with hs_string_free. */
+char *hs_mediator_nics_json(hs_mediator *m);
+
+/*
+ * PREPARE: installs the epoch and the members' MACs; nothing is colored yet, colored frames are
+ * understood from here on. `members_json`: [{"name":"db","macs":["52:54:00:..",..]}, ...] with this
+ * member among them. Fails on a MAC that two members share or that is an alias of another.
+ * `coloring` false: frames pass untouched and are not held (negative control).
+ */
+bool hs_mediator_prepare(hs_mediator *m, uint64_t epoch, const char *self_name,
+                         const char *members_json, bool coloring, char **error);
+/* ARM: every member understands colors now; ours turns white and counting begins. */
+void hs_mediator_start_coloring(hs_mediator *m);
+/*
+ * The cut, called inside the pause: white turns red, recording of channel state begins, and the
+ * held frames to the guest become ready for release (deliver them after the resume).
+ */
+void hs_mediator_cut(hs_mediator *m);
+/* White segments sent by pair, for TRANSIENT_SNAP_FIN: {"srcmac>dstmac":N,...}. After the cut. */
+char *hs_mediator_white_sent_json(hs_mediator *m);
+/*
+ * ALL_TRANSIENT_SNAP_FIN: what the other members had sent to us, same form. The channels are
+ * complete once as many arrived, or a red frame of that sender has (frames of a pair keep order).
+ */
+bool hs_mediator_expect(hs_mediator *m, const char *expected_json, char **error);
+bool hs_mediator_channels_complete(hs_mediator *m);
+/* Gives up waiting: what is missing is declared lost. Recording ends here (or by completion). */
+void hs_mediator_close_channels(hs_mediator *m);
+/* Coloring ends: frames go natural, held broadcasts are ready for release. */
+void hs_mediator_end_coloring(hs_mediator *m);
+/* Epoch over or aborted, in any state: all held frames are ready for release, in order. */
+void hs_mediator_reset(hs_mediator *m);
+
+/*
+ * One frame. `data` of hs_frame is only read; the recolored source octet is returned in
+ * `*source_octet` (the caller patches byte vnet_header_size + 6 of its own copy, or of the iovec,
+ * when it differs). now_ns: host realtime clock.
+ */
+hs_verdict hs_mediator_frame(hs_mediator *m, const hs_frame *frame, int64_t now_ns,
+                             uint8_t *source_octet);
+
+/*
+ * Takes the next frame that is ready for release; false when none. The frame is already recolored
+ * where due, and owned by the mediator until the next call on it. While frames are pending for a
+ * direction of a NIC, hs_mediator_frame holds later ones of it, so order is kept: drain in a loop.
+ */
+bool hs_mediator_next_released(hs_mediator *m, hs_frame *frame);
+
+/*
+ * Channel state as files: `pcap_path` (pcap, nanoseconds, LINKTYPE_ETHERNET) and `vnet_path` (see
+ * docs/formats/channel.md: NIC index and virtio-net header of each frame). Written even when
+ * empty. Files must not exist; fsynced.
+ */
+bool hs_mediator_write_channel(hs_mediator *m, const char *pcap_path, const char *vnet_path,
+                               char **error);
+
+void hs_mediator_get_stats(hs_mediator *m, hs_mediator_stats *stats);
+
+/* Playback: reads both files; frames come out in order. */
+typedef struct hs_playback hs_playback;
+hs_playback *hs_playback_open(const char *pcap_path, const char *vnet_path, char **error);
+size_t hs_playback_count(hs_playback *p);
+/* frame->data is valid until the next call; frame->nic is the recorded NIC index. */
+bool hs_playback_next(hs_playback *p, hs_frame *frame);
+void hs_playback_free(hs_playback *p);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,325 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Redirect-on-write disks: each writable disk gets a qcow2 overlay, made and
+ * opened before the pause and put on top in it. The file that was in use
+ * until then is the snapshot's disk: it is flushed and made read-only after
+ * the pause, before the snapshot is declared complete.
+ */
+#include "qemu/osdep.h"
+#include "internal.h"
+#include "block/block_int.h"
+#include "block/blockjob.h"
+#include "hw/qdev-core.h"
+#include "qapi/error.h"
+#include "qemu/coroutine.h"
+#include "qemu/error-report.h"
+#include "system/block-backend.h"
+#include "trace.h"
+
+#define FOR_EACH_DISK(e, d)                                         \
+    for (HotsnapDisk *d = (HotsnapDisk *)(e)->disks->data;          \
+         d < (HotsnapDisk *)(e)->disks->data + (e)->disks->len; d++)
+
+static bool disk_is_known(HotsnapEpoch *e, BlockDriverState *bs)
+{
+    FOR_EACH_DISK(e, d) {
+        if (d->base == bs) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static char *device_label(BlockBackend *blk)
+{
+    g_autofree char *id = blk_get_attached_dev_id(blk);
+    char *label = g_strdup(*id ? id : blk_name(blk));
+
+    return g_strdelimit(label, "/:\\ ", '-');
+}
+
+/* A name beside the disk, or in the given folder, that is not taken. */
+static char *overlay_path(HotsnapEpoch *e, const char *base,
+                          const char *device)
+{
+    g_autofree char *dir = e->overlay_directory
+                           ? g_strdup(e->overlay_directory)
+                           : g_path_get_dirname(base);
+    g_autofree char *label = g_strdelimit(g_strdup(device), "/:\\ ", '-');
+
+    for (int i = 0;; i++) {
+        g_autofree char *suffix = i ? g_strdup_printf("-%d", i) : g_strdup("");
+        g_autofree char *name = g_strdup_printf("%s-%s-%s%s.qcow2",
+                                                e->member->name, label,
+                                                e->tag, suffix);
+        char *path = g_build_filename(dir, name, NULL);
+
+        if (access(path, F_OK)) {
+            return path;
+        }
+        g_free(path);
+    }
+}
+
+/* How the data file is cached tells how the overlay has to be. */
+static int overlay_flags(BlockDriverState *base)
+{
+    BlockDriverState *protocol = base->file ? base->file->bs : base;
+    int cache = BDRV_O_NOCACHE | BDRV_O_NATIVE_AIO | BDRV_O_IO_URING;
+
+    return (base->open_flags & ~(BDRV_O_SNAPSHOT | BDRV_O_COPY_ON_READ |
+                                 BDRV_O_TEMPORARY)) |
+           (protocol->open_flags & cache) | BDRV_O_NO_BACKING;
+}
+
+static bool disk_prepare(HotsnapEpoch *e, HotsnapDisk *d, Error **errp)
+{
+    ERRP_GUARD();
+    static unsigned serial;
+    g_autofree char *node = g_strdup_printf("hotsnap-%u", serial++);
+    QDict *options;
+    int64_t size = bdrv_getlength(d->base);
+    bool blocked;
+    int flags;
+
+    if (size < 0) {
+        error_setg_errno(errp, -size, "Cannot tell the size of disk '%s'",
+                         d->device);
+        return false;
+    }
+    d->overlay_file = overlay_path(e, d->file, d->device);
+    bdrv_graph_rdlock_main_loop();
+    blocked = bdrv_op_is_blocked(d->base, BLOCK_OP_TYPE_EXTERNAL_SNAPSHOT,
+                                 errp);
+    flags = overlay_flags(d->base);
+    bdrv_graph_rdunlock_main_loop();
+    if (blocked) {
+        error_prepend(errp, "Disk '%s' cannot take an overlay: ", d->device);
+        return false;
+    }
+    d->created = true;
+    bdrv_img_create(d->overlay_file, "qcow2", d->file, d->format, NULL, size,
+                    flags, true, errp);
+    if (*errp) {
+        error_prepend(errp, "Cannot create the overlay of disk '%s': ",
+                      d->device);
+        return false;
+    }
+    options = qdict_new();
+    qdict_put_str(options, "driver", "qcow2");
+    qdict_put_str(options, "node-name", node);
+    d->overlay = bdrv_open(d->overlay_file, NULL, options, flags, errp);
+    if (!d->overlay) {
+        return false;
+    }
+    return bdrv_try_change_aio_context(d->overlay,
+                                       bdrv_get_aio_context(d->base), NULL,
+                                       errp) == 0;
+}
+
+bool hotsnap_disks_prepare(HotsnapEpoch *e, Error **errp)
+{
+    BlockBackend *blk = NULL;
+
+    GLOBAL_STATE_CODE();
+    while ((blk = blk_all_next(blk))) {
+        BlockDriverState *bs = blk_bs(blk);
+        HotsnapDisk d = {};
+
+        if (!bs || !blk_get_attached_dev(blk) || !blk_is_writable(blk)) {
+            continue;
+        }
+        bdrv_graph_rdlock_main_loop();
+        bs = bdrv_skip_implicit_filters(bs);
+        bdrv_refresh_filename(bs);
+        bdrv_graph_rdunlock_main_loop();
+        if (disk_is_known(e, bs)) {
+            continue;
+        }
+        d.device = device_label(blk);
+        if (!bs->drv || !bs->exact_filename[0]) {
+            error_setg(errp, "Disk '%s' is not a file: it cannot take an "
+                       "overlay", d.device);
+            error_append_hint(errp, "Use a qcow2 or raw image file, or make "
+                              "the disk read-only\n");
+            g_free(d.device);
+            return false;
+        }
+        bdrv_ref(bs);
+        d.base = bs;
+        d.file = g_strdup(bs->exact_filename);
+        d.format = g_strdup(bs->drv->format_name);
+        g_array_append_val(e->disks, d);
+        if (!disk_prepare(e, &g_array_index(e->disks, HotsnapDisk,
+                                            e->disks->len - 1), errp)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+typedef struct FlushCall {
+    BlockDriverState *bs;
+    int ret;
+    QemuEvent done;
+} FlushCall;
+
+static void coroutine_fn flush_entry(void *opaque)
+{
+    FlushCall *call = opaque;
+
+    WITH_GRAPH_RDLOCK_GUARD() {
+        call->ret = bdrv_co_flush(call->bs);
+    }
+    qemu_event_set(&call->done);
+}
+
+static void flush_in_main(void *opaque)
+{
+    FlushCall *call = opaque;
+
+    aio_co_enter(bdrv_get_aio_context(call->bs),
+                 qemu_coroutine_create(flush_entry, call));
+}
+
+bool hotsnap_disks_flush(HotsnapEpoch *e, Error **errp)
+{
+    FOR_EACH_DISK(e, d) {
+        FlushCall call = { .bs = d->base };
+
+        qemu_event_init(&call.done, false);
+        hotsnap_call_main(e->member, flush_in_main, &call);
+        qemu_event_wait(&call.done);
+        qemu_event_destroy(&call.done);
+        if (call.ret < 0) {
+            error_setg_errno(errp, -call.ret, "Cannot flush disk '%s'",
+                             d->device);
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Takes the overlay off again; the disks are drained. */
+static void disk_switch_back(HotsnapDisk *d)
+{
+    AioContext *ctx = bdrv_get_aio_context(d->base);
+
+    bdrv_set_backing_hd(d->overlay, NULL, &error_abort);
+    if (bdrv_get_aio_context(d->base) != ctx) {
+        bdrv_try_change_aio_context(d->base, ctx, NULL, &error_abort);
+    }
+    bdrv_drained_begin(d->overlay);
+    bdrv_graph_wrlock();
+    bdrv_replace_node(d->overlay, d->base, &error_abort);
+    bdrv_graph_wrunlock();
+    bdrv_drained_end(d->overlay);
+    d->switched = false;
+}
+
+bool hotsnap_disks_switch(HotsnapEpoch *e, Error **errp)
+{
+    ERRP_GUARD();
+
+    FOR_EACH_DISK(e, d) {
+        trace_hotsnap_overlay(d->file, d->overlay_file);
+        if (bdrv_append(d->overlay, d->base, errp) < 0) {
+            error_prepend(errp, "Cannot put the overlay on disk '%s': ",
+                          d->device);
+            FOR_EACH_DISK(e, undo) {
+                if (undo->switched) {
+                    disk_switch_back(undo);
+                }
+            }
+            return false;
+        }
+        d->switched = true;
+    }
+    return true;
+}
+
+typedef struct SettleCall {
+    HotsnapEpoch *e;
+    Error *err;
+} SettleCall;
+
+static void settle_in_main(void *opaque)
+{
+    SettleCall *call = opaque;
+
+    FOR_EACH_DISK(call->e, d) {
+        if (bdrv_reopen_set_read_only(d->base, true, &call->err) < 0) {
+            error_prepend(&call->err, "Cannot make '%s' read-only: ",
+                          d->file);
+            return;
+        }
+    }
+}
+
+bool hotsnap_disks_settle(HotsnapEpoch *e, Error **errp)
+{
+    SettleCall call = { .e = e };
+
+    if (!hotsnap_disks_flush(e, errp)) {
+        return false;
+    }
+    hotsnap_call_main(e->member, settle_in_main, &call);
+    if (call.err) {
+        error_propagate(errp, call.err);
+        return false;
+    }
+    return true;
+}
+
+/*
+ * An epoch aborted after the cut: what the guest wrote since then is in the
+ * overlay. It is committed back while the VM runs, then the overlay goes.
+ */
+static void undo_done(void *opaque, int ret)
+{
+    g_autofree char *overlay = opaque;
+
+    if (ret < 0) {
+        warn_report("Overlay '%s' of an aborted snapshot stays in use: "
+                    "committing it failed: %s; use block-commit",
+                    overlay, strerror(-ret));
+    } else {
+        unlink(overlay);
+    }
+}
+
+void hotsnap_disks_undo(HotsnapEpoch *e)
+{
+    FOR_EACH_DISK(e, d) {
+        Error *err = NULL;
+        char *overlay;
+
+        if (!d->switched) {
+            if (d->created) {
+                g_clear_pointer(&d->overlay, bdrv_unref);
+                unlink(d->overlay_file);
+            }
+            continue;
+        }
+        overlay = g_strdup(d->overlay_file);
+        if (!commit_active_start(NULL, d->overlay, d->base, JOB_INTERNAL, 0,
+                                 BLOCKDEV_ON_ERROR_REPORT, NULL, undo_done,
+                                 overlay, true, &err)) {
+            warn_report_err(err);
+            g_free(overlay);
+        }
+    }
+}
+
+void hotsnap_disks_free(HotsnapEpoch *e)
+{
+    FOR_EACH_DISK(e, d) {
+        bdrv_unref(d->overlay);
+        bdrv_unref(d->base);
+        g_free(d->device);
+        g_free(d->file);
+        g_free(d->format);
+        g_free(d->overlay_file);
+    }
+    g_array_unref(e->disks);
+}

@@ -1,0 +1,274 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * -object filter-hotsnap: puts the packet mediator into a NIC's path. A
+ * netfilter, so that it works with tap and every other backend.
+ *
+ * Everything here runs in the main loop under the BQL, as netfilters do.
+ */
+#include "qemu/osdep.h"
+#include "internal.h"
+#include "net/net.h"
+#include "net/queue.h"
+#include "qapi/error.h"
+#include "qemu/iov.h"
+#include "trace.h"
+
+FilterHotsnap *hotsnap_filter_for_netdev(HotsnapMember *m,
+                                         NetClientState *netdev)
+{
+    FilterHotsnap *f;
+
+    QTAILQ_FOREACH(f, &m->filters, next_filter) {
+        NetFilterState *nf = NETFILTER(f);
+
+        if (nf->netdev == netdev && nf->on &&
+            nf->direction == NET_FILTER_DIRECTION_ALL) {
+            return f;
+        }
+    }
+    return NULL;
+}
+
+/*
+ * A filter is made before the NIC, so the MAC is looked up when an epoch
+ * begins.
+ */
+void hotsnap_filters_identify(HotsnapMember *m)
+{
+    FilterHotsnap *f;
+
+    QTAILQ_FOREACH(f, &m->filters, next_filter) {
+        NetFilterState *nf = NETFILTER(f);
+        NetClientState *peer = nf->netdev->peer;
+
+        if (f->nic_added) {
+            hs_mediator_remove_nic(m->mediator, f->nic);
+            f->nic_added = false;
+        }
+        if (peer && peer->info->type == NET_CLIENT_DRIVER_NIC) {
+            f->nic = hs_mediator_add_nic(m->mediator, nf->netdev_id,
+                                         qemu_get_nic(peer)->conf->macaddr.a);
+            f->nic_added = true;
+        }
+    }
+}
+
+static FilterHotsnap *filter_of_nic(HotsnapMember *m, uint32_t nic)
+{
+    FilterHotsnap *f;
+
+    QTAILQ_FOREACH(f, &m->filters, next_filter) {
+        if (f->nic_added && f->nic == nic) {
+            return f;
+        }
+    }
+    return NULL;
+}
+
+/* Sends a frame on its way as if it had just passed this filter. */
+static void filter_forward(FilterHotsnap *f, hs_direction direction,
+                           const uint8_t *data, size_t size)
+{
+    NetFilterState *nf = NETFILTER(f);
+    NetClientState *sender = direction == HS_TO_GUEST ? nf->netdev
+                                                      : nf->netdev->peer;
+    struct iovec iov = { .iov_base = (void *)data, .iov_len = size };
+
+    qemu_netfilter_pass_to_next(sender, QEMU_NET_PACKET_FLAG_NONE, &iov, 1,
+                                nf);
+}
+
+void hotsnap_filters_release(HotsnapMember *m)
+{
+    hs_frame frame;
+
+    while (hs_mediator_next_released(m->mediator, &frame)) {
+        FilterHotsnap *f = filter_of_nic(m, frame.nic);
+
+        if (f) {
+            filter_forward(f, frame.direction, frame.data, frame.size);
+        }
+    }
+}
+
+static ssize_t filter_receive_iov(NetFilterState *nf, NetClientState *sender,
+                                  unsigned flags, const struct iovec *iov,
+                                  int iovcnt, NetPacketSent *sent_cb)
+{
+    FilterHotsnap *f = FILTER_HOTSNAP(nf);
+    HotsnapMember *m = f->member;
+    size_t size;
+    g_autofree uint8_t *data = NULL;
+    uint8_t octet;
+    hs_frame frame;
+    hs_verdict verdict;
+
+    if (flags & QEMU_NET_PACKET_FLAG_RAW) {
+        return 0; /* no member is ever sent these */
+    }
+    if (m->restoring && sender == nf->netdev) {
+        /* Recorded frames go first. */
+        qemu_net_queue_append_iov(f->restore_queue, sender, flags, iov,
+                                  iovcnt, NULL);
+        return iov_size(iov, iovcnt);
+    }
+    if (!m->table_installed || !f->nic_added) {
+        return 0;
+    }
+    size = iov_size(iov, iovcnt);
+    /*
+     * Copied, as the frame may lie in guest memory, where the guest could
+     * change it and we must not. Only while a member table is installed.
+     */
+    data = g_malloc(size);
+    iov_to_buf(iov, iovcnt, 0, data, size);
+    frame = (hs_frame) {
+        .nic = f->nic,
+        .direction = sender == nf->netdev ? HS_TO_GUEST : HS_FROM_GUEST,
+        .data = data,
+        .size = size,
+        .vnet_header_size = nf->netdev->vnet_hdr_len,
+    };
+    verdict = hs_mediator_frame(m->mediator, &frame,
+                                g_get_real_time() * 1000, &octet);
+    if (verdict == HS_PASS) {
+        size_t at = frame.vnet_header_size + 6;
+
+        if (frame.direction == HS_TO_GUEST) {
+            hotsnap_epoch_check_channels(m);
+        }
+        if (at >= size || data[at] == octet) {
+            return 0;
+        }
+        data[at] = octet;
+        filter_forward(f, frame.direction, data, size);
+        return size;
+    }
+    trace_hotsnap_hold(frame.nic, frame.direction, size, verdict);
+    if (verdict == HS_HOLD_AND_CUT) {
+        hotsnap_cut_soon(m);
+    }
+    return size;
+}
+
+size_t hotsnap_filters_play(HotsnapMember *m, const char *pcap,
+                            const char *vnet, Error **errp)
+{
+    char *error = NULL;
+    hs_playback *p = hs_playback_open(pcap, vnet, &error);
+    hs_frame frame;
+    size_t n = 0;
+
+    if (!p) {
+        error_setg(errp, "%s", error);
+        hs_string_free(error);
+        return 0;
+    }
+    while (hs_playback_next(p, &frame)) {
+        FilterHotsnap *f = filter_of_nic(m, frame.nic);
+
+        if (f) {
+            filter_forward(f, HS_TO_GUEST, frame.data, frame.size);
+            n++;
+        }
+    }
+    hs_playback_free(p);
+    return n;
+}
+
+void hotsnap_filters_end_restore(HotsnapMember *m)
+{
+    FilterHotsnap *f;
+
+    QTAILQ_FOREACH(f, &m->filters, next_filter) {
+        qemu_net_queue_flush(f->restore_queue);
+    }
+}
+
+static void filter_setup(NetFilterState *nf, Error **errp)
+{
+    FilterHotsnap *f = FILTER_HOTSNAP(nf);
+    Object *obj;
+
+    if (!f->member_id) {
+        error_setg(errp, "filter-hotsnap needs 'member', the id of a "
+                   "hotsnap-member object");
+        return;
+    }
+    obj = object_resolve_path_component(object_get_objects_root(),
+                                        f->member_id);
+    if (!obj || !object_dynamic_cast(obj, TYPE_HOTSNAP_MEMBER)) {
+        error_setg(errp, "There is no hotsnap-member object '%s'",
+                   f->member_id);
+        return;
+    }
+    f->restore_queue = qemu_new_net_queue(qemu_netfilter_pass_to_next, nf);
+    f->member = HOTSNAP_MEMBER(obj);
+    object_ref(obj);
+    QTAILQ_INSERT_TAIL(&f->member->filters, f, next_filter);
+}
+
+static void filter_cleanup(NetFilterState *nf)
+{
+    FilterHotsnap *f = FILTER_HOTSNAP(nf);
+
+    if (!f->member) {
+        return;
+    }
+    qemu_net_queue_flush(f->restore_queue);
+    qemu_del_net_queue(f->restore_queue);
+    QTAILQ_REMOVE(&f->member->filters, f, next_filter);
+    if (f->nic_added) {
+        hs_mediator_remove_nic(f->member->mediator, f->nic);
+    }
+    object_unref(OBJECT(f->member));
+    f->member = NULL;
+}
+
+static char *filter_get_member(Object *obj, Error **errp)
+{
+    return g_strdup(FILTER_HOTSNAP(obj)->member_id);
+}
+
+static void filter_set_member(Object *obj, const char *value, Error **errp)
+{
+    FilterHotsnap *f = FILTER_HOTSNAP(obj);
+
+    if (f->member) {
+        error_setg(errp, "The member of a filter cannot be changed");
+        return;
+    }
+    g_free(f->member_id);
+    f->member_id = g_strdup(value);
+}
+
+static void filter_finalize(Object *obj)
+{
+    g_free(FILTER_HOTSNAP(obj)->member_id);
+}
+
+static void filter_class_init(ObjectClass *oc, void *data)
+{
+    NetFilterClass *nfc = NETFILTER_CLASS(oc);
+
+    nfc->setup = filter_setup;
+    nfc->cleanup = filter_cleanup;
+    nfc->receive_iov = filter_receive_iov;
+    object_class_property_add_str(oc, "member", filter_get_member,
+                                  filter_set_member);
+}
+
+static const TypeInfo filter_hotsnap_info = {
+    .name = TYPE_FILTER_HOTSNAP,
+    .parent = TYPE_NETFILTER,
+    .class_init = filter_class_init,
+    .instance_size = sizeof(FilterHotsnap),
+    .instance_finalize = filter_finalize,
+};
+
+static void filter_hotsnap_register(void)
+{
+    type_register_static(&filter_hotsnap_info);
+}
+
+type_init(filter_hotsnap_register);

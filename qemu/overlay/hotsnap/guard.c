@@ -1,0 +1,149 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What a snapshot refuses before it begins, and what it forbids while it
+ * runs: migration, hot-plug (hotsnap_refuses), discarding of memory.
+ */
+#include "qemu/osdep.h"
+#include "internal.h"
+#include "exec/memory.h"
+#include "exec/ramblock.h"
+#include "hw/qdev-core.h"
+#include "migration/blocker.h"
+#include "migration/migration.h"
+#include "migration/misc.h"
+#include "migration/ram.h"
+#include "net/net.h"
+#include "net/vhost_net.h"
+#include "qapi/error.h"
+#include "qemu/rcu.h"
+#include "system/runstate.h"
+
+typedef struct NicCheck {
+    HotsnapMember *member;
+    Error **errp;
+    bool ok;
+} NicCheck;
+
+static void check_nic(NICState *nic, void *opaque)
+{
+    NicCheck *c = opaque;
+    NetClientState *nc = qemu_get_queue(nic);
+    NetClientState *peer = nc->peer;
+
+    if (!c->ok || !peer) {
+        return; /* without a backend no frame ever leaves */
+    }
+    if (get_vhost_net(peer)) {
+        error_setg(c->errp, "Packets of NIC '%s' bypass QEMU (vhost)",
+                   nc->name);
+        error_append_hint(c->errp, "Use -netdev tap,...,vhost=off\n");
+        c->ok = false;
+    } else if (nic->conf->peers.queues > 1) {
+        error_setg(c->errp, "NIC '%s' has several queues, which keep no "
+                   "common order of frames", nc->name);
+        error_append_hint(c->errp, "Use queues=1 on its netdev\n");
+        c->ok = false;
+    } else if (!hotsnap_filter_for_netdev(c->member, peer)) {
+        error_setg(c->errp, "Network backend '%s' of NIC '%s' has no packet "
+                   "mediator", peer->name, nc->name);
+        error_append_hint(c->errp, "Start QEMU with -object filter-hotsnap,"
+                          "id=ID,netdev=%s,member=ID\n", peer->name);
+        c->ok = false;
+    }
+}
+
+/*
+ * Memory that another process maps can change without a trap. QEMU cannot
+ * see who maps it, only who was given it: vhost-user backends.
+ */
+static bool check_vhost_user(Error **errp)
+{
+    NetClientState *ncs[MAX_QUEUE_NUM];
+    int n = qemu_find_net_clients_except(NULL, ncs, NET_CLIENT_DRIVER_NIC,
+                                         MAX_QUEUE_NUM);
+
+    for (int i = 0; i < MIN(n, MAX_QUEUE_NUM); i++) {
+        if (ncs[i]->info->type == NET_CLIENT_DRIVER_VHOST_USER) {
+            error_setg(errp, "Network backend '%s' (vhost-user) writes guest "
+                       "memory from another process", ncs[i]->name);
+            error_append_hint(errp, "Use a tap backend with vhost=off\n");
+            return false;
+        }
+    }
+    return true;
+}
+
+static int find_vhost_user_device(Object *obj, void *opaque)
+{
+    const char **found = opaque;
+    const char *type = object_get_typename(obj);
+
+    if (!*found && (g_str_has_prefix(type, "vhost-user-") ||
+                    g_str_has_prefix(type, "vhost-vsock") ||
+                    g_str_has_prefix(type, "vhost-scsi"))) {
+        *found = type;
+    }
+    return 0;
+}
+
+bool hotsnap_guard_check(HotsnapMember *m, Error **errp)
+{
+    NicCheck nics = { .member = m, .errp = errp, .ok = true };
+    const char *vhost = NULL;
+
+    if (m->epoch || m->restoring) {
+        error_setg(errp, "A snapshot or restore is in progress already");
+        return false;
+    }
+    if (runstate_check(RUN_STATE_INMIGRATE)) {
+        error_setg(errp, "The VM waits for an incoming migration");
+        return false;
+    }
+    if (migration_is_running()) {
+        error_setg(errp, "A migration is in progress");
+        error_append_hint(errp, "Wait for it to end, or use "
+                          "migrate_cancel\n");
+        return false;
+    }
+    if (migration_is_blocked(errp)) {
+        error_append_hint(errp, "What cannot be migrated cannot be in a "
+                          "snapshot; remove the device\n");
+        return false;
+    }
+    if (!check_vhost_user(errp)) {
+        return false;
+    }
+    object_child_foreach_recursive(object_get_root(), find_vhost_user_device,
+                                   &vhost);
+    if (vhost) {
+        error_setg(errp, "Device '%s' writes guest memory behind QEMU's back",
+                   vhost);
+        error_append_hint(errp, "Use a device that QEMU emulates itself\n");
+        return false;
+    }
+    qemu_foreach_nic(check_nic, &nics);
+    return nics.ok;
+}
+
+bool hotsnap_guard_enter(HotsnapEpoch *e, Error **errp)
+{
+    /* Ballooning goes quiet, virtio-mem and the like refuse. */
+    if (ram_block_discard_disable(true)) {
+        error_setg(errp, "A device relies on discarding guest memory "
+                   "(virtio-mem or similar)");
+        error_append_hint(errp, "Remove the device\n");
+        return false;
+    }
+    e->discard_disabled = true;
+    error_setg(&e->migration_blocker, "A cluster snapshot is in progress");
+    return !migrate_add_blocker_internal(&e->migration_blocker, errp);
+}
+
+void hotsnap_guard_leave(HotsnapEpoch *e)
+{
+    if (e->discard_disabled) {
+        ram_block_discard_disable(false);
+        e->discard_disabled = false;
+    }
+    migrate_del_blocker(&e->migration_blocker);
+}

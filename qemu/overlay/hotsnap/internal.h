@@ -1,0 +1,245 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * HotSnap's glue inside QEMU. The logic lives in two libraries
+ * (hotsnap/snapshot.h, hotsnap/coordinator.h, hotsnap/mediator.h); what is
+ * here owns sockets, threads, disks and the pause.
+ *
+ * Threads
+ *   main loop    under the BQL: the mediator, the epoch, disks, the pause,
+ *                commands. All fields are "main loop" unless marked.
+ *   iothread     the member's own, for the coordinator and its sockets, so
+ *                that a busy main loop delays no message. Nothing else
+ *                touches them; others post to it with hotsnap_local().
+ *   worker       at most one at a time in an epoch ("task"), for what blocks:
+ *                without the BQL. It reaches the block layer only through
+ *                hotsnap_call_main(), and reports with hotsnap_local().
+ */
+#ifndef HOTSNAP_INTERNAL_H
+#define HOTSNAP_INTERNAL_H
+
+#include "block/aio.h"
+#include "block/block.h"
+#include "io/net-listener.h"
+#include "net/filter.h"
+#include "qapi/qapi-types-hotsnap.h"
+#include "qemu/thread.h"
+#include "qobject/qdict.h"
+#include "qobject/qlist.h"
+#include "qom/object.h"
+#include "system/hotsnap.h"
+#include "system/iothread.h"
+
+#include <hotsnap/coordinator.h>
+#include <hotsnap/mediator.h>
+#include <hotsnap/snapshot.h>
+
+#define TYPE_HOTSNAP_MEMBER "hotsnap-member"
+#define TYPE_FILTER_HOTSNAP "filter-hotsnap"
+OBJECT_DECLARE_SIMPLE_TYPE(HotsnapMember, HOTSNAP_MEMBER)
+OBJECT_DECLARE_SIMPLE_TYPE(FilterHotsnap, FILTER_HOTSNAP)
+
+/* One writable disk of the VM, in one epoch. */
+typedef struct HotsnapDisk {
+    char *device;           /* id or QOM path of the device that uses it */
+    char *file;             /* of the node that becomes read-only */
+    char *format;
+    char *overlay_file;
+    BlockDriverState *base; /* referenced */
+    BlockDriverState *overlay; /* referenced */
+    bool created;           /* overlay_file exists because of us */
+    bool switched;
+    uint64_t sums_xxh3;
+} HotsnapDisk;
+
+#define HOTSNAP_PAUSE_STEPS 12
+
+typedef struct HotsnapPause {
+    int64_t begin_ns, end_ns; /* CLOCK_MONOTONIC */
+    unsigned count;
+    struct {
+        const char *name;
+        uint64_t us;
+    } step[HOTSNAP_PAUSE_STEPS];
+} HotsnapPause;
+
+/* The local part of one cluster snapshot. */
+typedef struct HotsnapEpoch {
+    HotsnapMember *member;
+    char *tag;
+    char *folder;          /* DIRECTORY/TAG.partial/MEMBER */
+    uint64_t number;
+    HotsnapEngine engine;
+    uint64_t bandwidth;
+    bool coloring;
+    bool dump;
+    char *overlay_directory;
+
+    GArray *disks;         /* of HotsnapDisk */
+    hs_snapshot *snapshot;
+    Error *migration_blocker;
+    bool discard_disabled;
+    bool armed;            /* memory is protected: the cut may be taken */
+    bool cut_done;
+    const char *cut_cause;
+    HotsnapPause pause;
+    GByteArray *tail;      /* device state, taken in the pause */
+    bool channels_closed;
+    bool expecting;        /* hs_mediator_expect was called */
+    QemuEvent channels_event;
+    QemuEvent memory_event;
+    char *memory_error;    /* set before memory_event */
+
+    QEMUTimer *progress_timer;
+
+    bool task_running;
+    QemuThread task;
+    bool aborting;
+    bool cancelled;        /* polled by hs_sums_write, atomic */
+    char *abort_reason;
+} HotsnapEpoch;
+
+struct HotsnapMember {
+    Object parent_obj;
+
+    char *name;
+    char *listen;
+
+    IOThread *iothread;
+    AioContext *ctx;
+    GMainContext *gctx;
+    /* iothread only */
+    QIONetListener *listener;
+    hs_coordinator *coordinator;
+    GHashTable *links;     /* hs_link -> HotsnapLink */
+    hs_link next_link;
+    QEMUTimer *timer;
+    bool draining;         /* hotsnap_dispatch() is on the stack */
+
+    QemuMutex main_lock;   /* protects main_queue */
+    GQueue main_queue;     /* work for the main loop, one at a time */
+    bool main_busy;
+
+    hs_mediator *mediator;
+    bool table_installed;  /* the mediator has something to do */
+    QTAILQ_HEAD(, FilterHotsnap) filters;
+    HotsnapEpoch *epoch;
+    bool restoring;
+    QEMUTimer *restore_timer;
+    char *restore_folder;
+
+    /* for query-hotsnap and the job */
+    HotsnapPhase phase;
+    char *role;
+    char *tag;
+    uint64_t epoch_number;
+    char *error;
+    HotsnapSnapshotInfo *last;
+    hs_snapshot_stats last_stats;
+    struct HotsnapJob *job;
+    char *job_partial;     /* TAG.partial made for the job */
+};
+
+struct FilterHotsnap {
+    NetFilterState parent_obj;
+
+    char *member_id;
+    HotsnapMember *member;
+    uint32_t nic;
+    bool nic_added;
+    NetQueue *restore_queue; /* frames to the guest until playback is done */
+    QTAILQ_ENTRY(FilterHotsnap) next_filter;
+};
+
+/* member.c */
+HotsnapMember *hotsnap_member(Error **errp);
+int64_t hotsnap_now_ns(void);
+uint64_t hotsnap_now_us(void);
+
+/* links.c; iothread */
+bool hotsnap_links_listen(HotsnapMember *m, Error **errp);
+void hotsnap_links_close(HotsnapMember *m);
+void hotsnap_link_connect(HotsnapMember *m, const char *address);
+void hotsnap_link_send(HotsnapMember *m, hs_link link, const uint8_t *data,
+                       size_t size);
+void hotsnap_link_close(HotsnapMember *m, hs_link link);
+
+/* dispatch.c */
+void hotsnap_dispatch(HotsnapMember *m); /* iothread */
+/* Reports local progress to the coordinator; any thread. Takes @json. */
+void hotsnap_local(HotsnapMember *m, hs_local_kind kind, QDict *json);
+void hotsnap_local_failed(HotsnapMember *m, Error *err); /* frees @err */
+/* Runs @fn in the main loop, after all that was posted before; any thread. */
+void hotsnap_post_main(HotsnapMember *m, void (*fn)(void *opaque),
+                       void *opaque);
+/* The same, and waits for it; worker only. */
+void hotsnap_call_main(HotsnapMember *m, void (*fn)(void *opaque),
+                       void *opaque);
+
+/* epoch.c */
+void hotsnap_epoch_prepare(HotsnapMember *m, QDict *request);
+void hotsnap_epoch_install(HotsnapMember *m, QDict *table);
+void hotsnap_epoch_arm(HotsnapMember *m);
+void hotsnap_epoch_cut(HotsnapMember *m, const char *cause);
+void hotsnap_cut_soon(HotsnapMember *m); /* a red frame forces the cut */
+void hotsnap_epoch_expect(HotsnapMember *m, QDict *expected);
+void hotsnap_epoch_close_channels(HotsnapMember *m);
+void hotsnap_epoch_end_coloring(HotsnapMember *m);
+void hotsnap_epoch_commit(HotsnapMember *m);
+void hotsnap_epoch_abort(HotsnapMember *m, const char *reason);
+/* Called when a frame arrived, to see whether channels are complete. */
+void hotsnap_epoch_check_channels(HotsnapMember *m);
+void hotsnap_epoch_run(HotsnapEpoch *e, const char *name,
+                       void *(*fn)(void *opaque));
+void hotsnap_epoch_task_done(HotsnapEpoch *e); /* worker's last call */
+
+/* finish.c */
+void *hotsnap_finish_task(void *opaque); /* worker: the full snapshot */
+void hotsnap_publish(HotsnapMember *m, QDict *manifest);
+
+/* guard.c: what a snapshot refuses, and what it forbids while it runs */
+bool hotsnap_guard_check(HotsnapMember *m, Error **errp);
+bool hotsnap_guard_enter(HotsnapEpoch *e, Error **errp);
+void hotsnap_guard_leave(HotsnapEpoch *e);
+
+/* disks.c */
+bool hotsnap_disks_prepare(HotsnapEpoch *e, Error **errp);
+bool hotsnap_disks_flush(HotsnapEpoch *e, Error **errp); /* worker */
+bool hotsnap_disks_switch(HotsnapEpoch *e, Error **errp); /* in the pause */
+bool hotsnap_disks_settle(HotsnapEpoch *e, Error **errp); /* after it */
+void hotsnap_disks_undo(HotsnapEpoch *e);
+void hotsnap_disks_free(HotsnapEpoch *e);
+
+/* pause.c */
+bool hotsnap_pause_and_cut(HotsnapEpoch *e, Error **errp);
+
+/* vmstate.c */
+bool hotsnap_vmstate_new_snapshot(HotsnapEpoch *e, Error **errp);
+bool hotsnap_vmstate_save_devices(HotsnapEpoch *e, Error **errp);
+
+/* filter.c */
+void hotsnap_filters_identify(HotsnapMember *m);
+void hotsnap_filters_release(HotsnapMember *m);
+FilterHotsnap *hotsnap_filter_for_netdev(HotsnapMember *m,
+                                         NetClientState *netdev);
+size_t hotsnap_filters_play(HotsnapMember *m, const char *pcap,
+                            const char *vnet, Error **errp);
+void hotsnap_filters_end_restore(HotsnapMember *m);
+
+/* restore.c */
+void hotsnap_restore_load(HotsnapMember *m, QDict *request);
+void hotsnap_restore_start(HotsnapMember *m);
+void hotsnap_restore_abort(HotsnapMember *m);
+
+/* report.c */
+QDict *hotsnap_report_member(HotsnapEpoch *e);
+QDict *hotsnap_report_pause(HotsnapPause *pause);
+QDict *hotsnap_report_host(HotsnapMember *m);
+
+/* query.c */
+void hotsnap_query_update(HotsnapEpoch *e);
+
+/* commands.c */
+void hotsnap_job_progress(HotsnapMember *m, uint64_t done, uint64_t total);
+void hotsnap_job_finished(HotsnapMember *m, bool failed, const char *text);
+
+#endif

@@ -1,0 +1,276 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The member's sockets. All of it runs in the member's iothread, but for
+ * hotsnap_links_listen(), which runs before that thread knows of them.
+ *
+ * Sockets are non-blocking; what cannot be written at once waits in the
+ * link's queue for G_IO_OUT.
+ */
+#include "qemu/osdep.h"
+#include "internal.h"
+#include "io/channel-socket.h"
+#include "qapi/error.h"
+#include "qapi/qapi-visit-sockets.h"
+#include "qemu/sockets.h"
+#include "trace.h"
+
+typedef struct HotsnapLink {
+    HotsnapMember *member;
+    hs_link id;
+    char *address;        /* that we connected to, or NULL */
+    QIOChannelSocket *ioc;
+    GSource *read_watch;
+    GSource *write_watch;
+    GByteArray *out;
+    bool closing;         /* close once `out` is empty */
+} HotsnapLink;
+
+static bool address_is_loopback(const SocketAddress *addr)
+{
+    const char *host;
+
+    if (addr->type != SOCKET_ADDRESS_TYPE_INET) {
+        return addr->type == SOCKET_ADDRESS_TYPE_UNIX;
+    }
+    host = addr->u.inet.host;
+    return !strcmp(host, "::1") || !strcmp(host, "localhost") ||
+           (!strncmp(host, "127.", 4) && strspn(host, "0123456789.") ==
+            strlen(host));
+}
+
+/* unix:PATH or tcp:HOST:PORT; HOST must be loopback until there is TLS. */
+static SocketAddress *address_parse(const char *str, Error **errp)
+{
+    SocketAddress *addr = socket_parse(str, errp);
+
+    if (addr && !address_is_loopback(addr)) {
+        error_setg(errp, "Address '%s' is neither a Unix socket nor on the "
+                   "loopback interface", str);
+        error_append_hint(errp, "The control connection is not encrypted: "
+                          "use unix:PATH or tcp:127.0.0.1:PORT\n");
+        g_clear_pointer(&addr, qapi_free_SocketAddress);
+    }
+    return addr;
+}
+
+static void link_free(gpointer opaque)
+{
+    HotsnapLink *l = opaque;
+
+    if (l->read_watch) {
+        g_source_destroy(l->read_watch);
+        g_source_unref(l->read_watch);
+    }
+    if (l->write_watch) {
+        g_source_destroy(l->write_watch);
+        g_source_unref(l->write_watch);
+    }
+    qio_channel_close(QIO_CHANNEL(l->ioc), NULL);
+    object_unref(OBJECT(l->ioc));
+    g_byte_array_unref(l->out);
+    g_free(l->address);
+    g_free(l);
+}
+
+static void link_lost(HotsnapLink *l, const char *reason)
+{
+    HotsnapMember *m = l->member;
+    hs_link id = l->id;
+    g_autofree char *address = g_strdup(l->address);
+    bool tell = !l->closing;
+
+    trace_hotsnap_link(id, reason);
+    g_hash_table_remove(m->links, &l->id);
+    if (tell) {
+        hs_coordinator_link_down(m->coordinator, id, address, reason,
+                                 hotsnap_now_us());
+        hotsnap_dispatch(m);
+    }
+}
+
+static gboolean link_readable(QIOChannel *ioc, GIOCondition condition,
+                              gpointer opaque)
+{
+    HotsnapLink *l = opaque;
+    HotsnapMember *m = l->member;
+    uint8_t buf[16384];
+    Error *err = NULL;
+    ssize_t n = qio_channel_read(ioc, (char *)buf, sizeof(buf), &err);
+
+    if (n == QIO_CHANNEL_ERR_BLOCK) {
+        return G_SOURCE_CONTINUE;
+    }
+    if (n <= 0) {
+        link_lost(l, err ? error_get_pretty(err) :
+                  "the other side closed the connection");
+        error_free(err);
+        return G_SOURCE_REMOVE;
+    }
+    if (!l->closing) {
+        hs_coordinator_bytes(m->coordinator, l->id, buf, n, hotsnap_now_us());
+        hotsnap_dispatch(m); /* may have freed the link and its watch */
+    }
+    return G_SOURCE_CONTINUE;
+}
+
+static gboolean link_writable(QIOChannel *ioc, GIOCondition condition,
+                              gpointer opaque);
+
+/* Returns false if the link is gone. */
+static bool link_flush(HotsnapLink *l)
+{
+    while (l->out->len) {
+        Error *err = NULL;
+        ssize_t n = qio_channel_write(QIO_CHANNEL(l->ioc),
+                                      (char *)l->out->data, l->out->len,
+                                      &err);
+        if (n == QIO_CHANNEL_ERR_BLOCK) {
+            if (!l->write_watch) {
+                l->write_watch = qio_channel_add_watch_source(
+                    QIO_CHANNEL(l->ioc), G_IO_OUT, link_writable, l, NULL,
+                    l->member->gctx);
+            }
+            return true;
+        }
+        if (n < 0) {
+            link_lost(l, error_get_pretty(err));
+            error_free(err);
+            return false;
+        }
+        g_byte_array_remove_range(l->out, 0, n);
+    }
+    if (l->closing) {
+        g_hash_table_remove(l->member->links, &l->id);
+        return false;
+    }
+    return true;
+}
+
+static gboolean link_writable(QIOChannel *ioc, GIOCondition condition,
+                              gpointer opaque)
+{
+    HotsnapLink *l = opaque;
+
+    g_source_destroy(l->write_watch);
+    g_source_unref(l->write_watch);
+    l->write_watch = NULL;
+    link_flush(l);
+    return G_SOURCE_REMOVE;
+}
+
+static HotsnapLink *link_new(HotsnapMember *m, QIOChannelSocket *ioc,
+                             const char *address)
+{
+    HotsnapLink *l = g_new0(HotsnapLink, 1);
+
+    l->member = m;
+    l->id = ++m->next_link;
+    l->address = g_strdup(address);
+    l->ioc = ioc;
+    object_ref(OBJECT(ioc));
+    l->out = g_byte_array_new();
+    qio_channel_set_name(QIO_CHANNEL(ioc), "hotsnap-link");
+    qio_channel_set_blocking(QIO_CHANNEL(ioc), false, NULL);
+    qio_channel_set_delay(QIO_CHANNEL(ioc), false);
+    g_hash_table_insert(m->links, &l->id, l);
+    l->read_watch = qio_channel_add_watch_source(QIO_CHANNEL(ioc),
+                                                 G_IO_IN | G_IO_HUP,
+                                                 link_readable, l, NULL,
+                                                 m->gctx);
+    trace_hotsnap_link(l->id, address ?: "inbound");
+    hs_coordinator_link_up(m->coordinator, l->id, !address, address,
+                           hotsnap_now_us());
+    return l;
+}
+
+static void link_accepted(QIONetListener *listener, QIOChannelSocket *ioc,
+                          gpointer opaque)
+{
+    HotsnapMember *m = opaque;
+
+    link_new(m, ioc, NULL);
+    hotsnap_dispatch(m);
+}
+
+/*
+ * Connecting blocks, but only briefly: addresses are Unix sockets or on the
+ * loopback interface, where connect() is answered by the kernel at once.
+ */
+void hotsnap_link_connect(HotsnapMember *m, const char *address)
+{
+    g_autoptr(QIOChannelSocket) ioc = qio_channel_socket_new();
+    g_autoptr(SocketAddress) addr = NULL;
+    Error *err = NULL;
+
+    addr = address_parse(address, &err);
+    if (!addr || qio_channel_socket_connect_sync(ioc, addr, &err) < 0) {
+        hs_coordinator_link_down(m->coordinator, 0, address,
+                                 error_get_pretty(err), hotsnap_now_us());
+        error_free(err);
+        return;
+    }
+    link_new(m, ioc, address);
+}
+
+void hotsnap_link_send(HotsnapMember *m, hs_link link, const uint8_t *data,
+                       size_t size)
+{
+    HotsnapLink *l = g_hash_table_lookup(m->links, &link);
+
+    if (l && !l->closing) {
+        bool idle = !l->out->len;
+
+        g_byte_array_append(l->out, data, size);
+        if (idle) {
+            link_flush(l);
+        }
+    }
+}
+
+void hotsnap_link_close(HotsnapMember *m, hs_link link)
+{
+    HotsnapLink *l = g_hash_table_lookup(m->links, &link);
+
+    if (l && !l->closing) {
+        l->closing = true;
+        if (!l->out->len) {
+            g_hash_table_remove(m->links, &l->id);
+        }
+    }
+}
+
+bool hotsnap_links_listen(HotsnapMember *m, Error **errp)
+{
+    g_autoptr(SocketAddress) addr = address_parse(m->listen, errp);
+    mode_t mask;
+    int ret;
+
+    if (!addr) {
+        return false;
+    }
+    m->links = g_hash_table_new_full(g_int64_hash, g_int64_equal, NULL,
+                                     link_free);
+    m->listener = qio_net_listener_new();
+    qio_net_listener_set_name(m->listener, "hotsnap-member");
+    /* The socket file must never exist with a wider mode, so no chmod. */
+    mask = umask(0177);
+    ret = qio_net_listener_open_sync(m->listener, addr, 16, errp);
+    umask(mask);
+    if (ret < 0) {
+        return false;
+    }
+    qio_net_listener_set_client_func_full(m->listener, link_accepted, m, NULL,
+                                          m->gctx);
+    return true;
+}
+
+void hotsnap_links_close(HotsnapMember *m)
+{
+    if (m->listener) {
+        qio_net_listener_disconnect(m->listener);
+        g_clear_pointer(&m->listener, object_unref);
+    }
+    if (m->links) {
+        g_hash_table_remove_all(m->links);
+    }
+}

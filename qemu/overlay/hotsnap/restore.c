@@ -1,0 +1,142 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * A member's part in a restore: load the state, wait for the others at the
+ * coordinator's barrier, start, play the recorded channel back.
+ *
+ * Frames that other members send once they run, and we do not yet, wait in
+ * the filters until the recorded ones are through.
+ */
+#include "qemu/osdep.h"
+#include "internal.h"
+#include "migration/migration.h"
+#include "migration/options.h"
+#include "qapi/error.h"
+#include "qapi/qapi-commands-migration.h"
+#include "qemu/timer.h"
+#include "system/runstate.h"
+#include "system/system.h"
+
+#define POLL_MS 2
+
+static void restore_end(HotsnapMember *m)
+{
+    m->restoring = false;
+    hotsnap_filters_end_restore(m);
+    g_clear_pointer(&m->restore_folder, g_free);
+    if (m->restore_timer) {
+        timer_free(m->restore_timer);
+        m->restore_timer = NULL;
+    }
+}
+
+/* Migration tells its state to QMP clients only, so it is asked. */
+static void restore_poll(void *opaque)
+{
+    HotsnapMember *m = opaque;
+    MigrationIncomingState *mis = migration_incoming_get_current();
+    Error *err = NULL;
+
+    if (mis->state == MIGRATION_STATUS_COMPLETED &&
+        !runstate_check(RUN_STATE_INMIGRATE)) {
+        hotsnap_local(m, HS_LOCAL_LOADED, NULL);
+        return;
+    }
+    if (mis->state == MIGRATION_STATUS_FAILED) {
+        MigrationState *s = migrate_get_current();
+
+        WITH_QEMU_LOCK_GUARD(&s->error_mutex) {
+            error_setg(&err, "Cannot load '%s/state': %s", m->restore_folder,
+                       s->error ? error_get_pretty(s->error)
+                                : "see this QEMU's messages");
+        }
+        hotsnap_local_failed(m, err);
+        return;
+    }
+    timer_mod(m->restore_timer,
+              qemu_clock_get_ms(QEMU_CLOCK_REALTIME) + POLL_MS);
+}
+
+static bool restore_begin(HotsnapMember *m, Error **errp)
+{
+    MigrationCapabilityStatus mapped_ram = {
+        .capability = MIGRATION_CAPABILITY_MAPPED_RAM, .state = true
+    };
+    MigrationCapabilityStatusList caps = { .value = &mapped_ram };
+    g_autofree char *path = g_build_filename(m->restore_folder, "state",
+                                             NULL);
+    g_autofree char *uri = g_strdup_printf("file:%s", path);
+    Error *err = NULL;
+
+    if (!runstate_check(RUN_STATE_INMIGRATE)) {
+        error_setg(errp, "This VM was started already");
+        error_append_hint(errp, "Start QEMU with -incoming defer\n");
+        return false;
+    }
+    if (access(path, R_OK)) {
+        error_setg_errno(errp, errno, "Cannot read '%s'", path);
+        return false;
+    }
+    qmp_migrate_set_capabilities(&caps, &err);
+    if (!err) {
+        /* All members start together, whatever the command line says. */
+        autostart = 0;
+        qmp_migrate_incoming(uri, false, NULL, true, false, &err);
+    }
+    error_propagate(errp, err);
+    return !err;
+}
+
+void hotsnap_restore_load(HotsnapMember *m, QDict *request)
+{
+    Error *err = NULL;
+
+    if (m->epoch || m->restoring) {
+        error_setg(&err, "A snapshot or restore is in progress already");
+        hotsnap_local_failed(m, err);
+        return;
+    }
+    m->restoring = true;
+    m->restore_folder = g_build_filename(
+        qdict_get_try_str(request, "bundle") ?: "", m->name, NULL);
+    hotsnap_filters_identify(m);
+    if (!restore_begin(m, &err)) {
+        hotsnap_local_failed(m, err);
+        return;
+    }
+    m->restore_timer = timer_new_ms(QEMU_CLOCK_REALTIME, restore_poll, m);
+    restore_poll(m);
+}
+
+void hotsnap_restore_start(HotsnapMember *m)
+{
+    g_autofree char *pcap = NULL;
+    g_autofree char *vnet = NULL;
+    QDict *json;
+    Error *err = NULL;
+    size_t played;
+
+    if (!m->restoring) {
+        return;
+    }
+    pcap = g_build_filename(m->restore_folder, "channel.pcap", NULL);
+    vnet = g_build_filename(m->restore_folder, "channel.vnet", NULL);
+    json = qdict_new();
+    qdict_put_int(json, "start_ns", hotsnap_now_ns());
+    vm_start();
+    /* Before any other frame: we are still in the same turn of the loop. */
+    played = hotsnap_filters_play(m, pcap, vnet, &err);
+    restore_end(m);
+    if (err) {
+        qobject_unref(json);
+        hotsnap_local_failed(m, err);
+        return;
+    }
+    qdict_put_int(json, "played", played);
+    hotsnap_local(m, HS_LOCAL_STARTED, json);
+}
+
+void hotsnap_restore_abort(HotsnapMember *m)
+{
+    restore_end(m);
+    hotsnap_local(m, HS_LOCAL_ABORTED, NULL);
+}

@@ -1,0 +1,166 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What the memory image needs to know from QEMU: the stream's head, the list
+ * of RAM blocks, and the device state.
+ */
+#include "qemu/osdep.h"
+#include "internal.h"
+#include "exec/memory.h"
+#include "exec/ramblock.h"
+#include "exec/ramlist.h"
+#include "exec/target_page.h"
+#include "hw/core/cpu.h"
+#include "io/channel-buffer.h"
+#include "migration/migration.h"
+#include "migration/options.h"
+#include "migration/qemu-file.h"
+#include "migration/ram.h"
+#include "migration/savevm.h"
+#include "qapi/error.h"
+#include "qemu/rcu.h"
+#include "qobject/json-writer.h"
+
+/*
+ * Section ids only tie the parts of one section together within a stream;
+ * QEMU numbers its own from 0.
+ */
+#define RAM_SECTION_ID 0x48530000
+#define RAM_VERSION_ID 4
+
+static void snapshot_finished(void *opaque, const char *error)
+{
+    HotsnapEpoch *e = opaque;
+
+    e->memory_error = g_strdup(error);
+    qemu_event_set(&e->memory_event);
+}
+
+/* Magic, version and configuration, as a mapped-ram migration writes them. */
+static GByteArray *stream_head(void)
+{
+    MigrationState *ms = migrate_get_current();
+    bool *capability = &ms->capabilities[MIGRATION_CAPABILITY_MAPPED_RAM];
+    QIOChannelBuffer *bioc = qio_channel_buffer_new(4096);
+    QEMUFile *f = qemu_file_new_output(QIO_CHANNEL(bioc));
+    GByteArray *head = g_byte_array_new();
+    bool before = *capability;
+
+    /*
+     * The configuration section names the capabilities that the other side
+     * has to have. Nobody can see the change: the BQL is held, and no
+     * migration runs.
+     */
+    *capability = true;
+    qemu_savevm_state_header(f);
+    *capability = before;
+    qemu_fflush(f);
+    g_byte_array_append(head, bioc->data, bioc->usage);
+    qemu_fclose(f);
+    object_unref(OBJECT(bioc));
+    return head;
+}
+
+static GArray *ram_blocks(void)
+{
+    GArray *blocks = g_array_new(false, true, sizeof(hs_ram_block));
+    RAMBlock *rb;
+
+    RCU_READ_LOCK_GUARD();
+    RAMBLOCK_FOREACH_MIGRATABLE(rb) {
+        hs_ram_block b = {
+            .idstr = rb->idstr,
+            .host = rb->host,
+            .length = rb->used_length,
+            .page_size = qemu_ram_pagesize(rb),
+            .fd = qemu_ram_get_fd(rb),
+            .fd_offset = rb->fd_offset,
+            .shared = qemu_ram_is_shared(rb),
+            .read_only = rb->flags & RAM_READONLY,
+        };
+
+        if (b.length) {
+            g_array_append_val(blocks, b);
+        }
+    }
+    return blocks;
+}
+
+bool hotsnap_vmstate_new_snapshot(HotsnapEpoch *e, Error **errp)
+{
+    g_autoptr(GByteArray) head = NULL;
+    g_autoptr(GArray) blocks = NULL;
+    g_autoptr(GArray) tids = g_array_new(false, true, sizeof(int));
+    g_autofree char *image = g_build_filename(e->folder, "state", NULL);
+    g_autofree char *sums = g_build_filename(e->folder, "state.sums", NULL);
+    hs_snapshot_options options;
+    char *error = NULL;
+    CPUState *cpu;
+
+    if (e->aborting) {
+        error_setg(errp, "%s", e->abort_reason);
+        return false;
+    }
+    CPU_FOREACH(cpu) {
+        int tid = cpu->thread_id;
+
+        g_array_append_val(tids, tid);
+    }
+    head = stream_head();
+    blocks = ram_blocks();
+
+    hs_snapshot_options_init(&options);
+    options.engine = HotsnapEngine_str(e->engine);
+    options.image_path = image;
+    options.sums_path = sums;
+    options.bandwidth = e->bandwidth;
+    options.stream_head = head->data;
+    options.stream_head_size = head->len;
+    options.section_footer = migrate_get_current()->send_section_footer;
+    options.ram_section_id = RAM_SECTION_ID;
+    options.ram_version_id = RAM_VERSION_ID;
+    options.vcpu_tids = (const int *)tids->data;
+    options.vcpu_tid_count = tids->len;
+    options.on_finished = snapshot_finished;
+    options.opaque = e;
+    e->snapshot = hs_snapshot_new(&options, (hs_ram_block *)blocks->data,
+                                  blocks->len, &error);
+    if (!e->snapshot) {
+        error_setg(errp, "%s", error);
+        hs_string_free(error);
+        return false;
+    }
+    return true;
+}
+
+bool hotsnap_vmstate_save_devices(HotsnapEpoch *e, Error **errp)
+{
+    MigrationState *ms = migrate_get_current();
+    QIOChannelBuffer *bioc = qio_channel_buffer_new(512 * 1024);
+    QEMUFile *f = qemu_file_new_output(QIO_CHANNEL(bioc));
+    JSONWriter *before = ms->vmdesc;
+    int ret;
+
+    if (should_send_vmdesc()) {
+        ms->vmdesc = json_writer_new(false);
+        json_writer_start_object(ms->vmdesc, NULL);
+        json_writer_int64(ms->vmdesc, "page_size", qemu_target_page_size());
+        json_writer_start_array(ms->vmdesc, "devices");
+    }
+    ret = qemu_savevm_state_complete_precopy_non_iterable(f, false);
+    if (!ret) {
+        ret = qemu_fflush(f);
+    }
+    if (ms->vmdesc != before) {
+        json_writer_free(ms->vmdesc);
+        ms->vmdesc = before;
+    }
+    if (ret) {
+        error_setg_errno(errp, -ret, "Cannot save the state of the devices");
+    } else {
+        e->tail = g_byte_array_sized_new(bioc->usage);
+        g_byte_array_append(e->tail, bioc->data, bioc->usage);
+    }
+    qemu_fclose(f);
+    object_unref(OBJECT(bioc));
+    return !ret;
+}

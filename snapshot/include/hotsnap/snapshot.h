@@ -1,0 +1,182 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * One VM's memory snapshot: write traps, page ledger, COW copier, mapped-ram image.
+ * (HotSnap, LISA '13, section 4: "VM snapshot".)
+ *
+ * Conventions
+ *  1. Handles are opaque; a function that takes a handle never takes ownership of other arguments:
+ *     strings and arrays are copied unless a comment says otherwise.
+ *  2. Sizes and offsets are bytes, durations microseconds (`_us`) and instants CLOCK_MONOTONIC
+ *     nanoseconds (`_ns`), unless a name says otherwise.
+ *  3. Functions that can fail take `char **error`. On failure they return false or NULL and, when
+ *     `error` is not NULL, store a message (one line, says what to do) to be freed with
+ *     hs_string_free(). On success *error is untouched.
+ *  4. No C++ exception crosses this interface.
+ *  5. Threads: the library's own threads run with all signals blocked and never call back except
+ *     through `on_finished`. Which thread may call a function is said at the function; functions
+ *     of one handle must not run concurrently unless marked "any thread".
+ *
+ * Life of a snapshot
+ *
+ *     hs_snapshot_new     VM runs     files made, space checked, threads up, traps registered
+ *     hs_snapshot_arm     VM runs     memory protected in slices until little is left dirty;
+ *                                     stays so (keeps re-protecting) until cut or abort
+ *     hs_snapshot_cut     VM paused   what was written since is protected again; from now on each
+ *                                     first write to a page saves the original: this is the instant
+ *     hs_snapshot_start   VM resumed  device state handed over, background copy begins
+ *     on_finished                     image complete, checksummed, fsynced; or failed
+ *     hs_snapshot_free                any time: an unfinished snapshot is aborted first
+ */
+#ifndef HOTSNAP_SNAPSHOT_H
+#define HOTSNAP_SNAPSHOT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct hs_snapshot hs_snapshot;
+
+/* One piece of guest memory as QEMU's migration stream knows it (a RAMBlock). */
+typedef struct hs_ram_block {
+    const char *idstr;  /* name in the stream, at most 255 bytes */
+    void *host;         /* first byte in this process; page aligned */
+    uint64_t length;    /* used length; a multiple of 4096 */
+    uint64_t page_size; /* of the backing: 4096, or the huge page's; the unit of one write fault */
+    int fd;             /* backing file of shared memory (memfd, hugetlbfs), or -1 */
+    uint64_t fd_offset; /* where `host` lies in fd */
+    bool shared;        /* mapped MAP_SHARED */
+    bool read_only;     /* mapped PROT_READ: saved, but needs no trap */
+} hs_ram_block;
+
+typedef struct hs_snapshot_options {
+    size_t struct_size;      /* sizeof(hs_snapshot_options) */
+    const char *engine;      /* "auto", "uffd"; "none" traps nothing and is for negative controls */
+    const char *image_path;  /* mapped-ram stream to create; must not exist */
+    const char *sums_path;   /* checksums of the image, see docs/formats.md; must not exist */
+    uint64_t bandwidth;      /* background copy limit in bytes/s, 0 = none */
+    uint64_t staging_bytes;  /* buffer between write faults and storage, 0 = default (64 MiB) */
+    uint32_t cluster_pages;  /* neighboring pages saved at one fault, 0 = default */
+    const void *stream_head; /* what precedes the first section: magic, version, configuration */
+    size_t stream_head_size;
+    bool section_footer;     /* write QEMU_VM_SECTION_FOOTER after sections */
+    uint32_t ram_section_id; /* id of the "ram" section in the stream */
+    uint32_t ram_version_id; /* version of the "ram" section (4 in QEMU 10.0) */
+    const int *vcpu_tids;    /* thread ids of the vCPUs: tells guest writes from DMA writes */
+    size_t vcpu_tid_count;
+    /*
+     * Called once, from a library thread, after hs_snapshot_start: `error` is NULL when the image
+     * is complete and durable, else says what went wrong (valid during the call only). By then
+     * all traps are released.
+     */
+    void (*on_finished)(void *opaque, const char *error);
+    void *opaque;
+} hs_snapshot_options;
+
+/* Page manners: who saved a page (HotSnap, Table 2). Unit: 4 KiB pages. */
+typedef struct hs_page_counts {
+    uint64_t total;        /* pages of all blocks */
+    uint64_t zero;         /* of all manners: pages that are zero, kept as holes */
+    uint64_t background;   /* saved by the background copy */
+    uint64_t guest_write;  /* saved because a vCPU thread was about to write */
+    uint64_t dma_write;    /* saved because another thread was about to write (device emulation) */
+    uint64_t kvm_write;    /* saved by KVM itself; engine "kvm" only */
+    uint64_t neighbors;    /* of guest and DMA writes: saved along with the page that faulted */
+} hs_page_counts;
+
+typedef struct hs_snapshot_stats {
+    size_t struct_size; /* in: sizeof(hs_snapshot_stats) */
+    hs_page_counts pages;
+    uint64_t bytes_total;         /* of memory */
+    uint64_t bytes_done;          /* of memory saved (copied to staging or written) */
+    uint64_t bytes_written;       /* to the image */
+    uint64_t bandwidth;           /* limit now, 0 = none */
+    uint64_t faults;              /* write faults answered after the cut */
+    uint64_t fault_us_max;        /* longest time between reading a fault and releasing it */
+    uint64_t fault_us_sum;
+    uint64_t staging_full_waits;  /* faults that had to wait for storage */
+    uint64_t arm_passes;          /* protect passes of hs_snapshot_arm */
+    uint64_t arm_us;              /* time of hs_snapshot_arm's first convergence */
+    uint64_t arm_faults;          /* writes seen while arming */
+    uint64_t cut_pages;           /* pages protected again in the pause */
+    uint64_t cut_us;              /* time of hs_snapshot_cut */
+    uint64_t copy_us;             /* from hs_snapshot_start to the last page saved, so far */
+    uint64_t image_size;          /* final file size, once known */
+    uint64_t sums_xxh3;           /* XXH3-64 of the sums file, once finished */
+    bool direct_io;               /* image is written with O_DIRECT */
+    char engine[16];              /* the engine in use */
+} hs_snapshot_stats;
+
+/* Zeroes `options` and sets struct_size and defaults. */
+void hs_snapshot_options_init(hs_snapshot_options *options);
+
+/*
+ * Tells whether an engine works here, in milliseconds, by trying it on a few pages. `shared` and
+ * `huge` say what kinds of memory must be trapped.
+ */
+bool hs_engine_probe(const char *engine, bool shared, bool huge, char **error);
+
+/* PREPARE. Fails when a file exists, the space is too little, or no engine works. */
+hs_snapshot *hs_snapshot_new(const hs_snapshot_options *options, const hs_ram_block *blocks,
+                             size_t block_count, char **error);
+
+/*
+ * Protects all memory while the VM runs; returns when converged (or after `max_us`). The caller
+ * must not hold a lock that a guest write may need (QEMU: not the BQL): writes fault into the
+ * library's thread, which only notes and releases them in this phase.
+ */
+bool hs_snapshot_arm(hs_snapshot *s, uint64_t max_us, char **error);
+
+/*
+ * The instant. The caller guarantees that nothing writes to the memory during the call (vCPUs
+ * stopped, disk I/O drained, BQL held). Cost: proportional to what was written since the last
+ * protect pass, not to the size of memory.
+ */
+bool hs_snapshot_cut(hs_snapshot *s, char **error);
+
+/*
+ * Test hook: writes the same memory by plain sequential writes to a second mapped-ram file, to be
+ * called between hs_snapshot_cut and the resume. O(RAM): never used outside tests.
+ */
+bool hs_snapshot_dump(hs_snapshot *s, const char *path, char **error);
+
+/*
+ * Starts the background copy. `tail` is the rest of the stream after the "ram" section (device
+ * sections, EOF mark, vmdesc), taken in the pause; copied here. To be called after the resume.
+ */
+bool hs_snapshot_start(hs_snapshot *s, const void *tail, size_t tail_size, char **error);
+
+/* Any thread, any phase. */
+void hs_snapshot_get_stats(hs_snapshot *s, hs_snapshot_stats *stats);
+void hs_snapshot_set_bandwidth(hs_snapshot *s, uint64_t bytes_per_second);
+
+/*
+ * Any thread, any phase, any number of times: stops all work, releases every protection, and
+ * (unless the snapshot had finished) deletes its files. The VM's memory is as if nothing had
+ * happened. `reason` is what on_finished then says, if hs_snapshot_start had been called.
+ */
+void hs_snapshot_abort(hs_snapshot *s, const char *reason);
+
+/* Aborts if unfinished, joins the threads, frees. NULL is allowed. Not from on_finished. */
+void hs_snapshot_free(hs_snapshot *s);
+
+/*
+ * Checksums of any finished file, in the sums format: one XXH3-64 for each `unit` bytes, written
+ * to `sums_path`; `*sums_xxh3` is the XXH3-64 of that file. Blocking; reads past the page cache
+ * where it can. `cancel` may be NULL, or is polled.
+ */
+bool hs_sums_write(const char *path, const char *sums_path, uint64_t unit, uint64_t *sums_xxh3,
+                   const volatile bool *cancel, char **error);
+
+/* XXH3-64 of a whole (small) file. */
+bool hs_file_xxh3(const char *path, uint64_t *xxh3, char **error);
+
+void hs_string_free(char *s);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
