@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Errors that end a command, each with the exit code it leads to."""
+
+from __future__ import annotations
+
+EXIT_OK = 0
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+
+
+class HotsnapError(Exception):
+    """Something went wrong; the text is one message that says what to do."""
+
+    exit_code = EXIT_FAILED
+
+
+class UsageError(HotsnapError):
+    """The command line or the cluster file is wrong; nothing was touched."""
+
+    exit_code = EXIT_USAGE
+
+
+class Interrupted(HotsnapError):
+    """The user or a signal ended the command, which has tidied up after itself."""
+
+    exit_code = EXIT_INTERRUPTED

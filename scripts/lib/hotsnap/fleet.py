@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The QEMUs of a cluster: starting, reaching and ending them."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from . import accel, binaries, lab, machine, process
+from .errors import HotsnapError
+from .netns import NetworkError
+from .qmp import Qmp, QmpClosed, QmpError, QmpTimeout
+from .state import State
+
+START_TIMEOUT = 30.0
+QUIT_TIMEOUT = 20.0
+
+
+class Fleet:
+    """`snapshots` False starts members without the fork's objects: for tests with a stock QEMU."""
+
+    def __init__(self, state: State, snapshots: bool = True):
+        self.state = state
+        self.cluster = state.cluster
+        self.snapshots = snapshots
+        self.lab = lab.Lab(self.cluster)
+
+    def names(self) -> list[str]:
+        return [member.name for member in self.cluster.members]
+
+    def running(self, name: str) -> bool:
+        return process.alive(self.state.members.get(name, {}).get("process"))
+
+    def running_names(self) -> list[str]:
+        return [name for name in self.names() if self.running(name)]
+
+    # Starting
+
+    def start(self, disks: dict[str, dict[str, str]], machines: dict[str, str] | None = None,
+              incoming: bool = False) -> None:
+        """Start the members named by `disks`, each with disk id to the file it writes to.
+
+        Returns when each answers on QMP. When one does not come up, those that were started here
+        are ended again, and a namespace made here is removed.
+        """
+        qemu = binaries.qemu(self.cluster.qemu)
+        accelerator = accel.choose(qemu, self.cluster.accel)
+        firmware = binaries.firmware_arguments()
+        made = self.lab.ensure()
+        taps = lab.taps(self.cluster)
+        started: list[str] = []
+        try:
+            for name, files in disks.items():
+                paths = self.state.paths(name)
+                for stale in (paths.qmp, paths.monitor, paths.listen, paths.pidfile):
+                    if os.path.lexists(stale):
+                        os.unlink(stale)
+                argv = machine.command_line(
+                    qemu, firmware, self.cluster.member(name), accelerator, paths, files,
+                    taps[name], (machines or {}).get(name), incoming, self.snapshots)
+                child = process.spawn(self.lab.inside(argv), self.log(name))
+                started.append(name)
+                self.state.members.setdefault(name, {}).update(
+                    process=process.identity(child.pid), disks=dict(files), argv=argv,
+                    accel=accelerator, since=time.time())
+            self.state.save()
+            for name in started:
+                self._await(name)
+        except BaseException:
+            self.kill(started)
+            if made:
+                self.remove_network()
+            raise
+
+    def log(self, name: str) -> str:
+        return os.path.join(self.state.member_folder(name), "qemu.log")
+
+    def _await(self, name: str) -> None:
+        """Until a member answers; its sockets are for their owner alone."""
+        paths = self.state.paths(name)
+        try:
+            with Qmp.connect(paths.qmp, START_TIMEOUT, lambda: self.running(name)) as qmp:
+                for path in (paths.qmp, paths.monitor):
+                    os.chmod(path, 0o600)
+                if self.snapshots:
+                    qmp.execute("query-hotsnap")
+        except (QmpClosed, QmpTimeout, QmpError) as error:
+            said = process.tail(self.log(name))
+            why = f"QEMU said: {said}" if said else str(error)
+            raise HotsnapError(f"member {name} did not start: {why} (log: {self.log(name)})"
+                               ) from error
+
+    # Reaching
+
+    def qmp(self, name: str) -> Qmp:
+        """The connection for commands and jobs; one client at a time."""
+        return self._connect(name, self.state.paths(name).qmp)
+
+    def monitor(self, name: str) -> Qmp:
+        """The connection for questions, also while a job's client holds the other one."""
+        return self._connect(name, self.state.paths(name).monitor)
+
+    def _connect(self, name: str, path: str) -> Qmp:
+        if not self.running(name):
+            raise HotsnapError(f"member {name} does not run: start it with 'hotsnap up'")
+        try:
+            return Qmp.connect(path, 5.0, lambda: self.running(name))
+        except (QmpClosed, QmpTimeout) as error:
+            raise HotsnapError(f"member {name} does not answer on {path}: is another client "
+                               f"connected? ({error})") from error
+
+    def read_disks(self, name: str) -> dict[str, str]:
+        """Disk id to the file that a running member writes to now."""
+        with self.monitor(name) as qmp:
+            return {disk: info["image"]["filename"] for disk, info in self.block_info(qmp).items()}
+
+    @staticmethod
+    def block_info(qmp: Qmp) -> dict[str, dict[str, Any]]:
+        """Disk id to the `inserted` part of query-block, of the disks that are written to."""
+        found = {}
+        for device in qmp.execute("query-block"):
+            for part in device.get("qdev", "").split("/"):
+                if part.startswith("disk") and part.endswith("-dev"):
+                    inserted = device.get("inserted")
+                    if inserted and not inserted["ro"]:
+                        found[part.removesuffix("-dev")] = inserted
+        return found
+
+    # Ending
+
+    def quit(self, names: Iterable[str]) -> list[str]:
+        """Ask QEMUs to quit, which writes out their disks; those that did not are returned."""
+        asked = []
+        for name in names:
+            if not self.running(name):
+                continue
+            try:
+                with self.monitor(name) as qmp:
+                    qmp.execute("quit")
+            except (HotsnapError, QmpClosed, QmpTimeout, QmpError):
+                pass  # the wait below tells
+            asked.append(name)
+        late = [name for name in asked
+                if not process.end(self.state.members[name]["process"], 0, QUIT_TIMEOUT)]
+        self._ended(name for name in asked if name not in late)
+        return late
+
+    def kill(self, names: Iterable[str]) -> None:
+        names = list(names)
+        for name in names:
+            process.end(self.state.members.get(name, {}).get("process"))
+        self._ended(names)
+
+    def _ended(self, names: Iterable[str]) -> None:
+        for name in names:
+            if name in self.state.members:
+                self.state.members[name]["process"] = None
+            for path in self.state.paths(name).__dict__.values():
+                if path.startswith(os.path.join(self.state.directory, "run", "")) \
+                        and os.path.lexists(path):
+                    os.unlink(path)
+        self.state.save()
+
+    def remove_network(self) -> None:
+        """Remove the namespace; what else runs in it, such as a user's shell, keeps it alive
+        only for as long as it runs."""
+        try:
+            self.lab.destroy()
+        except NetworkError as error:
+            raise HotsnapError(str(error)) from error

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Processes that outlive the command that started them, known by more than their pid."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+from collections.abc import Sequence
+from typing import Any
+
+Identity = dict[str, Any]
+
+
+def boot_id() -> str:
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as stream:
+        return stream.read().strip()
+
+
+def _start_ticks(pid: int) -> int | None:
+    """When a process began; None when there is none, or only its remains."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as stream:
+            fields = stream.read().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if fields[0] in "ZX" else int(fields[19])
+
+
+def identity(pid: int) -> Identity:
+    return {"pid": pid, "start": _start_ticks(pid), "boot": boot_id()}
+
+
+def alive(process: Identity | None) -> bool:
+    return (process is not None and process["boot"] == boot_id()
+            and process["start"] is not None and _start_ticks(process["pid"]) == process["start"])
+
+
+def spawn(command: Sequence[str], log: str) -> subprocess.Popen[bytes]:
+    """Start a program in a session of its own, its output appended to `log`, files private."""
+    with open(log, "ab") as stream:
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream,
+                                start_new_session=True, umask=0o077)
+
+
+def end(process: Identity | None, number: int = signal.SIGKILL, timeout: float = 10.0) -> bool:
+    """Signal a process, if it is still that one, and wait for its end; False if it lives on."""
+    if not alive(process):
+        return True
+    try:
+        handle = os.pidfd_open(process["pid"])
+    except ProcessLookupError:
+        return True
+    try:
+        if alive(process):  # what the handle holds is what was meant
+            if number:
+                signal.pidfd_send_signal(handle, number)
+            return bool(select.select([handle], [], [], timeout)[0])
+        return True
+    except ProcessLookupError:
+        return True
+    finally:
+        os.close(handle)
+
+
+def tail(log: str, lines: int = 4) -> str:
+    """The last lines of a log, to be shown in an error."""
+    try:
+        with open(log, encoding="utf-8", errors="replace") as stream:
+            return "; ".join(line.strip() for line in stream.readlines()[-lines:] if line.strip())
+    except OSError:
+        return ""

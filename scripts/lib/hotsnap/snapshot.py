@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""snapshot and restore: driving QEMU's jobs, and keeping track of the disk layers around them."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from . import binaries, bundle, jobs, layers, lifecycle, machine, merge
+from .errors import HotsnapError, UsageError
+from .fleet import Fleet
+from .output import Progress, human_size
+from .qmp import QmpClosed, QmpError, QmpTimeout
+from .state import State
+
+SNAPSHOT_JOB = "hotsnap-snapshot"
+RESTORE_JOB = "hotsnap-restore"
+BAR_BYTES = 1 << 20
+
+
+def member_addresses(state: State, names: list[str]) -> list[dict[str, str]]:
+    return [{"name": name, "address": state.address(name)} for name in names]
+
+
+class _Watcher:
+    """Shows a job: a line for each phase of the initiator, a bar for its progress."""
+
+    def __init__(self, label: str, quiet: bool):
+        self.progress = Progress(label, quiet)
+        self.phase = ""
+
+    def __call__(self, job: dict[str, Any], events: list[dict[str, Any]]) -> None:
+        for event in events:
+            if event["event"] == "HOTSNAP_PHASE":
+                self.phase = event["data"]["phase"]
+                reason = event["data"].get("reason")
+                self.progress.line(f"  {self.phase}" + (f": {reason}" if reason else ""))
+        total = job["total-progress"]
+        note = self.phase
+        if total > BAR_BYTES:  # what is counted are bytes of memory
+            note = f"{human_size(job['current-progress'])} of {human_size(total)} {note}"
+        self.progress.update(job["current-progress"], total, note)
+
+
+def snapshot(state: State, fleet: Fleet, tag: str, initiator: str | None = None,
+             bandwidth: int = 0, timeout: float | None = None, options: dict[str, Any] | None = None,
+             quiet: bool = False) -> bundle.Bundle:
+    """Take a snapshot of the whole cluster; the caller holds the lock.
+
+    `options` are further arguments of hotsnap-cluster.
+    """
+    bundle.check_tag(tag)
+    names = fleet.names()
+    stopped = [name for name in names if not fleet.running(name)]
+    if stopped:
+        raise HotsnapError(f"{', '.join(stopped)} does not run: a snapshot is of the whole "
+                           "cluster; run 'hotsnap up' first")
+    initiator = initiator or names[0]
+    state.cluster.member(initiator)
+    merge.recover(state, fleet, quiet)
+    path = os.path.join(state.bundles, tag)
+    if os.path.lexists(path):
+        raise HotsnapError(f"a snapshot {tag!r} exists: choose another tag, or run "
+                           f"'hotsnap rm {tag}'")
+    if os.path.lexists(path + bundle.PARTIAL):
+        raise HotsnapError(f"{path}{bundle.PARTIAL} is left of a snapshot that did not complete: "
+                           f"run 'hotsnap rm {tag}{bundle.PARTIAL}' first")
+    arguments = {"job-id": SNAPSHOT_JOB, "tag": tag, "directory": state.bundles,
+                 "members": member_addresses(state, names), **(options or {})}
+    if bandwidth:
+        arguments["bandwidth"] = bandwidth
+    watcher = _Watcher(f"snapshot {tag}", quiet)
+    try:
+        with fleet.qmp(initiator) as qmp:
+            qmp.execute("hotsnap-cluster", arguments)
+            jobs.follow(qmp, SNAPSHOT_JOB, timeout, watcher)
+    except (QmpError, QmpTimeout, jobs.JobFailed) as error:
+        raise HotsnapError(f"snapshot {tag!r} failed, the cluster runs on: "
+                           f"{_text(error)}") from error
+    except QmpClosed as error:
+        raise HotsnapError(f"snapshot {tag!r} failed: member {initiator} went away: {error}; see "
+                           f"{fleet.log(initiator)}") from error
+    finally:
+        watcher.progress.clear()
+        _note_disks(state, fleet)
+    return bundle.read(path)
+
+
+def _text(error: Exception) -> str:
+    return error.desc if isinstance(error, QmpError) else str(error)
+
+
+def _note_disks(state: State, fleet: Fleet) -> None:
+    """Keep the files that the members write to now."""
+    for name in fleet.running_names():
+        try:
+            state.members[name]["disks"] = fleet.read_disks(name)
+        except (HotsnapError, QmpClosed, QmpTimeout, QmpError):
+            pass  # settle_disks finds out once it does not run any more
+    state.save()
+
+
+def restore(state: State, fleet: Fleet, saved: bundle.Bundle, replace: bool = False,
+            timeout: float | None = None, quiet: bool = False) -> None:
+    """Bring the cluster back from a bundle; the caller holds the lock.
+
+    The bundle is not changed: members go on in new layers over its own. What the cluster's disks
+    held that no bundle names is dropped once the restore has succeeded.
+    """
+    state.make_folders()
+    names = [member["name"] for member in saved.members]
+    if set(names) != set(fleet.names()):
+        raise HotsnapError(f"snapshot {saved.tag!r} is of {', '.join(sorted(names))}, but "
+                           f"{state.cluster.file} names {', '.join(sorted(fleet.names()))}")
+    running = fleet.running_names()
+    if running and not replace:
+        raise HotsnapError(f"the cluster runs ({', '.join(running)}): 'hotsnap down' ends it, or "
+                           "'hotsnap restore --replace' does so and discards what its disks hold "
+                           "since the last snapshot")
+    frozen = {m["name"]: _frozen_disks(state, m) for m in saved.members}
+    machines = {m["name"]: m["machine"] for m in saved.members}
+    _same_hardware(state, fleet, saved)
+    merge.recover(state, fleet, quiet)
+    if running:
+        fleet.kill(running)
+    before = {name: dict(state.members.get(name, {}).get("disks", {})) for name in names}
+    made: dict[str, dict[str, str]] = {}
+    initiator = saved.manifest["initiator"]
+    watcher = _Watcher(f"restore {saved.tag}", quiet)
+    image_tool = binaries.qemu_img(state.cluster.qemu)
+    try:
+        for name, disks in frozen.items():
+            made[name] = {}
+            for disk, (path, image_format) in disks.items():
+                layer = state.new_layer(name, disk)
+                made[name][disk] = layer
+                binaries.create_overlay(image_tool, layer, path, image_format)
+        fleet.start(made, machines, incoming=True)
+        with fleet.qmp(initiator) as qmp:
+            qmp.execute("hotsnap-restore", {
+                "job-id": RESTORE_JOB, "bundle": saved.path,
+                "members": member_addresses(state, names)})
+            jobs.follow(qmp, RESTORE_JOB, timeout, watcher)
+    except BaseException as error:
+        fleet.kill(names)
+        for name, disks in made.items():
+            lifecycle.remove_files(disks.values())
+            state.members[name]["disks"] = before[name]
+        state.save()
+        if isinstance(error, (QmpError, QmpClosed, QmpTimeout, jobs.JobFailed)):
+            raise HotsnapError(f"restore of {saved.tag!r} failed, nothing runs, the snapshot is "
+                               f"whole: {_text(error)}") from error
+        raise
+    finally:
+        watcher.progress.clear()
+    _note_disks(state, fleet)
+    merge.collect(state, fleet)
+
+
+def _frozen_disks(state: State, member: dict[str, Any]) -> dict[str, tuple[str, str]]:
+    """Disk id to the frozen layer and its format. The manifest names the guest's device."""
+    found = {}
+    for entry in member["disks"]:
+        parts = [p for p in entry["device"].split("/") if p.endswith("-dev")]
+        if not parts:
+            raise HotsnapError(f"member {member['name']}: the saved device {entry['device']!r} is "
+                               "not one that 'hotsnap up' has made: restore it by hand "
+                               "(docs/user-guide.md)")
+        layers.chain(entry["file"])
+        found[parts[0].removesuffix("-dev")] = (entry["file"], entry["format"])
+    wanted = {d.id for d in state.cluster.member(member["name"]).disks if not d.read_only}
+    if set(found) != wanted:
+        raise HotsnapError(f"member {member['name']} was saved with disks "
+                           f"{', '.join(sorted(found)) or 'none'}; the cluster file gives it "
+                           f"{', '.join(sorted(wanted)) or 'none'}: put the cluster file back")
+    return found
+
+
+def _same_hardware(state: State, fleet: Fleet, saved: bundle.Bundle) -> None:
+    """Refuse to load a state into another machine than it was saved from."""
+    taps = {name: {nic.id: "tap" for nic in state.cluster.member(name).nics}
+            for name in fleet.names()}
+    for entry in saved.members:
+        member = state.cluster.member(entry["name"])
+        files = {disk.id: "-" for disk in member.disks}
+        now = machine.command_line("qemu", [], member, "tcg", state.paths(member.name), files,
+                                   taps[member.name], entry["machine"])
+        difference = machine.hardware_difference(entry["argv"], now)
+        if difference:
+            raise UsageError(f"member {member.name} is no longer described as it was saved: "
+                             f"{difference}: put {state.cluster.file} back as it was")
