@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# shellcheck shell=bash
+#
+# The builds under build/: the libraries with their tests (host), the fork (qemu), and the same
+# QEMU without the series (qemu-stock). Each is configured once and then left to ninja; it is
+# configured anew when what it was configured with changes. Source through all.sh.
+
+# Where Debian's packages put firmware; Debian's source package of QEMU holds none.
+QEMU_FIRMWARE=(/usr/share/qemu /usr/share/seabios /usr/lib/ipxe/qemu)
+
+# QEMU's features: what the project's tests and an operator need, nothing else.
+QEMU_CONFIGURE=(
+    --python=/usr/bin/python3 --target-list=x86_64-softmmu --disable-download
+    --without-default-features --disable-install-blobs
+    --firmwarepath="$(IFS=: && echo "${QEMU_FIRMWARE[*]}")"
+    --enable-system --enable-tools --enable-tcg --enable-kvm --enable-slirp --enable-linux-aio
+    --enable-cap-ng --enable-vhost-user --enable-vhost-net --enable-vhost-kernel
+    --enable-vhost-vdpa --enable-pixman --enable-fdt=system --enable-coroutine-pool
+    --enable-membarrier --enable-malloc-trim --enable-vnc --enable-trace-backends=log
+)
+QEMU_PROGRAMS=(qemu-system-x86_64 qemu-img qemu-io)
+
+# run_ninja NAME LOG DIR TARGET...
+run_ninja() {
+    local name=$1 logname=$2 dir=$3
+    shift 3
+    NINJA_STATUS='[%f/%t] ' run_step "$name" "$logname" \
+        nice -n 5 ninja -C "$dir" -j "$HOTSNAP_JOBS" "$@"
+}
+
+# configure_once DIR STAMP NAME COMMAND...: run COMMAND to configure the build folder DIR, unless
+# it was configured with the same command and STAMP already. A changed one starts from nothing.
+configure_once() {
+    local dir=$1 stamp name=$3
+    stamp=$(printf '%q ' "$2" "${@:4}")
+    shift 3
+    if [[ -e $dir/build.ninja && $(cat "$dir/hotsnap-configured" 2>/dev/null) == "$stamp" ]]; then
+        return 0
+    fi
+    rm -rf -- "$dir"
+    mkdir -p "$dir"
+    run_step "configure $name" "configure-$(basename -- "$dir")" "$@" ||
+        die "$name could not be configured" "see build/logs/configure-$(basename -- "$dir").log"
+    printf '%s\n' "$stamp" >"$dir/hotsnap-configured"
+}
+
+# build_host DIR [MESON-ARGUMENT...]: the libraries and their tests; other folders than
+# build/host hold the same with a sanitizer.
+build_host() {
+    local dir=$1 label=${1##*/}
+    need_package_sets tools libs tests
+    ensure_meson
+    # Named compilers keep meson from choosing ccache with a cache outside of the checkout.
+    configure_once "$dir" "" "the libraries ($label)" \
+        env CC=gcc CXX=g++ /usr/bin/meson setup "${@:2}" "$dir" "$HOTSNAP_ROOT"
+    run_ninja "build the libraries ($label)" "build-$label" "$dir" ||
+        die "the libraries do not compile" "the whole log: build/logs/build-$label.log"
+}
+
+# A compiler for both builds of QEMU with a cache inside build/: the stock build and the fork's
+# have most of their objects in common.
+write_cached_compiler() {
+    local wrapper=$HOTSNAP_BUILD/ccache/cc text
+    text="#!/bin/sh
+export CCACHE_DIR='$HOTSNAP_BUILD/ccache/cache' CCACHE_BASEDIR='$HOTSNAP_BUILD'
+export CCACHE_NOHASHDIR=1 CCACHE_MAXSIZE=2G CCACHE_COMPILERCHECK=content
+exec ccache gcc \"\$@\""
+    mkdir -p "$HOTSNAP_BUILD/ccache"
+    if [[ $(cat "$wrapper" 2>/dev/null) != "$text" ]]; then
+        printf '%s\n' "$text" >"$wrapper"
+        chmod +x "$wrapper"
+    fi
+}
+
+# build_qemu_tree SOURCE DIR NAME LIBRARIES CONFIGURE-ARGUMENT...: LIBRARIES is what pkg-config says
+# of ours; when that changes, QEMU must be configured anew.
+build_qemu_tree() {
+    local source=$1 dir=$2 name=$3 libraries=$4 label=${2##*/}
+    shift 4
+    write_cached_compiler
+    configure_once "$dir" "$QEMU_SOURCE_KIND $QEMU_SOURCE_PATH $libraries" "$name" env -C "$dir" \
+        "$(realpath --relative-to="$dir" "$source")/configure" \
+        --cc="$HOTSNAP_BUILD/ccache/cc" "${QEMU_CONFIGURE[@]}" "$@"
+    link_firmware "$dir"
+    run_ninja "build $name" "build-$label" "$dir" "${QEMU_PROGRAMS[@]}" ||
+        die "$name does not compile" "the whole log: build/logs/build-$label.log"
+}
+
+# A QEMU that runs from its build folder looks for every path below its qemu-bundle/.
+link_firmware() {
+    local path
+    for path in "${QEMU_FIRMWARE[@]}"; do
+        mkdir -p "$1/qemu-bundle${path%/*}"
+        ln -sfn "$path" "$1/qemu-bundle$path"
+    done
+}
+
+# The fork. It links the libraries' archives, which ninja watches by their paths.
+build_qemu() {
+    local libraries
+    local -a hotsnap=()
+    need_package_sets tools qemu firmware
+    ensure_meson
+    choose_qemu_source "${QEMU_SOURCE_GIVEN-}"
+    import_series "$HOTSNAP_BUILD/qemu-src" "$HOTSNAP_ROOT/qemu"
+    # The option exists once the series adds it; then the fork must not be built without.
+    ! grep -q "^option('hotsnap'" "$HOTSNAP_BUILD/qemu-src/meson_options.txt" ||
+        hotsnap=(--enable-hotsnap)
+    export PKG_CONFIG_PATH=$HOTSNAP_BUILD/host/meson-uninstalled
+    libraries=$(pkg-config --cflags --libs hotsnap)
+    build_qemu_tree "$HOTSNAP_BUILD/qemu-src" "$HOTSNAP_BUILD/qemu" "the fork of QEMU" \
+        "$libraries" "${hotsnap[@]}"
+    unset PKG_CONFIG_PATH
+}
+
+build_stock() {
+    need_package_sets tools qemu firmware
+    ensure_meson
+    choose_qemu_source "${QEMU_SOURCE_GIVEN-}"
+    import_series "$HOTSNAP_BUILD/qemu-stock-src"
+    build_qemu_tree "$HOTSNAP_BUILD/qemu-stock-src" "$HOTSNAP_BUILD/qemu-stock" "stock QEMU" ""
+}

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# shellcheck shell=bash
+#
+# Which Debian packages each job needs; `need_package_sets SET...` installs what is missing.
+# Source common.sh first.
+
+declare -A PACKAGE_SETS=(
+    # a compiler and the tools of every build here
+    [tools]="gcc g++ libc6-dev make ninja-build pkgconf git ccache xz-utils dpkg-dev util-linux
+        python3 python3-venv ca-certificates debian-archive-keyring"
+    # snapshot/ and coordinator/
+    [libs]="libaio-dev libxxhash-dev nlohmann-json3-dev"
+    # their tests
+    [tests]="libgtest-dev libgmock-dev librapidcheck-dev libbenchmark-dev"
+    # QEMU with the features that scripts/lib/qemu-build.sh enables
+    [qemu]="libglib2.0-dev libpixman-1-dev zlib1g-dev libaio-dev libslirp-dev libfdt-dev
+        libcap-ng-dev flex bison perl rsync"
+    # what a QEMU without bundled firmware boots from (see --firmwarepath in qemu-build.sh)
+    [firmware]="seabios qemu-system-data ipxe-qemu"
+    # the style checks
+    [style]="clang-format shellcheck git perl python3"
+)
+
+need_package_sets() {
+    local name
+    local -a packages=()
+    for name in "$@"; do
+        [[ -n ${PACKAGE_SETS[$name]-} ]] ||
+            die "no package set is called '$name'" "the sets are: ${!PACKAGE_SETS[*]}"
+        # shellcheck disable=SC2206 # split on purpose: names of Debian packages
+        packages+=(${PACKAGE_SETS[$name]})
+    done
+    need_packages "${packages[@]}"
+}
+
+# ensure_meson: QEMU 10.0 wants meson 1.5, Debian 12 has 1.0; its backports have a newer one.
+# Needs apt-source.sh.
+ensure_meson() {
+    local wanted=1.5.0 have
+    have=$(/usr/bin/meson --version 2>/dev/null || echo 0)
+    ! dpkg --compare-versions "$have" ge "$wanted" || return 0
+    apt_fetch_package meson bookworm-backports ||
+        die "meson $wanted or newer is needed and bookworm-backports has none" \
+            "install a newer meson package, then run this again"
+    install_packages "$REPLY"
+}
