@@ -198,7 +198,7 @@ guest_initrd_files() {
     local from=$1 to=$2 applet
     install -m 755 "$GUEST_RECIPE/initrd-init" "$to/init"
     install -m 755 "$from/bin/busybox" "$to/bin/busybox"
-    for applet in sh mount modprobe findfs sleep poweroff switch_root; do
+    for applet in sh cat mount modprobe findfs sleep poweroff switch_root; do
         ln -s busybox "$to/bin/$applet"
     done
 }
@@ -210,8 +210,13 @@ guest_image_build() {
     local userland programs lists kernel_inputs
     ((EUID == 0)) || die "making the test guests needs root" "run this with sudo"
     need_packages "${GUEST_PACKAGES[@]}"
-    take_build_lock
     mkdir -p "$GUEST_DIR/stamps"
+    # A lock of its own: the guests can be made while the libraries or QEMU are built.
+    exec {guest_lock_fd}>>"$GUEST_DIR/.lock"
+    if ! flock -n "$guest_lock_fd"; then
+        log "the test guests are being made by another script: waiting for it"
+        flock "$guest_lock_fd"
+    fi
     guest_stage lists "guest: read $GUEST_SUITE's package index" "apt/sources.list" \
         "$GUEST_SUITE" guest_apt_lists
     lists=$REPLY
