@@ -78,7 +78,7 @@ unpack_qemu_source() {
     case $QEMU_SOURCE_KIND in
     dsc)
         # Debian's keyring need not know the uploader: apt has verified the package already.
-        dpkg-source --no-check -x "$QEMU_SOURCE_PATH" "$into"
+        dpkg-source --no-check --no-copy -x "$QEMU_SOURCE_PATH" "$into"
         rm -rf -- "$into/.pc"
         ;;
     tarball)
