@@ -171,6 +171,14 @@ void hs_snapshot_free(hs_snapshot *s);
 bool hs_sums_write(const char *path, const char *sums_path, uint64_t unit, uint64_t *sums_xxh3,
                    const volatile bool *cancel, char **error);
 
+/*
+ * Checks a file against its sums. False with *error when either cannot be read or the sums file is
+ * not one; else *good tells, and *bad_offset is where the first unit that differs begins (or where
+ * the shorter of both ends, when only the length differs). `cancel` as above.
+ */
+bool hs_sums_verify(const char *path, const char *sums_path, bool *good, uint64_t *bad_offset,
+                    const volatile bool *cancel, char **error);
+
 /* XXH3-64 of a whole (small) file. */
 bool hs_file_xxh3(const char *path, uint64_t *xxh3, char **error);
 

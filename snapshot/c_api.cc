@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// The C interface: translates arguments, and exceptions to messages. Nothing else.
+#include "hotsnap/snapshot.h"
+
+#include "checksums.h"
+#include "engine.h"
+#include "error.h"
+#include "file.h"
+#include "session.h"
+
+#include <algorithm>
+#include <cstring>
+#include <exception>
+#include <unistd.h>
+
+using namespace hotsnap;
+
+struct hs_snapshot {
+    hs_snapshot(SnapshotOptions options, std::vector<MemoryBlock> blocks)
+        : session(std::move(options), std::move(blocks)) {}
+    Session session;
+};
+
+namespace {
+
+void store(char **error, const char *message) {
+    if (error != nullptr) {
+        *error = strdup(message);
+    }
+}
+
+// Calls `body`; when it throws, stores the message and returns `failed`.
+template <typename T, typename Body> T guarded(char **error, T failed, Body body) {
+    try {
+        return body();
+    } catch (const std::bad_alloc &) {
+        store(error, "out of memory; free some and try again");
+    } catch (const std::exception &e) {
+        store(error, e.what());
+    } catch (...) {
+        store(error, "internal: unknown exception");
+    }
+    return failed;
+}
+
+// A struct as an older or newer caller knows it: what it does not have keeps its default.
+template <typename T> T versioned(const T &given, T defaults) {
+    if (given.struct_size < sizeof(size_t)) {
+        throw Error("struct_size is not set");
+    }
+    std::memcpy(&defaults, &given, std::min(given.struct_size, sizeof(T)));
+    return defaults;
+}
+
+std::string text(const char *given, const char *what) {
+    if (given == nullptr || *given == '\0') {
+        throw Error(std::string(what) + " is missing");
+    }
+    return given;
+}
+
+SnapshotOptions options_from(const hs_snapshot_options &given) {
+    hs_snapshot_options defaults;
+    hs_snapshot_options_init(&defaults);
+    const hs_snapshot_options c = versioned(given, defaults);
+    SnapshotOptions options;
+    options.engine = text(c.engine, "engine");
+    options.image_path = text(c.image_path, "image_path");
+    options.sums_path = text(c.sums_path, "sums_path");
+    options.bandwidth = c.bandwidth;
+    options.staging_bytes = c.staging_bytes;
+    options.cluster_pages = c.cluster_pages;
+    const auto *head = static_cast<const std::byte *>(c.stream_head);
+    options.stream.head.assign(head, head + c.stream_head_size);
+    options.stream.section_id = c.ram_section_id;
+    options.stream.version_id = c.ram_version_id;
+    options.stream.section_footer = c.section_footer;
+    options.vcpu_tids.assign(c.vcpu_tids, c.vcpu_tids + c.vcpu_tid_count);
+    if (c.on_finished != nullptr) {
+        options.on_finished = [call = c.on_finished, opaque = c.opaque](const char *error) {
+            call(opaque, error);
+        };
+    }
+    return options;
+}
+
+MemoryBlock block_from(const hs_ram_block &c) {
+    MemoryBlock block;
+    block.idstr = text(c.idstr, "the name of a memory block");
+    block.host = static_cast<std::byte *>(c.host);
+    block.length = c.length;
+    block.page_size = c.page_size;
+    block.fd = c.fd;
+    block.fd_offset = c.fd_offset;
+    block.shared = c.shared;
+    block.read_only = c.read_only;
+    return block;
+}
+
+std::function<bool()> polled(const volatile bool *cancel) {
+    return [cancel] { return cancel != nullptr && *cancel; };
+}
+
+} // namespace
+
+void hs_snapshot_options_init(hs_snapshot_options *options) {
+    *options = {};
+    options->struct_size = sizeof(*options);
+    options->engine = "auto";
+    options->section_footer = true;
+    options->ram_version_id = 4;
+}
+
+bool hs_engine_probe(const char *engine, bool shared, bool huge, char **error) {
+    return guarded(error, false, [&] {
+        probe_engine(text(engine, "engine"), shared, huge);
+        return true;
+    });
+}
+
+hs_snapshot *hs_snapshot_new(const hs_snapshot_options *options, const hs_ram_block *blocks,
+                             size_t block_count, char **error) {
+    return guarded(error, static_cast<hs_snapshot *>(nullptr), [&] {
+        std::vector<MemoryBlock> memory;
+        std::transform(blocks, blocks + block_count, std::back_inserter(memory), block_from);
+        return new hs_snapshot(options_from(*options), std::move(memory));
+    });
+}
+
+bool hs_snapshot_arm(hs_snapshot *s, uint64_t max_us, char **error) {
+    return guarded(error, false, [&] {
+        s->session.arm(max_us);
+        return true;
+    });
+}
+
+bool hs_snapshot_cut(hs_snapshot *s, char **error) {
+    return guarded(error, false, [&] {
+        s->session.cut();
+        return true;
+    });
+}
+
+bool hs_snapshot_dump(hs_snapshot *s, const char *path, char **error) {
+    return guarded(error, false, [&] {
+        s->session.dump(text(path, "path"));
+        return true;
+    });
+}
+
+bool hs_snapshot_start(hs_snapshot *s, const void *tail, size_t tail_size, char **error) {
+    return guarded(error, false, [&] {
+        s->session.start({static_cast<const std::byte *>(tail), tail_size});
+        return true;
+    });
+}
+
+void hs_snapshot_get_stats(hs_snapshot *s, hs_snapshot_stats *stats) {
+    hs_snapshot_stats now{};
+    s->session.get_stats(now);
+    now.struct_size = stats->struct_size;
+    std::memcpy(stats, &now, std::min(stats->struct_size, sizeof(now)));
+}
+
+void hs_snapshot_set_bandwidth(hs_snapshot *s, uint64_t bytes_per_second) {
+    s->session.set_bandwidth(bytes_per_second);
+}
+
+void hs_snapshot_abort(hs_snapshot *s, const char *reason) {
+    guarded(nullptr, false, [&] {
+        s->session.abort(reason != nullptr && *reason != '\0' ? reason : "aborted");
+        return true;
+    });
+}
+
+void hs_snapshot_free(hs_snapshot *s) {
+    delete s;
+}
+
+bool hs_sums_write(const char *path, const char *sums_path, uint64_t unit, uint64_t *sums_xxh3,
+                   const volatile bool *cancel, char **error) {
+    return guarded(error, false, [&] {
+        const SumsTable table = sum_file(text(path, "path"), unit, polled(cancel));
+        bool direct = false;
+        const Fd fd = create_exclusive(text(sums_path, "sums_path"), direct);
+        try {
+            const uint64_t sum = write_sums(table, fd.get(), sums_path);
+            if (sums_xxh3 != nullptr) {
+                *sums_xxh3 = sum;
+            }
+        } catch (...) {
+            unlink(sums_path);
+            throw;
+        }
+        return true;
+    });
+}
+
+bool hs_sums_verify(const char *path, const char *sums_path, bool *good, uint64_t *bad_offset,
+                    const volatile bool *cancel, char **error) {
+    return guarded(error, false, [&] {
+        const auto bad =
+            find_mismatch(text(path, "path"), text(sums_path, "sums_path"), polled(cancel));
+        *good = !bad;
+        *bad_offset = bad.value_or(0);
+        return true;
+    });
+}
+
+bool hs_file_xxh3(const char *path, uint64_t *xxh3, char **error) {
+    return guarded(error, false, [&] {
+        *xxh3 = file_xxh3(text(path, "path"));
+        return true;
+    });
+}
+
+void hs_string_free(char *s) {
+    free(s);
+}

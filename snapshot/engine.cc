@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "engine.h"
+
+#include "error.h"
+#include "none_trap.h"
+#include "thread.h"
+#include "uffd_trap.h"
+
+#include <array>
+#include <atomic>
+#include <cerrno>
+#include <chrono>
+#include <sys/mman.h>
+#include <unistd.h>
+
+namespace hotsnap {
+
+namespace {
+
+constexpr uint64_t huge_bytes = 2 << 20;
+
+// A few pages to try things on.
+class Sample {
+  public:
+    Sample(bool shared, bool huge) {
+        const uint64_t page = huge ? huge_bytes : page_bytes;
+        bytes_ = 4 * page_bytes < page ? page : 4 * page_bytes;
+        if (shared) {
+            fd_ = Fd(memfd_create("hotsnap-probe", MFD_CLOEXEC | (huge ? MFD_HUGETLB : 0u)));
+            if (!fd_ || ftruncate(fd_.get(), static_cast<off_t>(bytes_)) < 0) {
+                return;
+            }
+        }
+        const int flags =
+            shared ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS | (huge ? MAP_HUGETLB : 0);
+        memory_ = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, flags, fd_.get(), 0);
+        block_.idstr = "probe";
+        block_.host = static_cast<std::byte *>(memory_);
+        block_.length = bytes_;
+        block_.page_size = page;
+        block_.fd = fd_.get();
+        block_.shared = shared;
+    }
+    ~Sample() {
+        if (usable()) {
+            munmap(memory_, bytes_);
+        }
+    }
+    Sample(const Sample &) = delete;
+    Sample &operator=(const Sample &) = delete;
+
+    bool usable() const { return memory_ != MAP_FAILED; }
+    const MemoryBlock &block() const { return block_; }
+
+  private:
+    Fd fd_;
+    uint64_t bytes_;
+    void *memory_ = MAP_FAILED;
+    MemoryBlock block_;
+};
+
+bool write_faults(WriteTrap &trap, const GuestMemory &memory) {
+    const MemoryBlock &block = memory.blocks().front();
+    const PageRun all{&block, 0, block.pages()};
+    trap.attach(memory);
+    trap.prepare(all);
+    trap.arm(all);
+    auto *byte = reinterpret_cast<std::atomic<char> *>(block.host);
+    std::thread writer = spawn("hs-probe", [byte] { byte->store(1); });
+    std::array<WriteFault, 1> fault;
+    bool seen = false;
+    const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(2);
+    while (!seen && std::chrono::steady_clock::now() < deadline) {
+        seen = trap.next_faults(fault) == 1;
+        std::this_thread::yield();
+    }
+    // Untouched while it was trapped: the kernel did hold the write back.
+    const bool held = byte->load() == 0;
+    trap.detach();
+    writer.join();
+    return seen && held && byte->load() == 1;
+}
+
+} // namespace
+
+std::unique_ptr<WriteTrap> make_trap(std::string_view engine) {
+    if (engine == "auto" || engine == "uffd") {
+        return std::make_unique<UffdTrap>();
+    }
+    if (engine == "none") {
+        return std::make_unique<NoneTrap>();
+    }
+    throw Error("there is no snapshot engine \"" + std::string(engine) +
+                "\"; choose auto, uffd or none");
+}
+
+void probe_engine(std::string_view engine, bool shared, bool huge) {
+    const std::unique_ptr<WriteTrap> trap = make_trap(engine);
+    if (!trap->traps()) {
+        return;
+    }
+    Sample sample(shared, huge);
+    if (!sample.usable() && huge) {
+        // No huge page is free: the same kernel feature serves shared memory of small pages.
+        probe_engine(engine, true, false);
+        return;
+    }
+    if (!sample.usable()) {
+        throw system_error(errno, "cannot get memory to try the snapshot engine on");
+    }
+    const GuestMemory memory({sample.block()});
+    if (!write_faults(*trap, memory)) {
+        throw Error("userfaultfd does not hold back writes on this kernel; use a stock kernel, "
+                    "Linux 5.7 or newer (5.19 for shared or huge-page memory)");
+    }
+}
+
+} // namespace hotsnap

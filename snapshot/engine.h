@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// Which write traps there are, by name.
+#pragma once
+
+#include "write_trap.h"
+
+#include <memory>
+#include <string_view>
+
+namespace hotsnap {
+
+// "auto" is the best there is. Throws Error for a name that is not known.
+std::unique_ptr<WriteTrap> make_trap(std::string_view engine);
+
+// Tries an engine on a few pages: protects, writes, sees the fault, releases. `shared` and `huge`
+// say of what kind the pages are. Throws Error when it does not work.
+void probe_engine(std::string_view engine, bool shared, bool huge);
+
+} // namespace hotsnap

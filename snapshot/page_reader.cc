@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "page_reader.h"
+
+#include "error.h"
+#include "zero_page.h"
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cerrno>
+#include <cstring>
+#include <fcntl.h>
+#include <linux/magic.h>
+#include <sys/stat.h>
+#include <sys/statfs.h>
+#include <unistd.h>
+
+namespace hotsnap {
+
+namespace {
+
+// Documentation/admin-guide/mm/pagemap.rst
+constexpr uint64_t pagemap_present_or_swapped = uint64_t{3} << 62;
+constexpr uint64_t pagemap_soft_dirty = uint64_t{1} << 55;
+
+bool on_tmpfs(int fd) {
+    struct statfs fs;
+    return fstatfs(fd, &fs) == 0 && fs.f_type == TMPFS_MAGIC &&
+           (lseek(fd, 0, SEEK_DATA) >= 0 || errno == ENXIO);
+}
+
+void read_pages(const MemoryBlock &block, uint64_t first, uint64_t count, std::byte *out) {
+    uint64_t offset = block.fd_offset + first * page_bytes;
+    size_t left = count * page_bytes;
+    while (left > 0) {
+        const ssize_t n = pread(block.fd, out, left, static_cast<off_t>(offset));
+        if (n < 0 && errno == EINTR) {
+            continue;
+        }
+        if (n <= 0) {
+            throw system_error(n < 0 ? errno : EIO,
+                               "cannot read memory block \"" + block.idstr + "\"",
+                               "the host memory may be broken (dmesg)");
+        }
+        offset += static_cast<uint64_t>(n);
+        out += n;
+        left -= static_cast<size_t>(n);
+    }
+}
+
+} // namespace
+
+PageReader::PageReader(const GuestMemory &memory, std::optional<uint64_t> absent_pagemap_entry)
+    : memory_(memory), absent_pagemap_entry_(absent_pagemap_entry),
+      pagemap_(open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC)) {
+    for (const MemoryBlock &block : memory.blocks()) {
+        const bool shared_file = block.shared && block.fd >= 0;
+        Way way = Way::plain;
+        if (block.huge()) {
+            way = shared_file ? Way::pread : Way::plain;
+        } else if (shared_file) {
+            way = on_tmpfs(block.fd) ? Way::seek : Way::plain;
+        } else if (!block.shared && block.fd < 0 && pagemap_) {
+            way = Way::pagemap;
+        }
+        ways_.push_back(way);
+    }
+}
+
+PageReader::Way PageReader::way_of(const MemoryBlock &block) const {
+    return ways_[static_cast<size_t>(&block - memory_.blocks().data())];
+}
+
+void PageReader::find_absent(const PageRun &run, std::vector<bool> &absent) const {
+    switch (way_of(*run.block)) {
+    case Way::pagemap:
+        find_absent_by_pagemap(run, absent);
+        break;
+    case Way::seek:
+        find_absent_by_seek(run, absent);
+        break;
+    case Way::pread:
+    case Way::plain:
+        break;
+    }
+}
+
+bool PageReader::absent_entry(uint64_t entry) const {
+    return (entry & pagemap_present_or_swapped) == 0 ||
+           (absent_pagemap_entry_ && ((entry ^ *absent_pagemap_entry_) & ~pagemap_soft_dirty) == 0);
+}
+
+void PageReader::find_absent_by_pagemap(const PageRun &run, std::vector<bool> &absent) const {
+    std::array<uint64_t, 512> entries;
+    for (uint64_t done = 0; done < run.count;) {
+        const uint64_t some = std::min<uint64_t>(entries.size(), run.count - done);
+        const uint64_t number = reinterpret_cast<uint64_t>(run.host()) / page_bytes + done;
+        const ssize_t bytes = pread(pagemap_.get(), entries.data(), some * sizeof(uint64_t),
+                                    static_cast<off_t>(number * sizeof(uint64_t)));
+        if (bytes <= 0) {
+            return; // unknown: the rest is read, which is always right
+        }
+        const uint64_t known = static_cast<uint64_t>(bytes) / sizeof(uint64_t);
+        for (uint64_t i = 0; i < known; i++) {
+            absent[done + i] = absent_entry(entries[i]);
+        }
+        done += known;
+    }
+}
+
+void PageReader::find_absent_by_seek(const PageRun &run, std::vector<bool> &absent) const {
+    const MemoryBlock &block = *run.block;
+    const uint64_t start = block.fd_offset + run.first * page_bytes;
+    const uint64_t end = start + run.bytes();
+    for (uint64_t at = start; at < end;) {
+        const off_t found = lseek(block.fd, static_cast<off_t>(at), SEEK_DATA);
+        if (found < 0 && errno != ENXIO) {
+            return; // unknown: the rest is read
+        }
+        // ENXIO: no data from here to the end of the file.
+        const uint64_t data = found < 0 ? end : std::min(static_cast<uint64_t>(found), end);
+        // A page that is partly data is not absent: round its start down.
+        std::fill(absent.begin() + static_cast<ptrdiff_t>((at - start) / page_bytes),
+                  absent.begin() + static_cast<ptrdiff_t>((data - start) / page_bytes), true);
+        if (data == end) {
+            return;
+        }
+        const off_t hole = lseek(block.fd, static_cast<off_t>(data), SEEK_HOLE);
+        if (hole < 0) {
+            return;
+        }
+        at = std::min((static_cast<uint64_t>(hole) + page_bytes - 1) & ~(page_bytes - 1), end);
+    }
+}
+
+GroupMask PageReader::copy(const MemoryBlock &block, uint64_t first, GroupMask mask,
+                           Slot slot) const {
+    unsigned nonzero = 0;
+    const bool by_file = way_of(block) == Way::pread;
+    if (by_file) {
+        // Huge pages are claimed whole, so the mask is one run from the start of the group.
+        read_pages(block, first, static_cast<uint64_t>(std::bit_width(unsigned{mask})), slot);
+    }
+    for (unsigned left = mask; left != 0; left &= left - 1) {
+        const unsigned i = static_cast<unsigned>(std::countr_zero(left));
+        std::byte *copy = slot + i * page_bytes;
+        const std::byte *page = by_file ? copy : block.host + (first + i) * page_bytes;
+        if (is_zero(page, page_bytes)) {
+            continue;
+        }
+        if (!by_file) {
+            std::memcpy(copy, page, page_bytes);
+        }
+        nonzero |= 1u << i;
+    }
+    return static_cast<GroupMask>(nonzero);
+}
+
+uint64_t PageReader::resident_bytes() const {
+    constexpr uint64_t window = 16384; // pages asked about at a time
+    uint64_t pages = 0;
+    for (const MemoryBlock &block : memory_.blocks()) {
+        struct stat file;
+        if (way_of(block) == Way::pread && fstat(block.fd, &file) == 0) {
+            const uint64_t allocated = static_cast<uint64_t>(file.st_blocks) * 512 / page_bytes;
+            pages += std::min(allocated, block.pages());
+            continue;
+        }
+        for (uint64_t first = 0; first < block.pages(); first += window) {
+            const PageRun run{&block, first, std::min(window, block.pages() - first)};
+            std::vector<bool> absent(run.count);
+            find_absent(run, absent);
+            pages += run.count - static_cast<uint64_t>(std::ranges::count(absent, true));
+        }
+    }
+    return pages * page_bytes;
+}
+
+} // namespace hotsnap

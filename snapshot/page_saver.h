@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// Saves pages into staging: claim, copy, mark saved, and later hand over to the image writer. The
+// fault thread and the background copy have one each; it is not shared between threads.
+//
+// Order of things, which keeps the image right and everyone moving:
+//  1. Slots first. A claim is made only with the slots for it in hand, so between claim and save
+//     there is nothing but reading memory (page_ledger.h, rule 2).
+//  2. Nothing staged is kept back while waiting for slots: what was filled goes to the writer
+//     before the wait, so the pool always fills up again as long as storage moves.
+//  3. Protection last: release() touches only pages that are Saved, whoever saved them.
+#pragma once
+
+#include "guest_memory.h"
+#include "image_layout.h"
+#include "image_writer.h"
+#include "page_ledger.h"
+#include "page_reader.h"
+#include "staging_pool.h"
+#include "write_trap.h"
+
+#include <atomic>
+#include <exception>
+#include <vector>
+
+namespace hotsnap {
+
+// What saving needs; the parts outlive the savers.
+struct SaveParts {
+    WriteTrap &trap;
+    PageLedger &ledger;
+    StagingPool &pool;
+    const PageReader &reader;
+    const ImageLayout &layout;
+    ImageWriter &writer;
+};
+
+class PageSaver {
+  public:
+    static constexpr uint64_t no_page = ~uint64_t{0};
+
+    PageSaver(const SaveParts &parts, StagingPool::User user) : parts_(parts), user_(user) {}
+    ~PageSaver();
+    PageSaver(const PageSaver &) = delete;
+    PageSaver &operator=(const PageSaver &) = delete;
+
+    // Saves what is still unsaved of a run, which begins on a group and, of huge pages, is one.
+    // `absent` as of PageReader::find_absent, or empty. `wanted` is the page of the block that
+    // someone wants to write (others count as its neighbors), or no_page. False when the pool was
+    // closed.
+    bool save(const PageRun &run, const std::vector<bool> &absent, Manner manner, uint64_t wanted);
+
+    // Removes the protection of those pages of the run that are saved; tells whether all are.
+    bool release(const PageRun &run);
+
+    // Hands what was staged to the writer.
+    void flush();
+
+    uint64_t staged_bytes() const { return staged_bytes_; } // so far
+    uint64_t full_waits() const { return full_waits_.load(std::memory_order_relaxed); }
+
+  private:
+    bool save_group(const PageRun &group, GroupMask absent, Manner manner, uint64_t wanted);
+    bool save_unit(const PageRun &unit, Manner manner, uint64_t wanted);
+    bool get_slots(size_t count);
+    GroupMask copy(const PageRun &group, GroupMask mask, Slot slot);
+    void stage(const PageRun &group, GroupMask data, Slot slot);
+
+    SaveParts parts_;
+    StagingPool::User user_;
+    std::vector<Slot> spare_; // slots in hand, empty
+    std::vector<StagedGroup> staged_;
+    uint64_t staged_bytes_ = 0;
+    std::atomic<uint64_t> full_waits_{0};
+    std::exception_ptr read_error_;
+};
+
+} // namespace hotsnap

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// One snapshot of one VM's memory: owns the parts, and takes them through its phases.
+//
+//     created --arm--> armed --cut--> cut --start--> copying --> finished
+//        any phase --abort, or a failure of a part--> stopped
+//
+// Threads: the caller's; hs-arming (arming.h); hs-faults (fault_service.h); hs-writer
+// (image_writer.h); hs-snapshot, from start on: copies, then completes the image and calls
+// on_finished. Each part has its own mutex; none is held while another part is called, except
+// FaultService::Quiet, under which traps are armed and nothing waits.
+//
+// abort may come from any of them. It tells every part to stop, waits only for what is short (one
+// ioctl, one chunk), releases the memory and removes the files; it joins no thread. The thread
+// hs-snapshot notices and reports. Whether a snapshot finished or was aborted is decided once,
+// under state_mutex_.
+#pragma once
+
+#include "arming.h"
+#include "checksums.h"
+#include "copier.h"
+#include "fault_service.h"
+#include "hotsnap/snapshot.h"
+#include "image_layout.h"
+#include "image_writer.h"
+#include "page_ledger.h"
+#include "page_reader.h"
+#include "rate_limit.h"
+
+#include <memory>
+#include <string>
+
+namespace hotsnap {
+
+struct SnapshotOptions {
+    std::string engine = "auto";
+    std::string image_path;
+    std::string sums_path;
+    uint64_t bandwidth = 0;
+    uint64_t staging_bytes = 0; // 0: default
+    uint64_t cluster_pages = 0; // 0: default
+    StreamFormat stream;
+    std::vector<int> vcpu_tids;
+    std::function<void(const char *error)> on_finished;
+};
+
+class Session {
+  public:
+    Session(SnapshotOptions options, std::vector<MemoryBlock> blocks);
+    ~Session();
+    Session(const Session &) = delete;
+    Session &operator=(const Session &) = delete;
+
+    void arm(uint64_t max_us);
+    void cut();
+    void dump(const std::string &path);
+    void start(std::span<const std::byte> tail);
+
+    // Any thread.
+    void abort(const std::string &reason);
+    void get_stats(hs_snapshot_stats &stats) const;
+    void set_bandwidth(uint64_t rate) { limit_.set_rate(rate); }
+
+  private:
+    enum class Phase { created, armed, cut, copying, finished };
+
+    void require(Phase phase, const char *call) const;
+    void check_space() const;
+    void copy_and_finish();
+    void complete_image();
+    void stop_everything();
+    std::function<void(const std::string &)> aborter();
+
+    SnapshotOptions options_;
+    GuestMemory memory_;
+    ImageLayout layout_;
+    std::unique_ptr<WriteTrap> trap_;
+    PageLedger ledger_;
+    StagingPool pool_;
+    RateLimit limit_;
+    DirtyList dirty_;
+    std::unique_ptr<PageReader> reader_;
+    Fd sums_fd_;
+    std::unique_ptr<ImageWriter> writer_;
+    std::unique_ptr<FaultService> faults_;
+    std::unique_ptr<Arming> arming_;
+    std::unique_ptr<Copier> copier_;
+    std::vector<std::byte> tail_;
+    std::thread thread_;
+
+    mutable std::mutex state_mutex_;
+    Phase phase_ = Phase::created;
+    bool stopped_ = false;
+    std::string reason_;        // why stopped
+    std::mutex stopping_mutex_; // abort returns when the first has done the work
+
+    std::atomic<uint64_t> cut_pages_{0};
+    std::atomic<uint64_t> cut_us_{0};
+    std::atomic<uint64_t> started_ns_{0};
+    std::atomic<uint64_t> copied_ns_{0};
+    std::atomic<uint64_t> image_size_{0};
+    std::atomic<uint64_t> sums_xxh3_{0};
+};
+
+} // namespace hotsnap

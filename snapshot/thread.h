@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// Threads inside a host program that owns the signals: they start with all signals blocked.
+#pragma once
+
+#include <functional>
+#include <thread>
+
+namespace hotsnap {
+
+// Starts a thread named `name` (at most 15 characters) with every signal blocked. Throws
+// std::system_error when the system has no thread to give.
+std::thread spawn(const char *name, std::function<void()> body);
+
+// One step of a spin loop.
+inline void relax_cpu() {
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    asm volatile("yield");
+#endif
+}
+
+} // namespace hotsnap

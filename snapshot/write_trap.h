@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// A write trap: makes the first write to a page stop until this library lets it go on.
+//
+// Life: attach, then any mix of arm and release while a thread of the library takes faults, then
+// detach. Engines: uffd_trap.h (userfaultfd), none_trap.h (traps nothing, for negative controls).
+#pragma once
+
+#include "guest_memory.h"
+
+#include <cstdint>
+#include <optional>
+#include <span>
+
+namespace hotsnap {
+
+struct WriteFault {
+    uint64_t address = 0; // anywhere in the page
+    int tid = 0;          // thread that writes; not of this process: a kernel worker
+};
+
+class WriteTrap {
+  public:
+    virtual ~WriteTrap() = default;
+    WriteTrap() = default;
+    WriteTrap(const WriteTrap &) = delete;
+    WriteTrap &operator=(const WriteTrap &) = delete;
+
+    virtual const char *name() const = 0;
+    virtual bool traps() const = 0;
+
+    // Makes the memory trappable; protects nothing yet. Throws when it cannot be done.
+    virtual void attach(const GuestMemory &memory) = 0;
+
+    // To be called once for each run before it is armed first; may read the memory.
+    virtual void prepare(const PageRun &run) = 0;
+
+    // Protects a run. When this returns, every write that has not happened yet will fault.
+    virtual void arm(const PageRun &run) = 0;
+
+    // Removes the protection of a run and wakes who waits for it. Harmless after detach.
+    virtual void release(const PageRun &run) = 0;
+
+    // Takes the faults that are there, without waiting; returns how many.
+    virtual size_t next_faults(std::span<WriteFault> faults) = 0;
+
+    // Sleeps until there are faults or wake() was called since the last wait.
+    virtual void wait() = 0;
+    virtual void wake() = 0;
+
+    // Removes every protection and wakes all, in slices. No arm may run or follow.
+    virtual void detach() = 0;
+
+    // How /proc/self/pagemap shows an armed page of anonymous memory that nothing backs, if that
+    // cannot be mistaken for anything else.
+    virtual std::optional<uint64_t> absent_pagemap_entry() const { return std::nullopt; }
+};
+
+} // namespace hotsnap

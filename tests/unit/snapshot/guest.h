@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// Real memory to snapshot, and threads that write to it like a guest.
+#pragma once
+
+#include "hotsnap/snapshot.h"
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+namespace hotsnap::test {
+
+enum class Kind { anonymous, memfd, huge_memfd, huge_anonymous };
+
+// One mapping. When the machine cannot give it, usable() is false and why() says why.
+class Region {
+  public:
+    Region(std::string name, Kind kind, uint64_t length);
+    ~Region();
+    Region(const Region &) = delete;
+    Region &operator=(const Region &) = delete;
+
+    bool usable() const { return memory_ != nullptr; }
+    const std::string &why() const { return why_; }
+    std::byte *memory() const { return memory_; }
+    uint64_t length() const { return length_; }
+    hs_ram_block block() const;
+
+    // Gives every page from `first`, `count` of them, content that no other page has.
+    void fill(uint64_t first, uint64_t count);
+    std::vector<std::byte> copy() const { return {memory_, memory_ + length_}; }
+
+    // Bytes that have memory behind them (shared: of the file).
+    uint64_t populated() const;
+
+  private:
+    std::string name_;
+    Kind kind_;
+    uint64_t length_;
+    std::byte *memory_ = nullptr;
+    int fd_ = -1;
+    std::string why_;
+};
+
+// Threads that write to the regions until destroyed; they can be paused like vCPUs.
+class Writers {
+  public:
+    // `span`: the part of each region that is written to, from its start.
+    Writers(std::vector<const Region *> regions, int threads, uint64_t span);
+    ~Writers();
+
+    void pause(); // returns when none writes
+    void resume();
+    uint64_t writes() const { return writes_; }
+    const std::vector<int> &tids() const { return tids_; }
+
+  private:
+    void run(int index);
+
+    std::vector<const Region *> regions_;
+    uint64_t span_;
+    std::atomic<bool> stopping_{false};
+    std::atomic<bool> paused_{false};
+    std::atomic<int> parked_{0};
+    std::atomic<uint64_t> writes_{0};
+    std::vector<int> tids_;
+    std::atomic<int> started_{0};
+    std::vector<std::thread> threads_;
+};
+
+// A temporary folder, removed with what is in it.
+class Folder {
+  public:
+    Folder();
+    ~Folder();
+    std::string path(const std::string &name) const { return path_ + "/" + name; }
+    const std::string &path() const { return path_; }
+    size_t files() const;
+
+  private:
+    std::string path_;
+};
+
+} // namespace hotsnap::test
