@@ -53,6 +53,13 @@ class Drawing:
             shape.set("font-weight", "600")
         shape.text = value
 
+    def heading(self, x: float, y: float, title: str, note: str) -> None:
+        """One text, so that the note follows the title whatever font is used."""
+        self.text(x, y, title, 13, bold=True)
+        part = ET.SubElement(self.root[-1], "tspan", {
+            "dx": "12", "font-size": "11", "font-weight": "400", "fill": MUTED})
+        part.text = note
+
     def legend(self, x: float, y: float, entries: list[tuple[str, str]], limit: float) -> float:
         """Colored keys in as many lines as they need; returns the y after them."""
         left = x
@@ -80,7 +87,7 @@ def _n(value: float) -> str:
 
 def text_width(text: str, size: int) -> float:
     """Roughly, for a sans-serif font."""
-    return len(text) * size * 0.56
+    return len(text) * size * 0.6
 
 
 def ticks(low: float, high: float, about: int = 6) -> Iterator[float]:

@@ -18,6 +18,16 @@ START_TIMEOUT = 30.0
 QUIT_TIMEOUT = 20.0
 
 
+def open_chain(inserted: dict[str, Any]) -> list[str]:
+    """Files of an open disk, topmost first, from query-block's `inserted`."""
+    files = []
+    image = inserted["image"]
+    while image:
+        files.append(image["filename"])
+        image = image.get("backing-image")
+    return files
+
+
 class Fleet:
     """`snapshots` False starts members without the fork's objects: for tests with a stock QEMU."""
 
@@ -63,7 +73,7 @@ class Fleet:
                 child = process.spawn(self.lab.inside(argv), self.log(name))
                 started.append(name)
                 self.state.members.setdefault(name, {}).update(
-                    process=process.identity(child.pid), disks=dict(files), argv=argv,
+                    process=child, disks=dict(files), argv=argv,
                     accel=accelerator, since=time.time())
             self.state.save()
             for name in started:
@@ -111,10 +121,12 @@ class Fleet:
             raise HotsnapError(f"member {name} does not answer on {path}: is another client "
                                f"connected? ({error})") from error
 
-    def read_disks(self, name: str) -> dict[str, str]:
-        """Disk id to the file that a running member writes to now."""
-        with self.monitor(name) as qmp:
-            return {disk: info["image"]["filename"] for disk, info in self.block_info(qmp).items()}
+    def note_disks(self, name: str, qmp: Qmp) -> None:
+        """Keep which file a running member writes to now, and those below it."""
+        entry = self.state.members[name]
+        chains = {disk: open_chain(info) for disk, info in self.block_info(qmp).items()}
+        entry["disks"] = {disk: files[0] for disk, files in chains.items()}
+        entry["below"] = {disk: files[1:] for disk, files in chains.items()}
 
     @staticmethod
     def block_info(qmp: Qmp) -> dict[str, dict[str, Any]]:

@@ -17,15 +17,15 @@ from .state import State
 
 
 def settle_disks(state: State, name: str) -> dict[str, str]:
-    """The files that a member that does not run wrote to last."""
+    """The files that a member that does not run wrote to last; all exist."""
     known = layers.scan([state.member_folder(name)])
-    disks = state.members.get(name, {}).get("disks", {})
+    disks = merge.settle(state.members.get(name, {}), known)
     for disk, path in disks.items():
         if not os.path.exists(path):
             raise HotsnapError(f"disk {disk} of member {name} is gone: {path}; 'hotsnap up "
                                "--fresh' starts over from the golden images, 'hotsnap restore' "
                                "from a snapshot")
-    return {disk: layers.topmost(known, path) for disk, path in disks.items()}
+    return disks
 
 
 def fresh_disks(state: State, member: Member, image_tool: str) -> dict[str, str]:
@@ -141,19 +141,16 @@ def ps(state: State, fleet: Fleet, as_json: bool) -> None:
 def down(state: State, fleet: Fleet, force: bool) -> list[str]:
     """End all members and remove their network; returns the names of those that ran."""
     ran = fleet.running_names()
-    current = {}
     for name in ran:
         try:
-            current[name] = fleet.read_disks(name)
+            with fleet.monitor(name) as qmp:
+                fleet.note_disks(name, qmp)
         except (HotsnapError, QmpClosed, QmpTimeout, QmpError):
-            pass  # settle_disks finds out at the next start
+            pass  # merge.settle finds out at the next start
     late = [] if force else fleet.quit(ran)
     if late:
         raise HotsnapError(f"{', '.join(late)} did not quit: 'hotsnap down --force' kills them, "
                            "as a power failure would")
     fleet.kill(fleet.names())
-    for name, disks in current.items():
-        state.members[name]["disks"] = disks
-    state.save()
     fleet.remove_network()
     return ran

@@ -20,7 +20,7 @@ from typing import Any
 
 from . import atomic, binaries, bundle, jobs, layers, sums
 from .errors import HotsnapError
-from .fleet import Fleet
+from .fleet import Fleet, open_chain
 from .output import Progress
 from .qmp import Qmp
 from .state import State
@@ -34,6 +34,20 @@ def folders(state: State) -> list[str]:
     return [state.member_folder(name) for name in sorted(names)]
 
 
+def settle(entry: dict[str, Any], known: dict[str, str | None]) -> dict[str, str]:
+    """Disk id to the file that a member which does not run wrote to last.
+
+    What was noted may be out of date: a snapshot that nobody noted puts a layer on top, and one
+    that was aborted after its cut takes the layer away again once it is committed.
+    """
+    found = {}
+    for disk, path in entry.get("disks", {}).items():
+        candidates = [path, *entry.get("below", {}).get(disk, [])]
+        there = next((c for c in candidates if c in known), path)
+        found[disk] = layers.topmost(known, there)
+    return found
+
+
 def needed(state: State, fleet: Fleet, known: dict[str, str | None]) -> set[str]:
     """Layers that a bundle names or a member writes to. BundleError when a bundle is damaged."""
     keep = {disk["file"] for b in bundle.complete(state.bundles) for _, disk in b.layers()}
@@ -42,12 +56,10 @@ def needed(state: State, fleet: Fleet, known: dict[str, str | None]) -> set[str]
             with fleet.monitor(name) as qmp:
                 if fleet.snapshots and qmp.execute("query-hotsnap")["phase"] not in AT_REST:
                     raise HotsnapError(f"member {name} is in a snapshot: wait until it is over")
-                entry["disks"] = {disk: info["image"]["filename"]
-                                  for disk, info in fleet.block_info(qmp).items()}
-        for disk, path in entry.get("disks", {}).items():
-            if not fleet.running(name):
-                entry["disks"][disk] = path = layers.topmost(known, path)
-            keep.add(path)
+                fleet.note_disks(name, qmp)
+        elif "disks" in entry:
+            entry["disks"] = settle(entry, known)
+        keep.update(entry.get("disks", {}).values())
     return keep
 
 
@@ -131,7 +143,7 @@ class _Merging:
             with self.fleet.qmp(name) as qmp:
                 self._clear_job(qmp, stage)
                 for info in self.fleet.block_info(qmp).values():
-                    files = _chain(info)
+                    files = open_chain(info)
                     if self.action.base in files:
                         if self.action.top in files:
                             self._commit_live(qmp, info, files)
@@ -172,7 +184,7 @@ class _Merging:
                                                                     job["total-progress"]),
                         on_pending=(lambda: self._note("finalizing")) if active else None)
         except BaseException:
-            if any(self.action.top in _chain(i) for i in self.fleet.block_info(qmp).values()):
+            if any(self.action.top in open_chain(i) for i in self.fleet.block_info(qmp).values()):
                 self._note("begun")  # QEMU stayed where it was, so the upper layer counts
             raise
 
@@ -183,7 +195,7 @@ class _Merging:
         for name in self.fleet.running_names():
             with self.fleet.monitor(name) as qmp:
                 for info in self.fleet.block_info(qmp).values():
-                    in_use.update(_chain(info))
+                    in_use.update(open_chain(info))
         for path in self.action.above:
             # In a running member's chain QEMU has rewritten the name itself.
             if path not in in_use and layers.backing_file(path) != self.action.base:
@@ -237,16 +249,6 @@ class _Merging:
                                  kept.file(name), head)
         disk["sums"], disk["sums_xxh3"] = name, f"{value:016x}"
         return old
-
-
-def _chain(inserted: dict[str, Any]) -> list[str]:
-    """Files of an open disk, topmost first, from query-block's entry."""
-    files = []
-    image = inserted["image"]
-    while image:
-        files.append(image["filename"])
-        image = image.get("backing-image")
-    return files
 
 
 def _sync(path: str) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -37,11 +38,13 @@ def alive(process: Identity | None) -> bool:
             and process["start"] is not None and _start_ticks(process["pid"]) == process["start"])
 
 
-def spawn(command: Sequence[str], log: str) -> subprocess.Popen[bytes]:
+def spawn(command: Sequence[str], log: str) -> Identity:
     """Start a program in a session of its own, its output appended to `log`, files private."""
     with open(log, "ab") as stream:
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream,
-                                start_new_session=True, umask=0o077)
+        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream,
+                                 start_new_session=True, umask=0o077)
+    child.returncode = 0  # it is meant to outlive us: Popen need not look after it
+    return identity(child.pid)
 
 
 def end(process: Identity | None, number: int = signal.SIGKILL, timeout: float = 10.0) -> bool:
@@ -56,7 +59,10 @@ def end(process: Identity | None, number: int = signal.SIGKILL, timeout: float =
         if alive(process):  # what the handle holds is what was meant
             if number:
                 signal.pidfd_send_signal(handle, number)
-            return bool(select.select([handle], [], [], timeout)[0])
+            if not select.select([handle], [], [], timeout)[0]:
+                return False
+        with contextlib.suppress(ChildProcessError):  # not ours, if another command started it
+            os.waitpid(process["pid"], os.WNOHANG)
         return True
     except ProcessLookupError:
         return True

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Any
 
 from . import binaries, bundle, jobs, layers, lifecycle, machine, merge
@@ -82,7 +83,7 @@ def snapshot(state: State, fleet: Fleet, tag: str, initiator: str | None = None,
                            f"{fleet.log(initiator)}") from error
     finally:
         watcher.progress.clear()
-        _note_disks(state, fleet)
+    _note_disks(state, fleet)
     return bundle.read(path)
 
 
@@ -94,9 +95,10 @@ def _note_disks(state: State, fleet: Fleet) -> None:
     """Keep the files that the members write to now."""
     for name in fleet.running_names():
         try:
-            state.members[name]["disks"] = fleet.read_disks(name)
+            with fleet.monitor(name) as qmp:
+                fleet.note_disks(name, qmp)
         except (HotsnapError, QmpClosed, QmpTimeout, QmpError):
-            pass  # settle_disks finds out once it does not run any more
+            pass  # merge.settle finds out once it does not run any more
     state.save()
 
 
@@ -123,7 +125,8 @@ def restore(state: State, fleet: Fleet, saved: bundle.Bundle, replace: bool = Fa
     merge.recover(state, fleet, quiet)
     if running:
         fleet.kill(running)
-    before = {name: dict(state.members.get(name, {}).get("disks", {})) for name in names}
+    before = {name: tuple(state.members.get(name, {}).get(key, {}) for key in ("disks", "below"))
+              for name in names}
     made: dict[str, dict[str, str]] = {}
     initiator = saved.manifest["initiator"]
     watcher = _Watcher(f"restore {saved.tag}", quiet)
@@ -145,7 +148,7 @@ def restore(state: State, fleet: Fleet, saved: bundle.Bundle, replace: bool = Fa
         fleet.kill(names)
         for name, disks in made.items():
             lifecycle.remove_files(disks.values())
-            state.members[name]["disks"] = before[name]
+            state.members[name]["disks"], state.members[name]["below"] = before[name]
         state.save()
         if isinstance(error, (QmpError, QmpClosed, QmpTimeout, jobs.JobFailed)):
             raise HotsnapError(f"restore of {saved.tag!r} failed, nothing runs, the snapshot is "
@@ -161,13 +164,14 @@ def _frozen_disks(state: State, member: dict[str, Any]) -> dict[str, tuple[str, 
     """Disk id to the frozen layer and its format. The manifest names the guest's device."""
     found = {}
     for entry in member["disks"]:
-        parts = [p for p in entry["device"].split("/") if p.endswith("-dev")]
-        if not parts:
+        # An id, or the QOM path of a part of the device, its slashes perhaps replaced.
+        match = re.search(r"(?:^|[/-])(disk\d+)-dev(?:[/-]|$)", entry["device"])
+        if not match:
             raise HotsnapError(f"member {member['name']}: the saved device {entry['device']!r} is "
                                "not one that 'hotsnap up' has made: restore it by hand "
                                "(docs/user-guide.md)")
         layers.chain(entry["file"])
-        found[parts[0].removesuffix("-dev")] = (entry["file"], entry["format"])
+        found[match[1]] = (entry["file"], entry["format"])
     wanted = {d.id for d in state.cluster.member(member["name"]).disks if not d.read_only}
     if set(found) != wanted:
         raise HotsnapError(f"member {member['name']} was saved with disks "

@@ -12,6 +12,7 @@ from .drawing import INK, MUTED, PALETTE, PANEL, RULE, Drawing, number, text_wid
 
 WIDTH = 1000
 LEFT, RIGHT = 130, 40
+BESIDE = 80  # room for what stands at the right of the longest bar
 ROW, BAR = 34, 18
 MANNERS = (("background", "background copy"), ("guest_write", "guest write"),
            ("dma_write", "DMA write"), ("kvm_write", "KVM write"))
@@ -48,8 +49,7 @@ def _head(picture: Drawing, bundle: Bundle) -> float:
 def _panel(picture: Drawing, y: float, title: str, note: str, height: float) -> float:
     """Background and heading of a panel; returns the y of its first row."""
     picture.rect(16, y, WIDTH - 32, height, PANEL, 8)
-    picture.text(30, y + 24, title, 13, bold=True)
-    picture.text(30 + text_width(title, 13) + 18, y + 24, note, 11, MUTED)
+    picture.heading(30, y + 24, title, note)
     return y + 44
 
 
@@ -59,7 +59,7 @@ def _axis(picture: Drawing, low: float, high: float, top: float, bottom: float,
     span = (high - low) or 1.0
 
     def at(value: float) -> float:
-        return LEFT + (value - low) / span * (WIDTH - LEFT - RIGHT - 60)
+        return LEFT + (value - low) / span * (WIDTH - LEFT - RIGHT - BESIDE)
 
     marks = list(ticks(low, high))
     for mark in marks:

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Manifests: a whole one is read, and each way of being damaged gets one clear error."""
+
+import json
+import os
+import tempfile
+import unittest
+
+import operator_fixtures
+from hotsnap import bundle, listing
+from hotsnap.errors import UsageError
+
+
+class Manifest(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.directory = folder.name
+        self.path = operator_fixtures.make_bundle(self.directory)
+        self.file = os.path.join(self.path, "manifest.json")
+
+    def rewrite(self, change):
+        with open(self.file, encoding="utf-8") as stream:
+            manifest = json.load(stream)
+        change(manifest)
+        with open(self.file, "w", encoding="utf-8") as stream:
+            json.dump(manifest, stream)
+
+    def refuse(self, pattern):
+        with self.assertRaisesRegex(bundle.BundleError, pattern) as caught:
+            bundle.read(self.path)
+        self.assertIn(self.path, str(caught.exception))
+
+    def test_whole(self):
+        found = bundle.read(self.path)
+        self.assertEqual((found.tag, len(found.members), found.frames(), found.lost()),
+                         ("t1", 3, 3, 0))
+        self.assertAlmostEqual(found.downtime_max_ms(), 2.4)
+        self.assertAlmostEqual(found.backoff_max_ms(), 3.5)
+
+    def test_altered(self):
+        cases = (
+            (lambda m: m.update(format="zip"), "format"),
+            (lambda m: m.update(version=2), "version 2"),
+            (lambda m: m.pop("members"), "'members' is missing"),
+            (lambda m: m["members"][1]["memory"].pop("sums_xxh3"),
+             r"members\[1\]: memory: 'sums_xxh3' is missing"),
+            (lambda m: m["members"][0]["pause"].update(end_ns="late"), "end_ns has the wrong type"),
+            (lambda m: m["members"][0]["pause"].update(end_ns=True), "end_ns has the wrong type"),
+            (lambda m: m.update(members={}), "members must be an array"),
+        )
+        with open(self.file, encoding="utf-8") as stream:
+            whole = stream.read()
+        for change, pattern in cases:
+            with self.subTest(pattern):
+                self.rewrite(change)
+                self.refuse(pattern)
+                with open(self.file, "w", encoding="utf-8") as stream:
+                    stream.write(whole)
+        bundle.read(self.path)
+
+    def test_every_truncation_is_refused(self):
+        with open(self.file, "rb") as stream:
+            whole = stream.read().rstrip()
+        for length in range(0, len(whole), 97):
+            with open(self.file, "wb") as stream:
+                stream.write(whole[:length])
+            self.refuse("damaged")
+
+    def test_missing(self):
+        os.unlink(self.file)
+        self.refuse("missing")
+        with self.assertRaisesRegex(bundle.BundleError, "no bundle"):
+            bundle.read(os.path.join(self.directory, "none"))
+
+    def test_tags(self):
+        for tag in ("a", "before-upgrade", "2026.11.20", "A_b"):
+            bundle.check_tag(tag)
+        for tag in ("", ".", "..", "a/b", "-x", "x.partial", "a" * 65, "a b"):
+            with self.assertRaises(UsageError):
+                bundle.check_tag(tag)
+
+    def test_listing_tells_apart(self):
+        os.mkdir(os.path.join(self.directory, "t2.partial"))
+        os.mkdir(os.path.join(self.directory, "t3"))
+        status = {name: listing.summary(self.directory, name)["status"]
+                  for name in bundle.folders(self.directory)}
+        self.assertEqual(status, {"t1": "complete", "t2.partial": "incomplete", "t3": "damaged"})
+        with self.assertRaises(bundle.BundleError):
+            bundle.complete(self.directory)
+
+    def test_remove(self):
+        bundle.remove(self.path)
+        self.assertEqual(os.listdir(self.directory), [])
+
+    def test_report_holds_the_figures(self):
+        text = listing.details(bundle.read(self.path))
+        for part in ("2.40 ms", "3.50 ms", "red-frame", "drain", "a - c"):
+            self.assertIn(part, text)
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The command: exit codes, JSON, messages, and that its completion knows every option."""
+
+import json
+import os
+import re
+import subprocess
+import tempfile
+import unittest
+
+import operator_fixtures
+from hotsnap import cli
+from operator_fixtures import CHECKOUT
+
+COMMAND = os.path.join(CHECKOUT, "scripts", "hotsnap")
+CLUSTER = '[cluster]\nname = "x"\ndirectory = "state"\n[[member]]\nname = "a"\n'
+
+
+class Command(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = folder.name
+        with open(os.path.join(self.folder, "cluster.toml"), "w", encoding="utf-8") as stream:
+            stream.write(CLUSTER)
+        self.bundles = os.path.join(self.folder, "state", "bundles")
+
+    def run_it(self, *arguments, code=0):
+        done = subprocess.run([COMMAND, *arguments], cwd=self.folder, capture_output=True,
+                              text=True, check=False)
+        self.assertEqual(done.returncode, code, done.stderr)
+        self.assertNotIn("Traceback", done.stderr)
+        return done
+
+    def test_help_of_every_command(self):
+        for command in ("", *commands()):
+            done = self.run_it(*command.split(), "--help")
+            self.assertIn("exit codes", done.stdout)
+
+    def test_usage_errors(self):
+        self.run_it(code=2)
+        self.run_it("fly", code=2)
+        self.run_it("snapshot", "t", "--bandwidth", "fast", code=2)
+        self.assertIn("none.toml", self.run_it("-f", "none.toml", "ps", code=2).stderr)
+        os.rename(os.path.join(self.folder, "cluster.toml"), os.path.join(self.folder, "other"))
+        self.assertIn("HOTSNAP_CLUSTER", self.run_it("ps", code=2).stderr)
+        self.run_it("ps", "-f", "other")
+        self.run_it("-f", "other", "ps")
+
+    def test_nothing_runs(self):
+        self.assertEqual(json.loads(self.run_it("ps", "--json").stdout)["members"][0]["state"],
+                         "down")
+        self.assertIn("hotsnap up", self.run_it("snapshot", "t", code=1).stderr)
+        self.assertIn("tag", self.run_it("snapshot", "a/b", code=2).stderr)
+        self.assertIn("hotsnap ls", self.run_it("restore", "t", code=1).stderr)
+        self.assertIn("hotsnap ls", self.run_it("rm", "t", code=1).stderr)
+        self.run_it("rm", "../x", code=1)
+
+    def test_bundles(self):
+        operator_fixtures.make_bundle(self.bundles)
+        os.mkdir(os.path.join(self.bundles, "t2.partial"))
+        listed = json.loads(self.run_it("ls", "--json").stdout)["bundles"]
+        self.assertEqual({b["tag"]: b["status"] for b in listed},
+                         {"t1": "complete", "t2.partial": "incomplete"})
+        self.assertEqual(json.loads(self.run_it("show", "t1", "--json").stdout)["tag"], "t1")
+        self.run_it("show", "t1", "--svg", "t1.svg")
+        self.assertTrue(os.path.exists(os.path.join(self.folder, "t1.svg")))
+        self.run_it("verify", "t1")
+        self.run_it("verify", os.path.join(self.bundles, "t1"))
+        state = os.path.join(self.bundles, "t1", "b", "state")
+        with open(state, "r+b") as stream:
+            stream.seek(70000)
+            stream.write(b"x")
+        done = self.run_it("verify", "t1", code=1)
+        self.assertIn(f"{state} at offset 0x10000", done.stdout)
+        report = json.loads(self.run_it("verify", "t1", "--json", code=1).stdout)
+        self.assertEqual((report["ok"], report["damage"][0]["offset"]), (False, 65536))
+        self.run_it("rm", "t1")
+        self.run_it("rm", "t2.partial")
+        self.assertEqual(os.listdir(self.bundles), [])
+
+    def test_truncated_manifest(self):
+        path = operator_fixtures.make_bundle(self.bundles)
+        os.truncate(os.path.join(path, "manifest.json"), 100)
+        for command in ("show", "verify", "restore"):
+            message = self.run_it(command, "t1", code=1).stderr
+            self.assertEqual(len(message.splitlines()), 1, message)
+            self.assertIn("manifest.json is damaged", message)
+
+    def test_completion_knows_every_option(self):
+        script = os.path.join(CHECKOUT, "scripts", "completion", "hotsnap.bash")
+        for command in commands():
+            with self.subTest(command):
+                done = subprocess.run(
+                    ["bash", "-c", 'source "$1"; COMP_WORDS=(hotsnap "$2" -); COMP_CWORD=2; '
+                     '_hotsnap; printf "%s\\n" "${COMPREPLY[@]}"', "bash", script, command],
+                    capture_output=True, text=True, check=True, cwd=self.folder)
+                usage = self.run_it(command, "--help").stdout
+                self.assertEqual(set(done.stdout.split()),
+                                 set(re.findall(r"(?<![\w-])--[a-z-]+", usage)))
+
+
+def commands():
+    parser = cli.build_parser()
+    return list(parser._subparsers._group_actions[0].choices)  # pylint: disable=protected-access
+
+
+if __name__ == "__main__":
+    unittest.main()

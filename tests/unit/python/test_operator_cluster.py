@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The cluster file: what is accepted, and that each mistake is named with its line and key."""
+
+import os
+import tempfile
+import unittest
+
+import operator_fixtures  # noqa: F401
+from hotsnap import cluster
+from hotsnap.errors import UsageError
+from hotsnap.tomlpos import Positions
+
+GOOD = """\
+[cluster]
+name = "lab"
+memory = "256M"
+
+[[network]]
+name = "lan"
+
+[[member]]
+name = "db"
+cpus = 2
+
+  [[member.disk]]
+  image = "golden.qcow2"
+
+  [[member.disk]]
+  size = "1G"
+  interface = "virtio-scsi"
+  iothread = true
+  serial = "data"
+
+  [[member.nic]]
+  network = "lan"
+
+[[member]]
+name = "web"
+memory = "1G"
+
+  [[member.nic]]
+  network = "lan"
+  mac = "52:54:00:AA:00:01"
+"""
+
+
+class ClusterFile(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = folder.name
+        with open(os.path.join(self.folder, "golden.qcow2"), "wb"):
+            pass
+
+    def load(self, text):
+        path = os.path.join(self.folder, "cluster.toml")
+        with open(path, "w", encoding="utf-8") as stream:
+            stream.write(text)
+        return cluster.load(path)
+
+    def refuse(self, text, line, *parts):
+        with self.assertRaises(UsageError) as caught:
+            self.load(text)
+        message = str(caught.exception)
+        if line:
+            self.assertIn(f"cluster.toml:{line}: ", message)
+        for part in parts:
+            self.assertIn(part, message)
+
+    def test_good_file(self):
+        lab = self.load(GOOD)
+        db, web = lab.members
+        self.assertEqual(lab.directory, os.path.join(self.folder, ".hotsnap", "lab"))
+        self.assertEqual((db.memory, db.cpus, web.memory), (256 << 20, 2, 1 << 30))
+        self.assertEqual(db.disks[0].image, os.path.join(self.folder, "golden.qcow2"))
+        self.assertEqual((db.disks[0].format, db.disks[0].interface), ("qcow2", "virtio-blk"))
+        self.assertEqual((db.disks[1].size, db.disks[1].iothread, db.disks[1].serial),
+                         (1 << 30, True, "data"))
+        self.assertEqual(web.nics[0].mac, "52:54:00:aa:00:01")
+
+    def test_macs_are_stable_and_distinct(self):
+        first, again = self.load(GOOD), self.load(GOOD)
+        self.assertEqual(first.members[0].nics[0].mac, again.members[0].nics[0].mac)
+        self.assertTrue(first.members[0].nics[0].mac.startswith("52:54:00:"))
+        macs = {cluster.default_mac("lab", f"m{i}", j) for i in range(20) for j in range(4)}
+        self.assertEqual(len(macs), 80)
+
+    def test_mistakes_are_named(self):
+        cases = (
+            ('name = "lab"', 'name = "-lab"', 2, ("cluster.name",)),
+            ('memory = "256M"', 'memory = "lots"', 3, ("cluster.memory", "not a size")),
+            ('memory = "256M"', 'memory = true', 3, ("cluster.memory", "true or false")),
+            ('memory = "256M"', 'accel = "xen"', 3, ("cluster.accel", "auto, kvm, tcg")),
+            ('cpus = 2', 'cpu = 2', 10, ("member[0].cpu", "must be a string")),
+            ('cpus = 2', 'cpus = 0', 10, ("member[0].cpus",)),
+            ('cpus = 2', 'colour = "red"', 10, ("member[0].colour", "is not a key")),
+            ('cpus = 2', 'initrd = "golden.qcow2"', 10, ("member[0].initrd", "kernel")),
+            ('cpus = 2', 'args = ["-s", 3]', 10, ("member[0].args",)),
+            ('image = "golden.qcow2"', 'image = "gone.img"', 13,
+             ("member[0].disk[0].image", "does not exist")),
+            ('image = "golden.qcow2"', '# nothing', 12, ("member[0].disk[0]", "image", "size")),
+            ('size = "1G"', 'size = "1G"\n  image = "golden.qcow2"', 15, ("member[0].disk[1]",)),
+            ('size = "1G"', 'size = 1000', 16, ("member[0].disk[1].size", "512")),
+            ('interface = "virtio-scsi"', 'interface = "ide"', 18,
+             ("member[0].disk[1].iothread", "ide")),
+            ('network = "lan"\n\n', 'network = "wan"\n\n', 22, ("member[0].nic[0].network",)),
+            ('AA:00:01', 'AA:00', 30, ("member[1].nic[0].mac",)),
+            ('"52:54:00:AA:00:01"', '"53:54:00:AA:00:01"', 30, ("multicast",)),
+            ('name = "web"', 'name = "db"', 25, ("member[1].name", "twice")),
+        )
+        for before, after, line, parts in cases:
+            with self.subTest(after):
+                self.assertIn(before, GOOD)
+                self.refuse(GOOD.replace(before, after, 1), line, *parts)
+
+    def test_same_mac_twice(self):
+        mac = cluster.default_mac("lab", "db", 0)
+        self.refuse(GOOD.replace("52:54:00:AA:00:01", mac), 30, mac, "'db'")
+
+    def test_not_toml_and_no_file(self):
+        self.refuse("[cluster\n", None, "not valid TOML")
+        with self.assertRaisesRegex(UsageError, "cannot read"):
+            cluster.load(os.path.join(self.folder, "none.toml"))
+
+    def test_empty_cluster(self):
+        self.refuse('[cluster]\nname = "x"\n', None, "at least one")
+        self.refuse("", None, "'cluster' is missing")
+
+    def test_positions_skip_multi_line_strings(self):
+        where = Positions('a = """\nb = 1\n"""\nb = 2\n')
+        self.assertEqual(where.line(("b",)), 4)
+
+    def test_sizes(self):
+        for text, value in (("0", 0), ("4096", 4096), ("2K", 2048), ("3GiB", 3 << 30)):
+            self.assertEqual(cluster.parse_size(text), value)
+        for text in ("", "-1", "1.5G", "G", "1P", "1 M"):
+            with self.assertRaises(ValueError):
+                cluster.parse_size(text)
+
+
+if __name__ == "__main__":
+    unittest.main()

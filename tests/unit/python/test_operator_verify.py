@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Checksums: a whole bundle passes; every kind of damage is found, with file and offset."""
+
+import os
+import struct
+import tempfile
+import unittest
+
+import operator_fixtures
+from hotsnap import bundle, sums, verify
+from operator_fixtures import UNIT
+
+QCOW2 = struct.pack(">4sIQIIQ", b"QFI\xfb", 3, 0, 0, 16, 1 << 20).ljust(UNIT * 3 + 17, b"d")
+
+
+class Sums(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.path = os.path.join(folder.name, "file")
+
+    def write(self, data):
+        with open(self.path, "wb") as stream:
+            stream.write(data)
+        return sums.write(self.path, self.path + ".sums", 4096)
+
+    def test_known_values(self):
+        # XXH3-64 of 4096 bytes of 'x' and of "abc", from xxhsum(1) 0.8.1.
+        value = self.write(b"x" * 4096 + bytes(4096) + b"abc")
+        found = sums.read(self.path + ".sums", f"{value:x}")
+        self.assertEqual(found, sums.Sums(4096, 8195, (KNOWN_X, 0, KNOWN_ABC)))
+
+    def test_holes_are_zero_units(self):
+        with open(self.path, "wb") as stream:
+            stream.truncate(1 << 20)
+            stream.seek(70000)
+            stream.write(b"x")
+        units = list(sums.unit_sums(self.path, 4096, 0, 256))
+        self.assertEqual([i for i, value in enumerate(units) if value], [17])
+        with open(self.path, "rb") as stream:
+            dense = stream.read()
+        os.unlink(self.path)
+        self.write(dense)
+        self.assertEqual(list(sums.unit_sums(self.path, 4096, 0, 256)), units)
+
+    def test_empty_file(self):
+        self.write(b"")
+        self.assertEqual(sums.read(self.path + ".sums"), sums.Sums(4096, 0, ()))
+
+    def test_every_truncation_and_byte_counts(self):
+        value = self.write(b"x" * 9000)
+        with open(self.path + ".sums", "rb") as stream:
+            whole = stream.read()
+        for length in range(len(whole)):
+            self.refuse(whole[:length])
+        self.refuse(whole + b"\0")
+        for position in range(len(whole)):
+            self.refuse(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1:],
+                        f"{value:x}")
+
+    def refuse(self, data, expected=None):
+        with open(self.path + ".sums", "wb") as stream:
+            stream.write(data)
+        with self.assertRaises(sums.SumsError):
+            sums.read(self.path + ".sums", expected)
+
+    def test_refresh_keeps_what_it_does_not_read(self):
+        self.write(b"x" * 4096 * 3)
+        old = sums.read(self.path + ".sums")
+        with open(self.path, "r+b") as stream:
+            stream.write(b"y")
+            stream.seek(4096 * 2)
+            stream.write(b"damage")
+        sums.refresh(self.path, old, self.path + ".new", 10)
+        new = sums.read(self.path + ".new")
+        self.assertNotEqual(new.sums[0], old.sums[0])
+        self.assertEqual(new.sums[1:], old.sums[1:])
+
+
+class Verify(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.layer = os.path.join(folder.name, "layer.qcow2")
+        with open(self.layer, "wb") as stream:
+            stream.write(QCOW2)
+        self.path = operator_fixtures.make_bundle(folder.name, disks={"b": [self.layer]})
+
+    def damage(self):
+        return [(d.file, d.offset, d.text) for d in verify.check(bundle.read(self.path)).damage]
+
+    def file(self, name):
+        return os.path.join(self.path, name)
+
+    def flip(self, path, offset):
+        with open(path, "r+b") as stream:
+            stream.seek(offset)
+            byte = stream.read(1)
+            stream.seek(offset)
+            stream.write(bytes([byte[0] ^ 0x40]))
+
+    def test_whole(self):
+        result = verify.check(bundle.read(self.path))
+        self.assertEqual(result.damage, [])
+        self.assertEqual(result.bytes, 3 * (UNIT * 5 + 1200) + len(QCOW2))
+
+    def test_one_bit_anywhere(self):
+        for path, offset, unit in (
+                (self.file("a/state"), 5, 0), (self.file("a/state"), UNIT - 1, 0),
+                (self.file("b/state"), UNIT + 9, UNIT),           # a unit of zeros
+                (self.file("c/state"), UNIT * 3, UNIT * 3),       # a hole
+                (self.file("c/state"), UNIT * 5 + 1199, UNIT * 5),  # the last byte
+                (self.layer, UNIT * 2 + 3, UNIT * 2)):
+            with self.subTest(path=path, offset=offset):
+                self.flip(path, offset)
+                found = self.damage()
+                self.assertEqual([(f, o) for f, o, _ in found], [(path, unit)])
+                self.flip(path, offset)
+        self.assertEqual(self.damage(), [])
+
+    def test_small_files_and_sums(self):
+        for name in ("b/channel.pcap", "b/channel.vnet", "a/state.sums", "b/disk-0.sums"):
+            with self.subTest(name):
+                self.flip(self.file(name), 0)
+                found = self.damage()
+                self.assertEqual(len(found), 1, found)
+                self.assertIn("checksum", found[0][2])
+                self.flip(self.file(name), 0)
+
+    def test_truncated_and_missing(self):
+        os.truncate(self.file("a/state"), UNIT * 5)
+        os.unlink(self.file("b/channel.pcap"))
+        os.truncate(self.layer, 100000)
+        found = {file: text for file, _, text in self.damage()}
+        self.assertIn("truncated", found[self.file("a/state")])
+        self.assertIn("No such file", found[self.file("b/channel.pcap")])
+        self.assertIn("truncated", found[self.layer])
+        self.assertNotIn(self.file("c/state"), found)
+
+    def test_manifest_that_contradicts_itself(self):
+        cases = ((lambda m: m.update(tag="other"), "other"),
+                 (lambda m: m.update(initiator="zoe"), "zoe"),
+                 (lambda m: m["members"][0]["memory"]["pages"].update(background=1), "pages"),
+                 (lambda m: m["members"][0]["memory"].update(size=1), "memory size"),
+                 (lambda m: m["members"][0]["pause"].update(end_ns=1), "before it begins"))
+        for change, pattern in cases:
+            with self.subTest(pattern):
+                found = bundle.read(self.path)
+                change(found.manifest)
+                texts = [d.text for d in verify.check(found).damage]
+                self.assertEqual(len(texts), 1, texts)
+                self.assertIn(pattern, texts[0])
+
+
+KNOWN_X, KNOWN_ABC = 0x854C667088EFE093, 0x78AF5F94892F3950
+
+if __name__ == "__main__":
+    unittest.main()
