@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// hotsnap/coordinator.h over the C++ classes: conversions only.
+#include "c_string.h"
+#include "coordinator.h"
+
+using namespace hotsnap;
+
+struct hs_coordinator {
+    explicit hs_coordinator(const char *name) : impl(name ? name : "") {}
+
+    Coordinator impl;
+    std::optional<Action> current; // keeps text and data of the last action alive
+};
+
+namespace {
+
+std::string text_or(const char *text, const char *otherwise) {
+    return text ? text : otherwise;
+}
+
+bool initiate(hs_coordinator *c, Request::Kind kind, const char *request, uint64_t now_us,
+              char **error) {
+    return guarded(error, false, [&] {
+        c->impl.initiate(kind, parse_object(request), now_us);
+        return true;
+    });
+}
+
+} // namespace
+
+hs_coordinator *hs_coordinator_new(const char *name, char **error) {
+    return guarded<hs_coordinator *>(error, nullptr, [&] { return new hs_coordinator(name); });
+}
+
+void hs_coordinator_free(hs_coordinator *c) {
+    delete c;
+}
+
+bool hs_coordinator_snapshot(hs_coordinator *c, const char *request_json, uint64_t now_us,
+                             char **error) {
+    return initiate(c, Request::Kind::snapshot, request_json, now_us, error);
+}
+
+bool hs_coordinator_restore(hs_coordinator *c, const char *request_json, uint64_t now_us,
+                            char **error) {
+    return initiate(c, Request::Kind::restore, request_json, now_us, error);
+}
+
+void hs_coordinator_cancel(hs_coordinator *c, const char *reason, uint64_t now_us) {
+    c->impl.cancel(text_or(reason, "by the user"), now_us);
+}
+
+void hs_coordinator_link_up(hs_coordinator *c, hs_link link, bool inbound, const char *address,
+                            uint64_t now_us) {
+    c->impl.link_up(link, inbound, text_or(address, ""), now_us);
+}
+
+void hs_coordinator_link_down(hs_coordinator *c, hs_link link, const char *address,
+                              const char *reason, uint64_t now_us) {
+    c->impl.link_down(link, text_or(address, ""), text_or(reason, "connection closed"), now_us);
+}
+
+void hs_coordinator_bytes(hs_coordinator *c, hs_link link, const uint8_t *data, size_t size,
+                          uint64_t now_us) {
+    c->impl.bytes(link, {data, size}, now_us);
+}
+
+void hs_coordinator_tick(hs_coordinator *c, uint64_t now_us) {
+    c->impl.tick(now_us);
+}
+
+void hs_coordinator_local(hs_coordinator *c, hs_local_kind kind, const char *json,
+                          uint64_t now_us) {
+    c->impl.local(kind, json, now_us);
+}
+
+bool hs_coordinator_next_action(hs_coordinator *c, hs_action *action) {
+    c->current = c->impl.next_action();
+    if (!c->current) {
+        return false;
+    }
+    const Action &a = *c->current;
+    *action = {a.kind, a.link, a.deadline_us, a.text.c_str(), nullptr, 0, a.failed};
+    if (a.data) {
+        action->data = reinterpret_cast<const uint8_t *>(a.data->data());
+        action->size = a.data->size();
+    }
+    return true;
+}
+
+char *hs_coordinator_status_json(hs_coordinator *c) {
+    return c_string(to_text(c->impl.status()));
+}

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// The packet mediator of one member; hotsnap/mediator.h holds the contract.
+#ifndef HOTSNAP_MEDIATOR_IMPL_H
+#define HOTSNAP_MEDIATOR_IMPL_H
+
+#include <array>
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "channel_counts.h"
+#include "channel_record.h"
+#include "frame.h"
+#include "hold_queue.h"
+#include "hotsnap/mediator.h"
+#include "member_table.h"
+
+namespace hotsnap {
+
+class Mediator {
+  public:
+    struct Nic {
+        std::string name;
+        Mac mac;
+        bool present = true;
+    };
+
+    Mediator();
+
+    uint32_t add_nic(std::string name, Mac mac);
+    void remove_nic(uint32_t nic);
+    const std::vector<Nic> &nics() const { return nics_; }
+
+    bool prepare(uint64_t epoch, std::string_view self, std::vector<Member> members, bool coloring,
+                 std::string &error);
+    void start_coloring();
+    void cut();
+    PairCounts white_sent() const;
+    bool expect(const PairCounts &expected, std::string &error);
+    bool channels_complete() const { return closed_; }
+    void close_channels();
+    void end_coloring();
+    void reset();
+
+    hs_verdict frame(const hs_frame &frame, int64_t now_ns, uint8_t &source_octet);
+    bool next_released(hs_frame &frame);
+
+    const ChannelRecord &record() const { return record_; }
+    hs_mediator_stats stats() const;
+
+  private:
+    /*
+     *   off --prepare--> installed --start_coloring--> white --cut--> red --end_coloring--> ended
+     *
+     * and reset from each to off. The member table outlives the epoch, for late colored frames.
+     */
+    enum class State : uint8_t { off, installed, white, red, ended };
+
+    hs_verdict from_guest(const hs_frame &frame, const FrameView &view, uint8_t &source_octet);
+    hs_verdict to_guest(const hs_frame &frame, const FrameView &view, int64_t now_ns,
+                        uint8_t &source_octet);
+    // Counts a frame to the guest; says whether it is channel state, if delivered after our cut.
+    bool classify(const MemberTable::Sighting &from, const FrameView &view);
+    bool is_red(const MemberTable::Sighting &from) const; // of this epoch
+    uint32_t own_index(uint32_t mac) const { return mac - own_base_; }
+    // The channel from that sender to us that the frame belongs to; none for flooded copies.
+    std::optional<ChannelCounts::Channel> channel_of(const MemberTable::Sighting &from,
+                                                     const FrameView &view) const;
+    void save(uint32_t nic, size_t vnet_size, std::vector<uint8_t> data, int64_t time_ns);
+    void check_complete();
+
+    std::vector<Nic> nics_;
+    State state_ = State::off;
+    uint64_t epoch_ = 0;
+    uint32_t self_ = 0;     // index of this member in the table
+    uint32_t own_base_ = 0; // index of its first MAC; the others follow
+    bool coloring_ = true;
+    MemberTable table_;
+    MemberTable former_; // of the epoch before, while an epoch is on
+    ChannelCounts counts_;
+    bool holding_ = false;   // a red frame came before our cut
+    bool recording_ = false; // from our cut until the channels are closed
+    bool closed_ = false;
+    ChannelRecord record_;
+    std::array<HoldQueue, 2> queues_; // by hs_direction
+    std::vector<uint8_t> released_;
+    hs_mediator_stats stats_{};
+};
+
+} // namespace hotsnap
+#endif

@@ -1,0 +1,567 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "peer.h"
+
+#include <algorithm>
+
+#include "channel_json.h"
+
+namespace hotsnap {
+
+namespace {
+
+constexpr uint64_t progress_interval_us = 200'000;
+constexpr uint64_t shortest_heartbeat_us = 10'000; // whatever the initiator asks for
+
+uint64_t after(uint64_t now_us, uint64_t delay_us) {
+    return delay_us > never - now_us ? never : now_us + delay_us;
+}
+
+} // namespace
+
+const char *to_string(Peer::State state) {
+    switch (state) {
+    case Peer::State::idle:
+        return "idle";
+    case Peer::State::preparing:
+        return "preparing";
+    case Peer::State::prepared:
+        return "prepared";
+    case Peer::State::installing:
+        return "installing";
+    case Peer::State::installed:
+        return "installed";
+    case Peer::State::arming:
+        return "arming";
+    case Peer::State::armed:
+        return "armed";
+    case Peer::State::cutting:
+        return "cutting";
+    case Peer::State::cut:
+        return "cut";
+    case Peer::State::draining:
+        return "draining";
+    case Peer::State::closing:
+        return "closing";
+    case Peer::State::drained:
+        return "drained";
+    case Peer::State::copying:
+        return "copying";
+    case Peer::State::loading:
+        return "loading";
+    case Peer::State::loaded:
+        return "loaded";
+    case Peer::State::starting:
+        return "starting";
+    case Peer::State::started:
+        return "started";
+    case Peer::State::aborting:
+        return "aborting";
+    }
+    return "?";
+}
+
+// Messages of the initiator.
+
+void Peer::on_message(hs_link link, const std::string &initiator, const Message &message,
+                      uint64_t now_us) {
+    now_us_ = now_us;
+    if (std::holds_alternative<Error>(message)) {
+        ignored_++; // never answered: two members must not answer each other forever
+        return;
+    }
+    const bool ours = busy() && link == link_ && run_of(message) == run_;
+    if (busy() && link == link_) {
+        heard_us_ = now_us;
+    }
+    const auto *prepare = std::get_if<Prepare>(&message);
+    const auto *restore = std::get_if<Restore>(&message);
+    if (prepare || restore) {
+        if (busy()) {
+            out_.reply(link,
+                       Refused{run_of(message), occupation() + "; try again when it is over"});
+            return;
+        }
+        begin(link, initiator, run_of(message));
+        if (prepare) {
+            handle(*prepare);
+        } else {
+            handle(*restore);
+        }
+        return;
+    }
+    if (!ours) {
+        if (std::holds_alternative<Abort>(message)) {
+            out_.reply(link, Aborted{run_of(message), ""}); // nothing of it is left here
+        } else if (!std::holds_alternative<Heartbeat>(message)) {
+            ignored_++;
+            out_.reply(link, Error{std::string(type_of(message)) + ": run '" + run_of(message) +
+                                   "' is not known here"});
+        }
+        return;
+    }
+    std::visit([this](const auto &m) { handle(m); }, message);
+}
+
+void Peer::begin(hs_link link, const std::string &initiator, const std::string &run) {
+    link_ = link;
+    link_alive_ = true;
+    initiator_ = initiator;
+    run_ = run;
+    tag_.clear();
+    epoch_ = 0;
+    promised_ = false;
+    reason_.clear();
+    undo_error_.clear();
+    done_ = total_ = 0;
+    drain_deadline_ = never;
+    heard_us_ = progress_sent_us_ = now_us_;
+}
+
+void Peer::handle(const Prepare &m) {
+    tag_ = m.tag;
+    coloring_ = m.coloring;
+    drain_us_ = m.drain_us;
+    heartbeat_us_ = std::max(m.heartbeat_us, shortest_heartbeat_us);
+    silence_us_ = std::max(m.silence_us, heartbeat_us_);
+    state_ = State::preparing;
+    say_phase("prepare");
+    out_.act(HS_DO_PREPARE, to_text({{"run", run_},
+                                     {"tag", m.tag},
+                                     {"directory", m.directory},
+                                     {"initiator", initiator_},
+                                     {"self", self_},
+                                     {"role", link_ == 0 ? "initiator" : "peer"},
+                                     {"coloring", m.coloring},
+                                     {"options", m.options}}));
+}
+
+void Peer::handle(const Install &m) {
+    if (!legal<Install>({State::prepared})) {
+        return;
+    }
+    if (m.epoch <= last_epoch_) {
+        fail("epoch " + std::to_string(m.epoch) + " is not newer than " +
+             std::to_string(last_epoch_) + ", the last one here");
+        return;
+    }
+    epoch_ = last_epoch_ = m.epoch;
+    state_ = State::installing;
+    say_phase("install");
+    out_.act(HS_DO_INSTALL, to_text({{"epoch", epoch_},
+                                     {"tag", tag_},
+                                     {"self", self_},
+                                     {"coloring", coloring_},
+                                     {"members", members_to_json(m.members)}}));
+}
+
+void Peer::handle(const Arm &) {
+    if (legal<Arm>({State::installed})) {
+        state_ = State::arming;
+        say_phase("arm");
+        out_.act(HS_DO_ARM, epoch_json());
+    }
+}
+
+void Peer::handle(const Snapshot &) {
+    // Late, if a red frame was faster: the cut is under way or done.
+    if (legal<Snapshot>({State::armed, State::cutting, State::cut}) && state_ == State::armed) {
+        state_ = State::cutting;
+        say_phase("snapshot");
+        out_.act(HS_DO_CUT, epoch_json());
+    }
+}
+
+void Peer::handle(const AllTransientSnapFin &m) {
+    if (legal<AllTransientSnapFin>({State::cut})) {
+        state_ = State::draining;
+        drain_deadline_ = after(now_us_, drain_us_);
+        out_.act(HS_DO_EXPECT, to_text(counts_to_json(m.expected)));
+    }
+}
+
+void Peer::handle(const ColoringEnd &) {
+    if (legal<ColoringEnd>({State::drained})) {
+        state_ = State::copying;
+        say_phase("full");
+        out_.act(HS_DO_END_COLORING, epoch_json());
+    }
+}
+
+void Peer::handle(const AllFullSnapFin &) {
+    if (!promised_) {
+        legal<AllFullSnapFin>({});
+    } else if (legal<AllFullSnapFin>({State::copying})) {
+        keep("committed", false, "");
+    }
+}
+
+void Peer::handle(const Restore &m) {
+    heartbeat_us_ = std::max(m.heartbeat_us, shortest_heartbeat_us);
+    silence_us_ = std::max(m.silence_us, heartbeat_us_);
+    state_ = State::loading;
+    say_phase("load");
+    out_.act(HS_DO_LOAD, to_text({{"run", run_},
+                                  {"bundle", m.bundle},
+                                  {"initiator", initiator_},
+                                  {"self", self_},
+                                  {"role", link_ == 0 ? "initiator" : "peer"},
+                                  {"options", m.options}}));
+}
+
+void Peer::handle(const Start &) {
+    if (legal<Start>({State::loaded})) {
+        state_ = State::starting;
+        say_phase("start");
+        out_.act(HS_DO_START, epoch_json());
+    }
+}
+
+void Peer::handle(const Restored &) {
+    if (legal<Restored>({State::started})) {
+        keep("restored", false, "");
+    }
+}
+
+void Peer::handle(const Abort &m) {
+    if (state_ != State::aborting) {
+        begin_abort(m.reason);
+    }
+}
+
+void Peer::handle(const Heartbeat &) {}
+
+// What only an initiator may be told.
+template <typename M> void Peer::handle(const M &) {
+    legal<M>({});
+}
+
+bool Peer::in(std::initializer_list<State> states) const {
+    return std::find(states.begin(), states.end(), state_) != states.end();
+}
+
+template <typename M> bool Peer::legal(std::initializer_list<State> states) {
+    if (in(states)) {
+        return true;
+    }
+    ignored_++;
+    // An abort crosses messages that were sent before it was known: not worth a word.
+    if (state_ != State::aborting) {
+        reply(Error{std::string(M::type) + " is not expected by a member that is " +
+                    to_string(state_)});
+    }
+    return false;
+}
+
+// Local progress.
+
+bool Peer::legal_local(std::initializer_list<State> states) {
+    const bool good = in(states);
+    ignored_ += !good;
+    return good;
+}
+
+void Peer::on_local(hs_local_kind kind, const Json &json, uint64_t now_us) {
+    now_us_ = now_us;
+    try {
+        switch (kind) {
+        case HS_LOCAL_PREPARED:
+            local_prepared(json);
+            return;
+        case HS_LOCAL_INSTALLED:
+            if (legal_local({State::installing})) {
+                state_ = State::installed;
+                reply(Installed{run_});
+            }
+            return;
+        case HS_LOCAL_ARMED:
+            if (legal_local({State::arming})) {
+                state_ = State::armed;
+                reply(Armed{run_});
+            }
+            return;
+        case HS_LOCAL_CUT:
+            local_cut(json);
+            return;
+        case HS_LOCAL_CHANNELS_FIN:
+            if (legal_local({State::draining, State::closing})) {
+                drain_deadline_ = never;
+                state_ = State::drained;
+                reply(ChannelsFin{run_, get_uint(json, "recorded", 0), get_uint(json, "lost", 0)});
+            }
+            return;
+        case HS_LOCAL_FULL_FIN:
+            local_full_fin(json);
+            return;
+        case HS_LOCAL_PROGRESS:
+            local_progress(json);
+            return;
+        case HS_LOCAL_ABORTED:
+            local_aborted(json);
+            return;
+        case HS_LOCAL_LOADED:
+            if (legal_local({State::loading})) {
+                state_ = State::loaded;
+                reply(Loaded{run_, json});
+            }
+            return;
+        case HS_LOCAL_STARTED:
+            if (legal_local({State::starting})) {
+                state_ = State::started;
+                reply(Started{run_, json});
+                if (!link_alive_) {
+                    keep("in-doubt", true, reason_);
+                }
+            }
+            return;
+        case HS_LOCAL_FAILED:
+            fail(get_string(json, "error", "the local step failed without a reason"));
+            return;
+        case HS_LOCAL_PUBLISHED: // the initiator's
+            break;
+        }
+        ignored_++;
+    } catch (const BadInput &e) {
+        fail(std::string("bad answer of the local side: ") + e.what());
+    }
+}
+
+void Peer::local_prepared(const Json &json) {
+    if (!legal_local({State::preparing})) {
+        return;
+    }
+    Prepared prepared{run_, last_epoch_, {}, Json::array(), Json::object()};
+    for (const Json &nic : get_array(json, "nics")) {
+        const auto mac = nic.is_object() ? nic.find("mac") : nic.end();
+        if (mac == nic.end()) {
+            throw BadInput("a NIC without 'mac'");
+        }
+        prepared.macs.push_back(mac_from_json(*mac));
+        prepared.nics.push_back(nic);
+    }
+    prepared.info = get_object(json, "info", Json::object());
+    state_ = State::prepared;
+    reply(std::move(prepared));
+}
+
+void Peer::local_cut(const Json &json) {
+    if (!legal_local({State::armed, State::cutting})) {
+        return;
+    }
+    TransientSnapFin fin{run_, counts_from_json(get_object(json, "white_sent", Json::object())),
+                         get_object(json, "pause", Json::object()),
+                         get_string(json, "cause", "snapshot")};
+    if (state_ == State::armed) {
+        say_phase("snapshot");
+    }
+    state_ = State::cut;
+    reply(std::move(fin));
+    say_phase("transient-fin");
+}
+
+void Peer::local_full_fin(const Json &json) {
+    if (promised_ || !legal_local({State::cut, State::draining, State::closing, State::drained,
+                                   State::copying})) {
+        ignored_ += promised_;
+        return;
+    }
+    promised_ = true;
+    reply(FullSnapFin{run_, json});
+}
+
+void Peer::local_progress(const Json &json) {
+    if (!busy()) {
+        ignored_++;
+        return;
+    }
+    done_ = get_uint(json, "done", 0);
+    total_ = get_uint(json, "total", 0);
+    if (now_us_ - progress_sent_us_ >= progress_interval_us) {
+        send_progress();
+    }
+}
+
+void Peer::local_aborted(const Json &json) {
+    if (!legal_local({State::aborting})) {
+        return;
+    }
+    const std::string error = get_string(json, "error", "");
+    if (!error.empty()) {
+        undo_error_ = error;
+    }
+    reply(Aborted{run_, undo_error_});
+    finish("aborted");
+}
+
+void Peer::fail(const std::string &reason) {
+    if (!busy()) {
+        ignored_++;
+        return;
+    }
+    if (state_ == State::aborting) {
+        undo_error_ = reason; // HS_LOCAL_ABORTED is still due
+        return;
+    }
+    if (state_ == State::preparing) {
+        reply(Refused{run_, reason});
+    } else {
+        reply(Abort{run_, reason});
+    }
+    if (!promised_) {
+        begin_abort(reason);
+    }
+}
+
+void Peer::begin_abort(const std::string &reason) {
+    state_ = State::aborting;
+    reason_ = reason;
+    drain_deadline_ = never;
+    say_phase("aborting");
+    out_.act(HS_DO_ABORT, reason);
+}
+
+// The initiator's end.
+
+void Peer::on_link_down(hs_link link, const std::string &reason, uint64_t now_us) {
+    now_us_ = now_us;
+    if (busy() && link == link_ && link_alive_) {
+        lost_initiator(reason);
+    }
+}
+
+void Peer::lost_initiator(const std::string &reason) {
+    link_alive_ = false;
+    const std::string text = "lost the initiator '" + initiator_ + "': " + reason;
+    if (state_ == State::aborting) {
+        return;
+    }
+    if (promised_) {
+        // A published bundle may refer to our files. Whether all channels were closed does not
+        // matter any more: if not, the initiator can only abort.
+        if (state_ != State::copying) {
+            out_.act(HS_DO_END_COLORING, epoch_json());
+        }
+        keep("in-doubt", true, text);
+    } else if (state_ == State::starting) {
+        reason_ = text; // others may run already: so shall this one, once it has started
+    } else if (state_ == State::started) {
+        keep("in-doubt", true, text);
+    } else {
+        begin_abort(text);
+    }
+}
+
+void Peer::keep(const char *phase, bool in_doubt, const std::string &reason) {
+    reason_ = reason;
+    Json json = {{"epoch", epoch_}, {"tag", tag_}, {"in_doubt", in_doubt}, {"reason", reason}};
+    out_.act(HS_DO_COMMIT, to_text(json));
+    finish(phase);
+}
+
+void Peer::finish(const char *phase) {
+    say_phase(phase);
+    last_ = {{"tag", tag_},
+             {"epoch", epoch_},
+             {"role", link_ == 0 ? "initiator" : "peer"},
+             {"phase", phase},
+             {"reason", reason_}};
+    state_ = State::idle;
+    drain_deadline_ = never;
+}
+
+// Time.
+
+uint64_t Peer::deadline() const {
+    if (!busy()) {
+        return never;
+    }
+    uint64_t earliest = drain_deadline_;
+    if (link_ != 0 && link_alive_) {
+        earliest = std::min(earliest, after(heard_us_, silence_us_));
+        earliest = std::min(earliest, after(progress_sent_us_, heartbeat_us_));
+    }
+    return earliest;
+}
+
+void Peer::tick(uint64_t now_us) {
+    now_us_ = now_us;
+    if (!busy()) {
+        return;
+    }
+    if (now_us_ >= drain_deadline_) {
+        drain_deadline_ = never;
+        state_ = State::closing;
+        out_.act(HS_DO_CLOSE_CHANNELS, epoch_json());
+    }
+    if (link_ == 0 || !link_alive_) {
+        return;
+    }
+    if (now_us_ >= after(heard_us_, silence_us_)) {
+        out_.close_link(link_);
+        lost_initiator("it said nothing for " + std::to_string(silence_us_ / 1000) + " ms");
+    } else if (now_us_ >= after(progress_sent_us_, heartbeat_us_)) {
+        send_progress();
+    }
+}
+
+// Words.
+
+void Peer::reply(Message message) {
+    if (link_alive_) {
+        out_.reply(link_, std::move(message));
+    }
+}
+
+void Peer::send_progress() {
+    progress_sent_us_ = now_us_;
+    reply(Progress{run_, done_, total_});
+}
+
+void Peer::say_phase(const char *phase) {
+    phase_ = phase;
+    if (link_ == 0) {
+        return; // the initiator speaks for this member
+    }
+    out_.act(HS_SAY_PHASE, to_text({{"epoch", epoch_},
+                                    {"tag", tag_},
+                                    {"role", "peer"},
+                                    {"phase", phase},
+                                    {"reason", reason_}}));
+}
+
+std::string Peer::epoch_json() const {
+    return to_text({{"epoch", epoch_}, {"tag", tag_}});
+}
+
+std::string Peer::occupation() const {
+    const std::string what =
+        tag_.empty() ? std::string("a restore") : "the snapshot '" + tag_ + "'";
+    const char *doing = state_ == State::aborting ? " is still being undone here" : " runs here";
+    return what + " of initiator '" + initiator_ + "'" + doing;
+}
+
+Json Peer::status() const {
+    Json json = {{"name", self_},
+                 {"role", "none"},
+                 {"phase", "idle"},
+                 {"epoch", 0},
+                 {"tag", ""},
+                 {"initiator", ""},
+                 {"reason", ""},
+                 {"last", last_},
+                 {"last_epoch", last_epoch_},
+                 {"members", Json::array()}};
+    if (busy()) {
+        json["role"] = link_ == 0 ? "initiator" : "peer";
+        json["phase"] = phase_;
+        json["state"] = to_string(state_);
+        json["epoch"] = epoch_;
+        json["tag"] = tag_;
+        json["initiator"] = initiator_;
+        json["reason"] = reason_;
+        json["done"] = done_;
+        json["total"] = total_;
+    }
+    return json;
+}
+
+} // namespace hotsnap

@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// What the user asks an initiator for (hs_coordinator_snapshot, hs_coordinator_restore).
+#ifndef HOTSNAP_REQUEST_H
+#define HOTSNAP_REQUEST_H
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "json.h"
+
+namespace hotsnap {
+
+struct Request {
+    enum class Kind : uint8_t { snapshot, restore };
+    struct Target {
+        std::string name;
+        std::string address; // may be empty for the initiator itself
+    };
+
+    Kind kind = Kind::snapshot;
+    std::string tag;
+    std::string directory;
+    std::string bundle;
+    std::vector<Target> members; // in the order given; the initiator is added in front if missing
+    size_t self = 0;             // index of the initiator in it
+    bool coloring = true;
+    Json options = Json::object();
+
+    uint64_t prepare_timeout_us = 60'000'000;
+    uint64_t arm_timeout_us = 30'000'000;
+    uint64_t cut_timeout_us = 10'000'000;
+    uint64_t full_timeout_us = 0; // none
+    uint64_t abort_timeout_us = 10'000'000;
+    uint64_t load_timeout_us = 0; // none
+    uint64_t start_timeout_us = 30'000'000;
+    uint64_t drain_us = 200'000;
+    uint64_t settle_us = 10'000;
+    uint64_t heartbeat_us = 1'000'000;
+    uint64_t silence_us = 30'000'000;
+
+    // Throws BadInput.
+    static Request parse(Kind kind, const std::string &self_name, const Json &json);
+};
+
+} // namespace hotsnap
+#endif

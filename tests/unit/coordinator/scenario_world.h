@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// A small cluster for scenario scripts: real coordinators (through the C interface), links that
+// keep order, and local work that is answered at once unless the script holds it. Everything
+// happens in one queue, first in, first out, so that a script always tells the same story.
+#ifndef HOTSNAP_SCENARIO_WORLD_H
+#define HOTSNAP_SCENARIO_WORLD_H
+
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "hotsnap/coordinator.h"
+#include "json.h"
+
+namespace hotsnap::scenario {
+
+class World {
+  public:
+    // Runs one command, "name arguments...", and returns what happened, line by line.
+    std::string execute(const std::string &command);
+
+  private:
+    struct Node {
+        struct Deleter {
+            void operator()(hs_coordinator *c) const { hs_coordinator_free(c); }
+        };
+        std::unique_ptr<hs_coordinator, Deleter> coordinator;
+        std::string mac;
+        uint64_t timer_us = UINT64_MAX;
+        bool has_cut = false;
+    };
+    struct Link {
+        std::string from, to; // who connected, to whom
+    };
+    struct Event {
+        enum class Kind { connect, message, answer, down } kind;
+        std::string from, to; // connect, message
+        hs_link link = 0;
+        std::string data; // bytes, address, JSON, reason
+        hs_local_kind answer = HS_LOCAL_FAILED;
+    };
+    using Words = std::vector<std::string>;
+
+    void add_member(const std::string &name);
+    void initiate(const Words &words, bool restore);
+    void run(const std::string &until);
+    void advance(uint64_t us, const std::string &until);
+    void cut_link(const std::string &a, const std::string &b, const std::string &reason);
+    void crash(const std::string &name);
+
+    void deliver(const Event &event);
+    void drain(const std::string &name); // takes the actions of a member
+    void act(const std::string &name, const hs_action &action);
+    void do_local(const std::string &name, hs_action_kind kind);
+    void answer(const std::string &name, hs_local_kind kind, const Json &json);
+    void local(const std::string &name, hs_local_kind kind, const std::string &json);
+    void log(const std::string &line);
+    Node &node(const std::string &name);
+
+    std::map<std::string, Node> nodes_;
+    std::map<hs_link, Link> links_; // each end has the same number
+    std::deque<Event> events_;
+    std::set<std::pair<std::string, std::string>> held_; // member, what: "CUT", "FULL", "connect"..
+    std::set<std::string> frozen_;                       // members that do nothing at all
+    hs_link next_link_ = 1;
+    uint64_t now_us_ = 1'000'000;
+    std::string output_;
+    std::string until_;
+    bool stopped_ = false;
+};
+
+} // namespace hotsnap::scenario
+#endif
