@@ -16,6 +16,8 @@ from .state import State
 
 START_TIMEOUT = 30.0
 QUIT_TIMEOUT = 20.0
+CONNECT_TIMEOUT = 5.0
+COMMAND_TIMEOUT = 60.0
 
 
 def open_chain(inserted: dict[str, Any]) -> list[str]:
@@ -116,7 +118,9 @@ class Fleet:
         if not self.running(name):
             raise HotsnapError(f"member {name} does not run: start it with 'hotsnap up'")
         try:
-            return Qmp.connect(path, 5.0, lambda: self.running(name))
+            qmp = Qmp.connect(path, CONNECT_TIMEOUT, lambda: self.running(name))
+            qmp.timeout = COMMAND_TIMEOUT
+            return qmp
         except (QmpClosed, QmpTimeout) as error:
             raise HotsnapError(f"member {name} does not answer on {path}: is another client "
                                f"connected? ({error})") from error

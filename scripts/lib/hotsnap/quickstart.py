@@ -19,6 +19,8 @@ from typing import Any
 
 from . import atomic, bundle, cluster, cutcheck, lifecycle, snapshot, timeline, trial, verify
 from .binaries import CHECKOUT
+from .channel import ChannelError
+from .disktag import DiskError
 from .errors import EXIT_FAILED, EXIT_INTERRUPTED, HotsnapError, Interrupted
 from .fleet import Fleet
 from .image import ImageError
@@ -29,6 +31,9 @@ from .state import State
 from .trial import Check
 
 TAG = "quickstart"
+# What can go wrong without this program being wrong.
+EXPECTED = (HotsnapError, NetworkError, QmpError, QmpClosed, QmpTimeout, ImageError, ChannelError,
+            DiskError, cutcheck.CutError, OSError)
 LINES_AFTER = 4      # of each kind, that restored guests must print
 GO_ON_SECONDS = 2.0  # between the snapshot and the kill
 
@@ -249,14 +254,16 @@ def main(arguments: list[str] | None = None) -> int:
         trial_run.run(options.keep)
     except Interrupted as error:
         reason, code = str(error), EXIT_INTERRUPTED
-    except (HotsnapError, NetworkError, QmpError, QmpClosed, QmpTimeout, ImageError,
-            cutcheck.CutError, OSError) as error:
+    except EXPECTED as error:
         reason = str(error)
     finally:
         trial_run.conclude(reason)
         kept = options.keep and trial_run.result["pass"]
         if not kept:
-            trial_run.clean()
+            try:
+                trial_run.clean()
+            except EXPECTED as error:
+                trial_run.conclude(reason or f"cannot clean up: {error}")
     trial_run.show()
     if kept:
         file = os.path.relpath(trial_run.state.cluster.file)

@@ -7,10 +7,10 @@ import os
 import re
 from typing import Any
 
-from . import binaries, bundle, jobs, layers, lifecycle, machine, merge
+from . import binaries, bundle, jobs, layers, lifecycle, machine, merge, verify
 from .errors import HotsnapError, UsageError
 from .fleet import Fleet
-from .output import Progress, human_size
+from .output import Progress, human_size, say
 from .qmp import QmpClosed, QmpError, QmpTimeout
 from .state import State
 
@@ -81,6 +81,10 @@ def snapshot(state: State, fleet: Fleet, tag: str, initiator: str | None = None,
     except QmpClosed as error:
         raise HotsnapError(f"snapshot {tag!r} failed: member {initiator} went away: {error}; see "
                            f"{fleet.log(initiator)}") from error
+    except BaseException:
+        if os.path.isdir(path):
+            say(f"the cancel came too late: snapshot {tag!r} is complete")
+        raise
     finally:
         watcher.progress.clear()
     _note_disks(state, fleet)
@@ -119,6 +123,10 @@ def restore(state: State, fleet: Fleet, saved: bundle.Bundle, replace: bool = Fa
         raise HotsnapError(f"the cluster runs ({', '.join(running)}): 'hotsnap down' ends it, or "
                            "'hotsnap restore --replace' does so and discards what its disks hold "
                            "since the last snapshot")
+    damage = verify.outline(saved)
+    if damage:
+        raise HotsnapError(f"snapshot {saved.tag!r} is damaged: {damage[0]}: nothing was started; "
+                           f"'hotsnap verify {saved.tag}' tells all")
     frozen = {m["name"]: _frozen_disks(state, m) for m in saved.members}
     machines = {m["name"]: m["machine"] for m in saved.members}
     _same_hardware(state, fleet, saved)

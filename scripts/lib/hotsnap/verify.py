@@ -71,11 +71,31 @@ def _check_piece(piece: _Piece) -> list[Damage]:
 def check(checked: bundle.Bundle,
           progress: Callable[[int, int], None] | None = None) -> Report:
     """Compare everything that a bundle's manifest has a checksum of."""
+    report, pieces = _outline(checked)
+    assert report.damage is not None
+    total = sum(len(p.expected) * p.unit for p in pieces)
+    report.bytes = sum(min(len(p.expected) * p.unit, p.size - p.first * p.unit) for p in pieces)
+    done = 0
+    for piece, result in _run(pieces):
+        done += len(piece.expected) * piece.unit
+        report.damage.extend(result)
+        if progress is not None:
+            progress(done, total)
+    return report
+
+
+def outline(checked: bundle.Bundle) -> list[Damage]:
+    """What can be told in an instant: files that are missing or have another size, checksums of
+    the small ones, and a manifest that contradicts itself."""
+    return _outline(checked)[0].damage or []
+
+
+def _outline(checked: bundle.Bundle) -> tuple[Report, list[_Piece]]:
     report = Report(checked.path, damage=[])
     assert report.damage is not None
     pieces: list[_Piece] = []
 
-    def attempt(step: Callable[[], None], path: str) -> None:
+    def attempt(step: Callable[[], Any], path: str) -> None:
         try:
             step()
         except (HotsnapError, OSError) as error:
@@ -91,19 +111,10 @@ def check(checked: bundle.Bundle,
         report.files += 1
         attempt(lambda: _check_small(path, expected), path)
     for _, disk in checked.layers():
-        attempt(lambda: layers.chain(disk["file"]), disk["file"])
-    for damage in _contradictions(checked):
-        report.damage.append(damage)
-
-    total = sum(len(p.expected) * p.unit for p in pieces)
-    report.bytes = sum(min(len(p.expected) * p.unit, p.size - p.first * p.unit) for p in pieces)
-    done = 0
-    for piece, result in _run(pieces):
-        done += len(piece.expected) * piece.unit
-        report.damage.extend(result)
-        if progress is not None:
-            progress(done, total)
-    return report
+        if os.path.exists(disk["file"]):
+            attempt(lambda: layers.chain(disk["file"]), disk["file"])
+    report.damage.extend(_contradictions(checked))
+    return report, pieces
 
 
 def large_files(checked: bundle.Bundle) -> list[tuple[str, str, str]]:

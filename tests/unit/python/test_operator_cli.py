@@ -87,6 +87,35 @@ class Command(unittest.TestCase):
             self.assertEqual(len(message.splitlines()), 1, message)
             self.assertIn("manifest.json is damaged", message)
 
+    def test_restore_of_a_damaged_bundle_starts_nothing(self):
+        path = operator_fixtures.make_bundle(self.bundles, names=("a",))
+        for name, damage in (("state", lambda f: os.truncate(f, 70000)), ("state.sums", os.unlink),
+                             ("channel.pcap", lambda f: os.truncate(f, 0) or self.append(f))):
+            file = os.path.join(path, "a", name)
+            with open(file, "rb") as stream:
+                whole = stream.read()
+            damage(file)
+            message = self.run_it("restore", "t1", code=1).stderr
+            self.assertEqual(len(message.splitlines()), 1, message)
+            self.assertIn("damaged", message)
+            self.assertIn(file, message)
+            with open(file, "wb") as stream:
+                stream.write(whole)
+        self.assertFalse(os.listdir(os.path.join(self.folder, "state", "run")))
+
+    @staticmethod
+    def append(file):
+        with open(file, "ab") as stream:
+            stream.write(b"x")
+
+    def test_restore_of_another_cluster_or_machine(self):
+        operator_fixtures.make_bundle(self.bundles, "t3")
+        self.assertIn("is of a, b, c", self.run_it("restore", "t3", code=1).stderr)
+        operator_fixtures.make_bundle(self.bundles, "t4", names=("a",))
+        message = self.run_it("restore", "t4", code=2).stderr
+        self.assertIn("no longer described", message)
+        self.assertIn("-smp 1", message)
+
     def test_completion_knows_every_option(self):
         script = os.path.join(CHECKOUT, "scripts", "completion", "hotsnap.bash")
         for command in commands():
