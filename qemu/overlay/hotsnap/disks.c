@@ -30,12 +30,23 @@ static bool disk_is_known(HotsnapEpoch *e, BlockDriverState *bs)
     return false;
 }
 
+/*
+ * What the user calls the disk: the device's id (a virtio device's is its
+ * proxy's), the drive's, or the node's name.
+ */
 static char *device_label(BlockBackend *blk)
 {
-    g_autofree char *id = blk_get_attached_dev_id(blk);
-    char *label = g_strdup(*id ? id : blk_name(blk));
+    DeviceState *dev = blk_get_attached_dev(blk);
+    Object *parent = OBJECT(dev)->parent;
+    const char *label = dev->id;
 
-    return g_strdelimit(label, "/:\\ ", '-');
+    if (!label && object_dynamic_cast(parent, TYPE_DEVICE)) {
+        label = DEVICE(parent)->id;
+    }
+    if (!label && *blk_name(blk)) {
+        label = blk_name(blk);
+    }
+    return g_strdup(label ?: bdrv_get_node_name(blk_bs(blk)));
 }
 
 /* A name beside the disk, or in the given folder, that is not taken. */

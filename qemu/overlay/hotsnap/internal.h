@@ -40,7 +40,7 @@ OBJECT_DECLARE_SIMPLE_TYPE(FilterHotsnap, FILTER_HOTSNAP)
 
 /* One writable disk of the VM, in one epoch. */
 typedef struct HotsnapDisk {
-    char *device;           /* id or QOM path of the device that uses it */
+    char *device;           /* what the user calls it */
     char *file;             /* of the node that becomes read-only */
     char *format;
     char *overlay_file;
