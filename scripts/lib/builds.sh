@@ -19,6 +19,8 @@ QEMU_CONFIGURE=(
     --enable-membarrier --enable-malloc-trim --enable-vnc --enable-trace-backends=log
 )
 QEMU_PROGRAMS=(qemu-system-x86_64 qemu-img qemu-io)
+# The sweeps over all commands, devices and machines, and the tests of what the fork hooks into.
+QEMU_TESTS=(qmp-cmd-test test-hmp qom-test test-netfilter test-filter-mirror migration-test)
 
 # run_ninja NAME LOG DIR TARGET...
 run_ninja() {
@@ -55,6 +57,13 @@ build_host() {
         env CC=gcc CXX=g++ /usr/bin/meson setup "${@:2}" "$dir" "$HOTSNAP_ROOT"
     run_ninja "build the libraries ($label)" "build-$label" "$dir" ||
         die "the libraries do not compile" "the whole log: build/logs/build-$label.log"
+}
+
+# build_sanitized NAME SANITIZERS: build/host-NAME. A report ends the program, so that a test which
+# provokes one fails.
+build_sanitized() {
+    build_host "$HOTSNAP_BUILD/host-$1" "-Db_sanitize=$2" -Db_lundef=false \
+        -Dc_args=-fno-sanitize-recover=all -Dcpp_args=-fno-sanitize-recover=all
 }
 
 # A compiler for both builds of QEMU with a cache inside build/: the stock build and the fork's
@@ -111,6 +120,11 @@ build_qemu() {
     build_qemu_tree "$HOTSNAP_BUILD/qemu-src" "$HOTSNAP_BUILD/qemu" "the fork of QEMU" \
         "$libraries" "${hotsnap[@]}"
     unset PKG_CONFIG_PATH
+}
+
+build_qtests() {
+    run_ninja "build QEMU's qtests" build-qtests "$HOTSNAP_BUILD/qemu" \
+        "${QEMU_TESTS[@]/#/tests/qtest/}" || die "QEMU's qtests do not compile"
 }
 
 build_stock() {

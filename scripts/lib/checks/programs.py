@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Groups that run compiled test programs: unit, simulation, and unit under the sanitizers."""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+
+from . import formats
+from .context import CannotRun, Context, output_of
+
+SLOWDOWN = {"host": 1, "host-asan": 4, "host-tsan": 10}
+LEAST_TIMEOUT = 300.0
+
+SANITIZERS = {
+    "host-asan": {"ASAN_OPTIONS": "detect_stack_use_after_return=1:strict_string_checks=1",
+                  "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1"},
+    "host-tsan": {"TSAN_OPTIONS": "halt_on_error=1:second_deadlock_stack=1"},
+}
+# A fault that each sanitizer must see, compiled as the tests are; otherwise its silence about
+# them would mean nothing.
+PLANTED = {
+    "host-asan": ("-fsanitize=address,undefined", "heap-buffer-overflow", """
+#include <vector>
+int main(int argc, char **) { std::vector<int> v(4); return v.data()[argc + 3]; }
+"""),
+    "host-tsan": ("-fsanitize=thread", "data race", """
+#include <thread>
+int shared;
+int main() { std::thread t([] { shared = 1; }); shared = 2; t.join(); return 0; }
+"""),
+}
+
+
+def unit(context: Context) -> None:
+    context.script("build", "libs")
+    run_meson_tests(context, "host", simulation=False)
+    for path in sorted(glob.glob(context.path("tests", "unit", "python", "test_*.py"))):
+        context.run(os.path.basename(path),
+                    [sys.executable, "-m", "checks.pyunit", path], LEAST_TIMEOUT,
+                    env={"PYTHONPATH": context.path("scripts", "lib"),
+                         "PYTHONDONTWRITEBYTECODE": "1"})
+
+
+def simulation(context: Context) -> None:
+    context.script("build", "libs")
+    run_meson_tests(context, "host", simulation=True)
+
+
+def sanitize(context: Context) -> None:
+    for kind, target in (("host-asan", "asan"), ("host-tsan", "tsan")):
+        context.script("build", target)
+        wrapper = plain_addresses() if kind == "host-tsan" else []
+        planted_fault(context, kind, wrapper)
+        run_meson_tests(context, kind, simulation=False, env=SANITIZERS[kind], wrapper=wrapper)
+
+
+def plain_addresses() -> list[str]:
+    """GCC 12's ThreadSanitizer does not know the address layout of newer kernels; without
+    address space randomization it does. Some containers forbid turning that off."""
+    command = ["setarch", "-R"]
+    return command if output_of(*command, "true")[0] == 0 else []
+
+
+def planted_fault(context: Context, kind: str, wrapper: Sequence[str]) -> None:
+    flags, expected, source = PLANTED[kind]
+    program = os.path.join(context.build, kind, "planted")
+
+    def complaint() -> str:
+        status, text = output_of("g++", "-std=c++20", "-O1", "-g", *flags.split(), "-pthread", "-x",
+                                 "c++", "-", "-o", program, data=source)
+        if status != 0:
+            return f"the planted fault does not compile: {text.strip()[:200]}"
+        status, text = output_of(*wrapper, program)
+        if status == 0 or expected not in text:
+            return f"the sanitizer did not report a planted {expected}"
+        return ""
+
+    context.check(kind, "sees a planted fault", complaint)
+
+
+def run_meson_tests(context: Context, kind: str, *, simulation: bool,
+                    env: Mapping[str, str] | None = None, wrapper: Sequence[str] = ()) -> None:
+    """Every test that meson knows in build/`kind`, of the suite "simulation" or of the others."""
+    folder = os.path.join(context.build, kind)
+    status, text = output_of("/usr/bin/meson", "introspect", "--tests", folder)
+    if status != 0:
+        raise CannotRun(f"meson cannot list the tests of build/{kind}: {text.strip()[:200]}")
+    chosen = [test for test in json.loads(text)
+              if simulation == any("simulation" in suite.split(":") for suite in test["suite"])]
+    if not chosen:
+        raise CannotRun(f"build/{kind} has no such tests")
+    prefix = "" if kind == "host" else kind.removeprefix("host-") + "+"
+    for test in chosen:
+        program = prefix + test["name"]
+        output = os.path.splitext(context.log(program))[0] + ".json"
+        # Seconds of 0 or less mean "no limit" to meson; here nothing is without one.
+        timeout = max(LEAST_TIMEOUT, test["timeout"]) * SLOWDOWN[kind]
+        context.run(
+            program, [*wrapper, *test["cmd"]], timeout,
+            formats.read_tap if test.get("protocol") == "tap" else None, gtest_output=output,
+            env={**{key: str(value) for key, value in test["env"].items()}, **(env or {}),
+                 "GTEST_OUTPUT": f"json:{output}"},
+            cwd=test.get("workdir") or folder)
+
