@@ -1,0 +1,312 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the VM tests share: guests under QEMU, clusters of them, and the lines a test prints.
+
+A test is a program that prints `ok NAME`, `not ok NAME - reason` or `skip NAME - reason` for each
+thing it checks, and exits. Everything it makes lies in a temporary directory and a network
+namespace of its own; both, and all QEMUs, are gone when it ends, also by a signal.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+from typing import Any, Callable
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "scripts" / "lib"))
+
+from hotsnap.netns import Network, tap_netdev  # noqa: E402
+from hotsnap.qmp import Qmp, QmpError  # noqa: E402
+
+BUILD = Path(os.environ.get("HOTSNAP_BUILD", ROOT / "build"))
+QEMU = Path(os.environ.get("HOTSNAP_QEMU", BUILD / "qemu" / "qemu-system-x86_64"))
+QEMU_IMG = Path(os.environ.get("HOTSNAP_QEMU_IMG", BUILD / "qemu" / "qemu-img"))
+STOCK = Path(os.environ.get("HOTSNAP_STOCK_QEMU", BUILD / "qemu-stock" / "qemu-system-x86_64"))
+GUEST = BUILD / "guest"
+FIRMWARE = ["-L", "/usr/share/qemu", "-L", "/usr/share/seabios"]
+
+
+class Failed(Exception):
+    """A check did not hold."""
+
+
+def check(condition: Any, message: str) -> None:
+    if not condition:
+        raise Failed(message)
+
+
+class Skipped(Exception):
+    """What the test needs is not there; the text says what."""
+
+
+class Report:
+    """Runs checks and prints their lines."""
+
+    def __init__(self) -> None:
+        self.failed = 0
+
+    def run(self, name: str, function: Callable[[], Any]) -> Any:
+        started = time.monotonic()
+        try:
+            result = function()
+        except Skipped as reason:
+            print(f"skip {name} - {reason}", flush=True)
+            return None
+        except (Failed, QmpError) as error:
+            self.failed += 1
+            print(f"not ok {name} - {error}", flush=True)
+            return None
+        except Exception as error:  # noqa: BLE001: any other exception fails this check alone
+            self.failed += 1
+            traceback.print_exc()
+            print(f"not ok {name} - {type(error).__name__}: {error}", flush=True)
+            return None
+        print(f"ok {name} # {time.monotonic() - started:.1f} s", flush=True)
+        return result
+
+    def exit(self) -> None:
+        sys.exit(1 if self.failed else 0)
+
+
+class Workplace:
+    """A temporary directory, and what must end with the test."""
+
+    def __init__(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, lambda *_: sys.exit(130))
+        self.path = Path(tempfile.mkdtemp(prefix="hotsnap-test-", dir=BUILD))
+        self.vms: list[Vm] = []
+        self.networks: list[Network] = []
+
+    def __enter__(self) -> Workplace:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for vm in self.vms:
+            vm.kill()
+        for network in self.networks:
+            network.destroy()
+        if os.environ.get("HOTSNAP_KEEP"):
+            print(f"# kept {self.path}", flush=True)
+        else:
+            shutil.rmtree(self.path, ignore_errors=True)
+
+    def network(self, taps: list[str]) -> Network:
+        network = Network(f"hs-test-{os.getpid()}-{len(self.networks)}", taps)
+        network.create()
+        self.networks.append(network)
+        return network
+
+
+def img_create(path: Path, size: str = "", backing: Path | None = None,
+               backing_format: str = "raw", image_format: str = "qcow2") -> Path:
+    command = [str(QEMU_IMG), "create", "-q", "-f", image_format]
+    if backing:
+        command += ["-F", backing_format, "-b", str(backing)]
+    subprocess.run([*command, str(path), *([size] if size else [])], check=True)
+    return path
+
+
+class Vm:
+    """One QEMU process. `args` are QEMU's; QMP and the console are added."""
+
+    def __init__(self, place: Workplace, name: str, args: list[str], *, qemu: Path | None = None,
+                 network: Network | None = None):
+        self.place, self.name = place, name
+        self.directory = place.path / name
+        self.directory.mkdir(exist_ok=True)
+        serial = 0
+        while (self.directory / f"console-{serial}.log").exists():
+            serial += 1
+        self.console = self.directory / f"console-{serial}.log"
+        self.messages = self.directory / f"qemu-{serial}.log"
+        socket = self.directory / "qmp.sock"
+        socket.unlink(missing_ok=True)
+        self.args = [str(qemu or QEMU), *FIRMWARE, "-display", "none", "-nodefaults",
+                     "-qmp", f"unix:{socket},server=on,wait=off",
+                     "-serial", f"file:{self.console}", *args]
+        command = network.inside(self.args) if network else self.args
+        with open(self.messages, "wb") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log,
+                                            stdin=subprocess.DEVNULL)
+        place.vms.append(self)
+        try:
+            self.qmp = Qmp.connect(socket, timeout=30)
+        except Exception as error:
+            self.process.poll()
+            raise Failed(f"QEMU did not start: {self.messages.read_text().strip()}") from error
+
+    def kill(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+
+    def text(self) -> str:
+        return self.console.read_text(errors="replace")
+
+    def wait_console(self, pattern: str, timeout: float = 120) -> re.Match[str]:
+        deadline = time.monotonic() + timeout
+        while True:
+            if match := re.search(pattern, self.text()):
+                return match
+            check(self.process.poll() is None,
+                  f"{self.name}: QEMU ended: {self.messages.read_text().strip()[-500:]}")
+            check(time.monotonic() < deadline,
+                  f"{self.name}: '{pattern}' did not appear on the console in {timeout:.0f} s; "
+                  f"last lines: {self.text()[-500:]!r}")
+            time.sleep(0.1)
+
+    def lines_after(self, offset: int) -> str:
+        return self.text()[offset:]
+
+    def running(self) -> bool:
+        return self.process.poll() is None and \
+            self.qmp.execute("query-status")["status"] == "running"
+
+    def job(self, command: str, arguments: dict[str, Any], timeout: float = 300) -> str | None:
+        """Runs a job to its end; returns its error, or None."""
+        identity = arguments["job-id"]
+        self.qmp.execute(command, arguments)
+        return self.wait_job(identity, timeout)
+
+    def wait_job(self, identity: str, timeout: float = 300) -> str | None:
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            job = next(j for j in self.qmp.execute("query-jobs") if j["id"] == identity)
+            if job["status"] == "concluded":
+                self.qmp.execute("job-dismiss", {"id": identity})
+                return job.get("error")
+            time.sleep(0.05)
+        raise Failed(f"job {identity} did not end: {job}")
+
+
+class Member:
+    """One member of a test cluster: how to start it, and the VM while it runs."""
+
+    def __init__(self, cluster: Cluster, index: int, name: str, role: str, options: dict[str, Any]):
+        self.cluster, self.index, self.name, self.role = cluster, index, name, role
+        self.options = options
+        self.ip = f"10.77.0.{index + 1}"
+        self.mac = f"52:54:00:77:00:{index + 1:02x}"
+        self.tap = f"tap{index}"
+        self.socket = cluster.place.path / f"{name}.sock"
+        self.vm: Vm | None = None
+        self.disks: list[tuple[str, Path]] = []
+
+    @property
+    def address(self) -> dict[str, str]:
+        return {"name": self.name, "address": f"unix:{self.socket}"}
+
+    def make_disks(self) -> None:
+        directory = self.cluster.place.path / self.name
+        directory.mkdir(exist_ok=True)
+        self.disks = [("root", img_create(directory / "root.qcow2", backing=GUEST / "rootfs.raw"))]
+        if "db" in self.role:
+            self.disks.append(("pgdata", img_create(directory / "pgdata.qcow2",
+                                                    backing=GUEST / "pgdata.raw")))
+        if self.options.get("disktag"):
+            self.disks.append(("hsdisktag", img_create(directory / "tag.raw", "16M",
+                                                       image_format="raw")))
+
+    def disk_args(self, disks: list[tuple[str, Path]]) -> list[str]:
+        args: list[str] = []
+        for serial, path in disks:
+            image_format = "raw" if path.suffix == ".raw" else "qcow2"
+            cache = self.options.get("cache", "none")
+            aio = "native" if cache == "none" else "threads"
+            args += ["-drive", f"if=none,id={serial},file={path},format={image_format},"
+                               f"cache={cache},aio={aio}",
+                     "-device", f"{self.options.get('disk_device', 'virtio-blk-pci')},"
+                                f"drive={serial},serial={serial}"]
+        return args
+
+    def start(self, disks: list[tuple[str, Path]] | None = None,
+              extra: list[str] | None = None) -> Vm:
+        o = self.options
+        peers = ",".join(f"{m.name}:{m.ip}" for m in self.cluster.members if m is not self)
+        append = (f"console=ttyS0 quiet mitigations=off hs.name={self.name} hs.ip={self.ip}/24 "
+                  f"hs.role={self.role} " + (f"hs.peers={peers} " if peers else "") +
+                  o.get("append", ""))
+        memory = o.get("memory", 256)
+        args = ["-machine", o.get("machine", "q35"), "-accel", "tcg", "-cpu", "max",
+                "-smp", str(o.get("cpus", 1)), "-m", str(memory),
+                *o.get("memory_args", []),
+                "-kernel", str(GUEST / o.get("kernel", "vmlinuz")),
+                "-initrd", str(GUEST / o.get("initrd", "initrd.img")), "-append", append,
+                "-object", f"hotsnap-member,id=hs0,name={self.name},listen=unix:{self.socket}",
+                "-netdev", tap_netdev("net0", self.tap),
+                "-device", f"{o.get('nic', 'virtio-net-pci')},netdev=net0,mac={self.mac},romfile=",
+                *([] if o.get("no_mediator") else
+                  ["-object", "filter-hotsnap,id=med0,netdev=net0,member=hs0"]),
+                "-device", "virtio-rng-pci",
+                *self.disk_args(disks or self.disks), *o.get("args", []), *(extra or [])]
+        self.vm = Vm(self.cluster.place, self.name, args, network=self.cluster.network)
+        return self.vm
+
+
+class Cluster:
+    """Members on one bridge: [(name, role, options)]."""
+
+    def __init__(self, place: Workplace, members: list[tuple[str, str, dict[str, Any]]]):
+        self.place = place
+        self.network = place.network([f"tap{i}" for i in range(len(members))])
+        self.members: list[Member] = []
+        for index, (name, role, options) in enumerate(members):
+            self.members.append(Member(self, index, name, role, options))
+        for member in self.members:
+            member.make_disks()
+        self.bundles = place.path / "bundles"
+        self.bundles.mkdir(exist_ok=True)
+
+    def __getitem__(self, name: str) -> Member:
+        return next(m for m in self.members if m.name == name)
+
+    def up(self, timeout: float = 180) -> None:
+        for member in self.members:
+            member.start()
+        for member in self.members:
+            member.vm.wait_console(rf"hotsnap-guest: ready {member.name}\b", timeout)
+
+    def snapshot(self, tag: str, initiator: int = 0, timeout: float = 300,
+                 **arguments: Any) -> dict[str, Any]:
+        """Takes a snapshot; returns the manifest."""
+        error = self.try_snapshot(tag, initiator, timeout, **arguments)
+        check(error is None, f"snapshot {tag}: {error}")
+        return json.loads((self.bundles / tag / "manifest.json").read_text())
+
+    def try_snapshot(self, tag: str, initiator: int = 0, timeout: float = 300,
+                     **arguments: Any) -> str | None:
+        request = {"job-id": f"snap-{tag}", "tag": tag, "directory": str(self.bundles),
+                   "members": [m.address for m in self.members]}
+        request.update({key.replace("_", "-"): value for key, value in arguments.items()})
+        return self.members[initiator].vm.job("hotsnap-cluster", request, timeout)
+
+    def kill(self) -> None:
+        for member in self.members:
+            if member.vm:
+                member.vm.kill()
+
+    def restore(self, tag: str, initiator: int = 0, timeout: float = 300) -> None:
+        manifest = json.loads((self.bundles / tag / "manifest.json").read_text())
+        for member in self.members:
+            report = next(m for m in manifest["members"] if m["name"] == member.name)
+            disks = []
+            for disk in report["disks"]:
+                count = len(list((self.place.path / member.name).glob("restored-*")))
+                path = self.place.path / member.name / f"restored-{count}.qcow2"
+                disks.append((disk["device"], img_create(path, backing=Path(disk["file"]),
+                                                         backing_format=disk["format"])))
+            member.start(disks, ["-incoming", "defer", "-S"])
+        error = self.members[initiator].vm.job(
+            "hotsnap-restore", {"job-id": f"restore-{tag}", "bundle": str(self.bundles / tag),
+                                "members": [m.address for m in self.members]}, timeout)
+        check(error is None, f"restore {tag}: {error}")
