@@ -15,10 +15,10 @@ GUEST_RECIPE=$HOTSNAP_ROOT/tests/guest
 GUEST_SUITE=bookworm
 GUEST_PACKAGES=(mmdebstrap debian-archive-keyring e2fsprogs kmod gcc libc6-dev util-linux)
 GUEST_PROGRAMS=(hs-chatter hs-pgdriver hs-disktag hs-writer)
-# Drivers in the initial RAM disk. The cloud kernel has none of the last four.
+# Drivers in the initial RAM disk. The full kernel has ext4's checksum as a module, and more drivers.
 GUEST_MODULES=(virtio_pci virtio_blk virtio_scsi virtio_net virtio_rng virtio_balloon sd_mod
     ata_piix ext4)
-GUEST_MODULES_GENERIC=(ahci e1000 e1000e ata_generic)
+GUEST_MODULES_GENERIC=(crc32c_generic ahci e1000 e1000e ata_generic)
 
 # The machine's mirrors, but always of the guests' suite; lists of our own, so that the machine's
 # need not be fresh.
@@ -62,9 +62,10 @@ guest_stage() {
     read -ra outputs <<<"$3"
     read -ra inputs <<<"$4"
     shift 4
-    key=$(guest_key "${inputs[@]}" "$(declare -f "$1")")
+    key=$(guest_key "${inputs[@]}" "$(declare -f "$1" guest_ext4)")
     if ! guest_fresh "$stage" "$key" "${outputs[@]}"; then
         rm -f "$GUEST_DIR/stamps/$stage"
+        export GUEST_STAGE_KEY=$key
         # A shell of its own: bash ignores errexit in all that runs on the left of ||.
         # shellcheck disable=SC2016 # expanded by that shell
         run_step "$title" "guest-$stage" bash -c '
@@ -95,7 +96,7 @@ guest_apt_lists() {
     apt-get "${GUEST_APT[@]}" update
 }
 
-# The userland, as a directory, and in it /srv/pg with an initialized PostgreSQL cluster.
+# The userland, and the files of an initialized PostgreSQL cluster, each as a directory.
 guest_userland() {
     local tree=$GUEST_DIR/userland packages
     packages=$(grep -v '^#' "$GUEST_RECIPE/packages" | paste -sd,)
@@ -110,6 +111,9 @@ guest_userland() {
         --dpkgopt='path-exclude=/usr/share/locale/*' --dpkgopt='path-exclude=/usr/share/info/*' \
         --customize-hook="'$GUEST_RECIPE/customize-userland' \"\$1\"" \
         "$GUEST_SUITE" "$tree.partial" "$GUEST_DIR/apt/sources.list"
+    rm -rf "$GUEST_DIR/pgdata"
+    mv "$tree.partial/srv/pg" "$GUEST_DIR/pgdata"
+    install -d "$tree.partial/srv/pg"
     mv "$tree.partial" "$tree"
 }
 
@@ -123,31 +127,40 @@ guest_programs() {
     done
 }
 
-# guest_ext4 FILE LABEL SIZE DIRECTORY: a sparse, wholly initialized file system, so that no guest
-# spends its first minutes on initializing it.
+# guest_ext4 NAME LABEL SIZE DIRECTORY: a sparse, wholly initialized file system, so that no guest
+# spends its first minutes on initializing it. It is NAME-KEY.raw, and NAME.raw a link to it: an
+# overlay is good for the one file only that it was made on, so a disk is never overwritten.
 guest_ext4() {
-    local file=$1 label=$2 size=$3 directory=$4
-    rm -f "$file.partial"
+    local name=$1 label=$2 size=$3 directory=$4 file
+    file=$name-${GUEST_STAGE_KEY:0:12}.raw
+    rm -f "$GUEST_DIR/$name.partial" "$GUEST_DIR/$name.link"
     mke2fs -q -t ext4 -L "$label" -m 0 -E lazy_itable_init=0,lazy_journal_init=0,root_owner=0:0 \
-        -d "$directory" "$file.partial" "$size"
-    mv "$file.partial" "$file"
+        -d "$directory" "$GUEST_DIR/$name.partial" "$size"
+    mv "$GUEST_DIR/$name.partial" "$GUEST_DIR/$file"
+    chmod 444 "$GUEST_DIR/$file"
+    ln -s "$file" "$GUEST_DIR/$name.link"
+    mv -T "$GUEST_DIR/$name.link" "$GUEST_DIR/$name.raw"
 }
 
 guest_rootfs() {
-    local tree=$GUEST_DIR/userland lib
-    lib=$tree/usr/lib/hotsnap
+    local lib=$GUEST_DIR/userland/usr/lib/hotsnap
     rm -rf "$lib"
     install -d "$lib"
     install -t "$lib" "$GUEST_RECIPE/init" "$GUEST_RECIPE/cache-report" \
         "${GUEST_PROGRAMS[@]/#/$GUEST_DIR/programs/}"
-    # The database's files are for a disk of their own; here is only where it is mounted.
-    if [[ -e $tree/srv/pg/data ]]; then
-        rm -rf "$GUEST_DIR/pgdata"
-        install -d "$GUEST_DIR/pgdata"
-        mv "$tree/srv/pg/data" "$GUEST_DIR/pgdata/"
-    fi
-    guest_ext4 "$GUEST_DIR/rootfs.raw" HSROOT 1280M "$tree"
-    guest_ext4 "$GUEST_DIR/pgdata.raw" HSPG 512M "$GUEST_DIR/pgdata"
+    guest_ext4 rootfs HSROOT 1280M "$GUEST_DIR/userland"
+}
+
+# The database's files, which the userland was made with, are for a disk of their own.
+guest_pgdata() { guest_ext4 pgdata HSPG 512M "$GUEST_DIR/pgdata"; }
+
+# guest_prune: remove the disks of earlier recipes; no bundle and no overlay on them is of use after.
+guest_prune() {
+    local file
+    for file in "$GUEST_DIR"/{rootfs,pgdata}-*.raw; do
+        [[ ! -e $file || $file -ef $GUEST_DIR/rootfs.raw || $file -ef $GUEST_DIR/pgdata.raw ]] ||
+            rm -f -- "$file"
+    done
 }
 
 # guest_kernel FLAVOR SUFFIX MODULE...: FLAVOR of Debian's kernels (cloud-amd64, amd64).
@@ -220,13 +233,14 @@ guest_image_build() {
     guest_stage lists "guest: read $GUEST_SUITE's package index" "apt/sources.list" \
         "$GUEST_SUITE" guest_apt_lists
     lists=$REPLY
-    guest_stage userland "guest: make the Debian userland" userland \
+    guest_stage userland "guest: make the Debian userland" "userland pgdata" \
         "$GUEST_SUITE $GUEST_RECIPE/packages $GUEST_RECIPE/customize-userland $lists" guest_userland
     userland=$REPLY
     guest_stage programs "guest: compile the guest programs" \
         "${GUEST_PROGRAMS[*]/#/programs/}" "$(echo "$GUEST_RECIPE"/src/*.[ch])" guest_programs
     programs=$REPLY
-    guest_stage rootfs "guest: make the disks" "rootfs.raw pgdata.raw" \
+    guest_stage pgdata "guest: make the database's disk" pgdata.raw "$userland" guest_pgdata
+    guest_stage rootfs "guest: make the root disk" rootfs.raw \
         "$GUEST_RECIPE/init $GUEST_RECIPE/cache-report $userland $programs" guest_rootfs
     kernel_inputs="$GUEST_RECIPE/initrd-init $lists"
     guest_stage kernel "guest: fetch the kernel" "vmlinuz initrd.img" \

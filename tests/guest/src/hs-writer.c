@@ -30,7 +30,7 @@ enum {
     PACKET = 1024,      /* bytes of payload of a packet */
     DISCARD_PORT = 9,
     STEP_MS = 10,
-    BATCH = 4096, /* pages in one step when the rate is unlimited */
+    BATCH = 256, /* pages in one step when the rate is unlimited */
 };
 
 struct load {
@@ -108,10 +108,24 @@ static void open_disk(struct load *load, const char *path) {
     }
 }
 
-/* What is due of `rate` a second, at step `step` of 1000 / STEP_MS a second. */
-static uint64_t due(uint64_t rate, uint64_t step) {
-    uint64_t steps = 1000 / STEP_MS;
-    return rate * (step % steps + 1) / steps - rate * (step % steps) / steps;
+/* What is due at a rate a second, by the clock. What was missed is not made up for beyond a tenth
+ * of a second, so that no burst follows a pause. */
+struct pace {
+    uint64_t rate;
+    uint64_t since_ns;
+};
+
+static uint64_t due(struct pace *pace, uint64_t now) {
+    if (pace->rate == 0) {
+        return 0;
+    }
+    uint64_t each = 1000000000u / pace->rate;
+    if (now - pace->since_ns > 100000000u + each) {
+        pace->since_ns = now - 100000000u - each;
+    }
+    uint64_t count = (now - pace->since_ns) / each;
+    pace->since_ns += count * each;
+    return count;
 }
 
 int main(int argc, char **argv) {
@@ -167,25 +181,24 @@ int main(int argc, char **argv) {
     load.page = hs_tag_new(HS_TAG_WRITER, name, 1);
     hs_tag_publish(load.page);
 
-    uint64_t reported = hs_now(), next = hs_now();
-    for (uint64_t step = 0;; step++) {
+    uint64_t now = hs_now(), reported = now;
+    struct pace memory_pace = {rate, now}, disk_pace = {disk, now}, net_pace = {net, now};
+    for (;;) {
         hs_next(&load.page->heartbeat);
-        write_memory(&load, rate == 0 ? BATCH : due(rate, step));
-        write_disk(&load, due(disk, step));
-        write_net(&load, due(net, step));
+        write_memory(&load, rate == 0 ? BATCH : due(&memory_pace, now));
+        write_disk(&load, due(&disk_pace, now));
+        write_net(&load, due(&net_pace, now));
 
-        uint64_t now = hs_now();
+        now = hs_now();
         if (now - reported >= 1000000000u) {
             struct hs_writer_entry *count = &load.page->u.writer;
             reported = now;
             hs_line("writer %s pages=%" PRIu64 " disk=%" PRIu64 " net=%" PRIu64, name,
                     hs_get(&count->pages), hs_get(&count->disk), hs_get(&count->net));
         }
-        next += STEP_MS * 1000000u;
-        if (rate > 0 && next > now) {
-            hs_sleep_ns(next - now);
-        } else {
-            next = now;
+        if (rate > 0) {
+            hs_sleep_ns(STEP_MS * 1000000u);
+            now = hs_now();
         }
     }
 }
