@@ -6,6 +6,8 @@
 
 #include <algorithm>
 #include <chrono>
+#include <optional>
+#include <span>
 
 namespace hotsnap {
 
@@ -23,14 +25,18 @@ constexpr size_t converged_runs = 128;
 constexpr size_t grown_runs = 256;
 constexpr auto least_interval = std::chrono::milliseconds(5);
 
+// How long faults are held back at a time when passes do not shrink.
+constexpr uint64_t braked_ns = 2'000'000;
+
 // Protecting a page that is protected costs a fraction of another ioctl.
 constexpr uint64_t joined_gap = 16;
 
 } // namespace
 
-Arming::Arming(const GuestMemory &memory, WriteTrap &trap, DirtyList &dirty,
+Arming::Arming(const GuestMemory &memory, WriteTrap &trap, DirtyList &dirty, FaultService &faults,
                std::function<void(const std::string &)> on_error)
-    : memory_(memory), trap_(trap), dirty_(dirty), on_error_(std::move(on_error)) {}
+    : memory_(memory), trap_(trap), dirty_(dirty), faults_(faults), on_error_(std::move(on_error)) {
+}
 
 Arming::~Arming() {
     stop();
@@ -47,8 +53,11 @@ void Arming::run() {
     try {
         const uint64_t begin = now_ns();
         first_pass();
-        for (bool converged = false; !stopping_;) {
-            if (!converged && dirty_.size() <= converged_runs) {
+        bool converged = false;
+        bool brake = false;
+        while (!stopping_) {
+            const size_t before = dirty_.size();
+            if (!converged && before <= converged_runs) {
                 converged = true;
                 converge_us_ = ns_to_us(now_ns() - begin);
                 {
@@ -60,8 +69,10 @@ void Arming::run() {
             if (converged) {
                 dirty_.wait_above(grown_runs, [this] { return stopping_.load(); });
             }
-            pass();
-            if (converged) {
+            pass(brake);
+            const size_t after = dirty_.size();
+            brake = after > converged_runs && after > before / 2;
+            if (converged && !brake) {
                 std::unique_lock lock(state_mutex_);
                 state_changed_.wait_for(lock, least_interval, [this] { return stopping_.load(); });
             }
@@ -72,14 +83,12 @@ void Arming::run() {
 }
 
 // False when stopping; then nothing was done.
-bool Arming::protect(const PageRun &run, bool first_time) {
+bool Arming::prepare_and_protect(const PageRun &run) {
     const std::lock_guard lock(working_);
     if (stopping_) {
         return false;
     }
-    if (first_time) {
-        trap_.prepare(run);
-    }
+    trap_.prepare(run);
     trap_.arm(run);
     return true;
 }
@@ -88,7 +97,7 @@ void Arming::first_pass() {
     for (const MemoryBlock &block : memory_.blocks()) {
         const uint64_t slice = std::max(slice_bytes, block.page_size) / page_bytes;
         for (uint64_t first = 0; first < block.pages(); first += slice) {
-            if (!protect({&block, first, std::min(slice, block.pages() - first)}, true)) {
+            if (!prepare_and_protect({&block, first, std::min(slice, block.pages() - first)})) {
                 return;
             }
         }
@@ -101,24 +110,31 @@ void Arming::first_pass() {
     state_changed_.notify_all();
 }
 
-void Arming::pass() {
-    // Held until what is not protected is in the list again: stop() must not see it in between.
+void Arming::pass(bool brake) {
+    // Held until what was not reached is in the list again: stop() must not see it in between.
+    const std::lock_guard lock(working_);
     uint64_t pages = 0;
-    std::vector<PageRun> left;
-    {
-        const std::lock_guard lock(working_);
-        if (stopping_) {
-            return;
+    const std::vector<PageRun> runs = coalesce(dirty_.take(), joined_gap, most_pages, pages);
+    std::span<const PageRun> left(runs);
+    while (!left.empty() && !stopping_) {
+        std::optional<FaultService::Quiet> quiet;
+        if (brake) {
+            quiet.emplace(faults_);
         }
-        const std::vector<PageRun> runs = coalesce(dirty_.take(), joined_gap, most_pages, pages);
-        size_t done = 0;
-        while (done < runs.size() && !stopping_) {
-            trap_.arm(runs[done++]);
-        }
-        left.assign(runs.begin() + static_cast<ptrdiff_t>(done), runs.end());
-        dirty_.add(left);
+        left = left.subspan(protect_for_a_while(left));
     }
+    dirty_.add({left.begin(), left.end()});
     passes_++;
+}
+
+// Returns how many of the runs it protected, at least one.
+size_t Arming::protect_for_a_while(std::span<const PageRun> runs) {
+    const uint64_t begin = now_ns();
+    size_t done = 0;
+    do {
+        trap_.arm(runs[done++]);
+    } while (done < runs.size() && !stopping_ && now_ns() - begin < braked_ns);
+    return done;
 }
 
 bool Arming::wait_converged(uint64_t max_us) {

@@ -2,9 +2,14 @@
 //
 // Arming: gets all memory protected without an O(RAM) pause. A thread protects everything in
 // slices while the VM runs; what the VM writes meanwhile is noted (fault_service.h, tracking mode)
-// and protected again, pass by pass. A pass over n runs takes less time than the VM needs to write
-// n runs, since each of those writes costs a fault, so passes shrink until little is left. Then the
-// thread keeps it so until stop(). finish() protects the small rest, in the pause.
+// and protected again, pass by pass. A pass over n runs usually takes less time than the VM needs
+// to write to n more, since each of those costs it a fault, so passes shrink until little is left.
+// Then the thread keeps it so until stop(). finish() protects the small rest, in the pause.
+//
+// Where faults are as fast as passes (many vCPUs, a busy host) passes would not shrink. Then the
+// brake is put on: during a pass, for at most 2 ms at a time, no fault is answered. Threads that
+// write to protected memory wait meanwhile, others run on; what remains after a braked pass is
+// about one run for each such thread and slice, so the passes converge whatever the load.
 //
 // Why no write before the cut is missed as unprotected, that is, why after finish() everything is
 // protected. At any time each page is (a) protected, or (b) not yet reached by the first pass, or
@@ -21,6 +26,7 @@
 #pragma once
 
 #include "dirty_list.h"
+#include "fault_service.h"
 #include "write_trap.h"
 
 #include <atomic>
@@ -35,7 +41,7 @@ namespace hotsnap {
 class Arming {
   public:
     // `on_error` is called at most once, from the thread, with no lock held.
-    Arming(const GuestMemory &memory, WriteTrap &trap, DirtyList &dirty,
+    Arming(const GuestMemory &memory, WriteTrap &trap, DirtyList &dirty, FaultService &faults,
            std::function<void(const std::string &)> on_error);
     ~Arming();
 
@@ -58,12 +64,14 @@ class Arming {
   private:
     void run();
     void first_pass();
-    void pass();
-    bool protect(const PageRun &run, bool first_time);
+    void pass(bool brake);
+    size_t protect_for_a_while(std::span<const PageRun> runs);
+    bool prepare_and_protect(const PageRun &run);
 
     const GuestMemory &memory_;
     WriteTrap &trap_;
     DirtyList &dirty_;
+    FaultService &faults_;
     std::function<void(const std::string &)> on_error_;
 
     std::atomic<bool> stopping_{false};

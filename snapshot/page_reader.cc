@@ -11,6 +11,7 @@
 #include <cstring>
 #include <fcntl.h>
 #include <linux/magic.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
 #include <unistd.h>
@@ -108,28 +109,32 @@ void PageReader::find_absent_by_pagemap(const PageRun &run, std::vector<bool> &a
     }
 }
 
+// mincore finds the candidates, fast, but counts swapped pages too; SEEK_DATA tells those apart.
+// It is asked at candidates only, where it jumps over the hole: asked for the end of a piece of
+// data (SEEK_HOLE) the kernel would walk all of it, which for full memory is O(RAM) a question.
 void PageReader::find_absent_by_seek(const PageRun &run, std::vector<bool> &absent) const {
     const MemoryBlock &block = *run.block;
     const uint64_t start = block.fd_offset + run.first * page_bytes;
-    const uint64_t end = start + run.bytes();
-    for (uint64_t at = start; at < end;) {
-        const off_t found = lseek(block.fd, static_cast<off_t>(at), SEEK_DATA);
+    std::vector<unsigned char> resident(run.count);
+    if (mincore(run.host(), run.bytes(), resident.data()) < 0) {
+        return; // unknown: everything is read, which is always right
+    }
+    for (uint64_t i = 0; i < run.count;) {
+        if ((resident[i] & 1) != 0) {
+            i++;
+            continue;
+        }
+        const off_t found = lseek(block.fd, static_cast<off_t>(start + i * page_bytes), SEEK_DATA);
         if (found < 0 && errno != ENXIO) {
-            return; // unknown: the rest is read
-        }
-        // ENXIO: no data from here to the end of the file.
-        const uint64_t data = found < 0 ? end : std::min(static_cast<uint64_t>(found), end);
-        // A page that is partly data is not absent: round its start down.
-        std::fill(absent.begin() + static_cast<ptrdiff_t>((at - start) / page_bytes),
-                  absent.begin() + static_cast<ptrdiff_t>((data - start) / page_bytes), true);
-        if (data == end) {
             return;
         }
-        const off_t hole = lseek(block.fd, static_cast<off_t>(data), SEEK_HOLE);
-        if (hole < 0) {
-            return;
-        }
-        at = std::min((static_cast<uint64_t>(hole) + page_bytes - 1) & ~(page_bytes - 1), end);
+        // ENXIO: no data from here to the end of the file. A page with some data is not absent.
+        const uint64_t data =
+            found < 0 ? run.count
+                      : std::min(run.count, (static_cast<uint64_t>(found) - start) / page_bytes);
+        std::fill(absent.begin() + static_cast<ptrdiff_t>(i),
+                  absent.begin() + static_cast<ptrdiff_t>(data), true);
+        i = data + 1; // the page at `data`, if it is in the run, is not absent
     }
 }
 

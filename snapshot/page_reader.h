@@ -9,7 +9,7 @@
 //   kind                      how an absent page is recognized
 //   anonymous, 4 KiB          /proc/self/pagemap: neither present nor swapped, or an entry that
 //                             can only be a protected hole (WriteTrap::absent_pagemap_entry)
-//   shared tmpfs/memfd, 4 KiB lseek(SEEK_DATA) says hole (swapped pages count as data)
+//   shared tmpfs/memfd, 4 KiB mincore() and lseek(SEEK_DATA) say hole (swapped is data)
 //   shared hugetlbfs          not asked: pages are read with pread(), which gives zeros for a hole
 //                             and does not fill it
 //   anything else             not at all: every page is read through the mapping

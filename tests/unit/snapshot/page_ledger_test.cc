@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "page_ledger.h"
+
+#include <gtest/gtest.h>
+#include <rapidcheck.h>
+
+#include <bit>
+#include <thread>
+#include <vector>
+
+namespace hotsnap {
+
+namespace {
+
+void save_all(PageLedger &ledger, uint64_t first, uint32_t count, Manner manner) {
+    const GroupMask mask = ledger.claim(first, count);
+    ledger.save(first, mask, 0, 0, manner);
+}
+
+TEST(PageLedger, NewLedgerHasNothingSaved) {
+    const PageLedger ledger(100);
+    EXPECT_TRUE(ledger.unsaved(99));
+    EXPECT_EQ(ledger.saved_pages(), 0u);
+    ASSERT_TRUE(ledger.disproof());
+    EXPECT_NE(ledger.disproof()->find("page 0 of 100 was not saved"), std::string::npos);
+}
+
+TEST(PageLedger, ClaimIsExclusive) {
+    PageLedger ledger(32);
+    EXPECT_EQ(ledger.claim(4, 4), 0x000f);
+    EXPECT_EQ(ledger.claim(0, 16), 0xff0f);
+    EXPECT_EQ(ledger.claim(0, 16), 0);
+    EXPECT_FALSE(ledger.unsaved(4));
+    EXPECT_FALSE(ledger.saved(4));
+}
+
+TEST(PageLedger, DisproofNamesAClaimThatWasNotSaved) {
+    PageLedger ledger(2);
+    save_all(ledger, 0, 1, Manner::background);
+    ledger.claim(1, 1);
+    ASSERT_TRUE(ledger.disproof());
+    EXPECT_NE(ledger.disproof()->find("page 1 of 2 was claimed but not saved"), std::string::npos);
+}
+
+TEST(PageLedger, DisproofNoticesAPageSavedTwice) {
+    PageLedger ledger(16);
+    save_all(ledger, 0, 16, Manner::background);
+    EXPECT_FALSE(ledger.disproof());
+    ledger.save(3, 1, 0, 0, Manner::guest_write);
+    EXPECT_TRUE(ledger.disproof());
+}
+
+TEST(PageLedger, DisproofNoticesASaveWithoutAClaim) {
+    PageLedger ledger(1);
+    ledger.save(0, 1, 0, 0, Manner::background);
+    ASSERT_TRUE(ledger.disproof());
+    EXPECT_NE(ledger.disproof()->find("without a claim"), std::string::npos);
+}
+
+TEST(PageLedger, ZeroPagesHaveNoData) {
+    PageLedger ledger(16);
+    const GroupMask mask = ledger.claim(0, 16);
+    ledger.save(0, mask, 0x00f0, 0, Manner::background);
+    for (uint64_t page = 0; page < 16; page++) {
+        EXPECT_EQ(ledger.has_data(page), page < 4 || page >= 8) << page;
+    }
+    EXPECT_EQ(ledger.counts().zero, 4u);
+}
+
+TEST(PageLedger, FirstPageStandsForAHugePage) {
+    PageLedger ledger(1024);
+    ASSERT_TRUE(ledger.claim_unit(512, 512));
+    EXPECT_FALSE(ledger.claim_unit(512, 512));
+    for (uint64_t first = 1024; first > 512;) {
+        EXPECT_FALSE(ledger.saved(512));
+        first -= group_pages;
+        ledger.save(first, 0xffff, 0, 0, Manner::guest_write);
+    }
+    EXPECT_TRUE(ledger.saved(512));
+    EXPECT_TRUE(ledger.unsaved(0));
+    EXPECT_EQ(ledger.saved_pages(), 512u);
+}
+
+// Whatever groups any number of threads try, each page is claimed by one of them, and the books
+// balance.
+TEST(PageLedger, EachPageIsSavedOnceByWhoeverComesFirst) {
+    EXPECT_TRUE(rc::check([] {
+        const auto groups = *rc::gen::inRange<uint64_t>(1, 40);
+        const auto threads = *rc::gen::inRange(1, 5);
+        const uint64_t pages = groups * group_pages - *rc::gen::inRange<uint64_t>(0, group_pages);
+        PageLedger ledger(pages);
+        std::vector<std::atomic<int>> savers(pages);
+        std::vector<std::thread> workers;
+        for (int t = 0; t < threads; t++) {
+            workers.emplace_back([&, t] {
+                for (uint64_t i = 0; i < groups; i++) {
+                    const uint64_t group = t % 2 == 0 ? i : groups - 1 - i;
+                    const uint64_t first = group * group_pages;
+                    const auto count =
+                        static_cast<uint32_t>(std::min<uint64_t>(group_pages, pages - first));
+                    const GroupMask mask = ledger.claim(first, count);
+                    for (uint32_t j = 0; j < count; j++) {
+                        savers[first + j] += mask >> j & 1;
+                    }
+                    ledger.save(first, mask, mask & 0x5555, mask & 0x0101,
+                                static_cast<Manner>(t % 3));
+                    ledger.wait_saved(first);
+                }
+            });
+        }
+        for (std::thread &worker : workers) {
+            worker.join();
+        }
+        for (const auto &count : savers) {
+            RC_ASSERT(count == 1);
+        }
+        RC_ASSERT(!ledger.disproof());
+        RC_ASSERT(ledger.saved_pages() == pages);
+        const PageLedger::Counts counts = ledger.counts();
+        uint64_t sum = 0;
+        for (const uint64_t n : counts.by_manner) {
+            sum += n;
+        }
+        RC_ASSERT(sum == pages);
+        RC_ASSERT(counts.zero == (pages + 1) / 2);
+    }));
+}
+
+} // namespace
+
+} // namespace hotsnap
