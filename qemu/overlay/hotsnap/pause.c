@@ -44,6 +44,31 @@ static void step_done(PauseClock *clock, const char *name)
     p->count++;
 }
 
+/* Test hook: the same memory and devices once more, written at once. */
+static bool write_dump(HotsnapEpoch *e, Error **errp)
+{
+    g_autofree char *path = g_build_filename(e->folder, "state.dump", NULL);
+    char *error = NULL;
+    bool ok;
+    int fd;
+
+    if (!hs_snapshot_dump(e->snapshot, path, &error)) {
+        error_setg(errp, "%s", error);
+        hs_string_free(error);
+        return false;
+    }
+    fd = qemu_open(path, O_WRONLY | O_APPEND, errp);
+    if (fd < 0) {
+        return false;
+    }
+    ok = qemu_write_full(fd, e->tail->data, e->tail->len) == e->tail->len;
+    if (!ok) {
+        error_setg_errno(errp, errno, "Cannot write '%s'", path);
+    }
+    close(fd);
+    return ok;
+}
+
 bool hotsnap_pause_and_cut(HotsnapEpoch *e, Error **errp)
 {
     HotsnapMember *m = e->member;
@@ -74,13 +99,7 @@ bool hotsnap_pause_and_cut(HotsnapEpoch *e, Error **errp)
     step_done(&clock, "protect");
 
     if (ok && e->dump) {
-        g_autofree char *path = g_build_filename(e->folder, "state.dump",
-                                                 NULL);
-        ok = hs_snapshot_dump(e->snapshot, path, &error);
-        if (!ok) {
-            error_setg(errp, "%s", error);
-            hs_string_free(error);
-        }
+        ok = write_dump(e, errp);
         step_done(&clock, "dump");
     }
 
