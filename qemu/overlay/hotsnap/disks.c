@@ -83,6 +83,58 @@ static int overlay_flags(BlockDriverState *base)
            (protocol->open_flags & cache) | BDRV_O_NO_BACKING;
 }
 
+/*
+ * file-posix reopens an image file read-only as soon as nobody writes to it,
+ * which takes milliseconds (it probes the file's alignment by reading). The
+ * switch to the overlay would make that happen in the pause. So a parent of
+ * our own keeps the base writable until the disks are settled, by asking for
+ * the one write permission that an overlay shares.
+ */
+static char *keeper_desc(BdrvChild *c)
+{
+    return g_strdup("cluster snapshot");
+}
+
+static bool keeper_change_aio_ctx(BdrvChild *c, AioContext *ctx,
+                                  GHashTable *visited, Transaction *tran,
+                                  Error **errp)
+{
+    return true; /* issues no requests, so any context will do */
+}
+
+static AioContext *keeper_get_aio_context(BdrvChild *c)
+{
+    return bdrv_get_aio_context(c->bs);
+}
+
+static const BdrvChildClass child_keeper = {
+    .stay_at_node = true,
+    .get_parent_desc = keeper_desc,
+    .change_aio_ctx = keeper_change_aio_ctx,
+    .get_parent_aio_context = keeper_get_aio_context,
+};
+
+static bool keeper_attach(HotsnapDisk *d, Error **errp)
+{
+    bdrv_ref(d->base); /* taken over by the child */
+    bdrv_graph_wrlock();
+    d->keeper = bdrv_root_attach_child(d->base, "hotsnap", &child_keeper, 0,
+                                       BLK_PERM_WRITE_UNCHANGED, BLK_PERM_ALL,
+                                       NULL, errp);
+    bdrv_graph_wrunlock();
+    return d->keeper;
+}
+
+static void keeper_detach(HotsnapDisk *d)
+{
+    if (d->keeper) {
+        bdrv_graph_wrlock();
+        bdrv_root_unref_child(d->keeper);
+        bdrv_graph_wrunlock();
+        d->keeper = NULL;
+    }
+}
+
 static bool disk_prepare(HotsnapEpoch *e, HotsnapDisk *d, Error **errp)
 {
     ERRP_GUARD();
@@ -125,7 +177,8 @@ static bool disk_prepare(HotsnapEpoch *e, HotsnapDisk *d, Error **errp)
     }
     return bdrv_try_change_aio_context(d->overlay,
                                        bdrv_get_aio_context(d->base), NULL,
-                                       errp) == 0;
+                                       errp) == 0 &&
+           keeper_attach(d, errp);
 }
 
 bool hotsnap_disks_prepare(HotsnapEpoch *e, Error **errp)
@@ -259,6 +312,7 @@ static void settle_in_main(void *opaque)
     SettleCall *call = opaque;
 
     FOR_EACH_DISK(call->e, d) {
+        keeper_detach(d);
         if (bdrv_reopen_set_read_only(d->base, true, &call->err) < 0) {
             error_prepend(&call->err, "Cannot make '%s' read-only: ",
                           d->file);
@@ -305,6 +359,7 @@ void hotsnap_disks_undo(HotsnapEpoch *e)
         Error *err = NULL;
         char *overlay;
 
+        keeper_detach(d);
         if (!d->switched) {
             if (d->created) {
                 g_clear_pointer(&d->overlay, bdrv_unref);
@@ -325,6 +380,7 @@ void hotsnap_disks_undo(HotsnapEpoch *e)
 void hotsnap_disks_free(HotsnapEpoch *e)
 {
     FOR_EACH_DISK(e, d) {
+        keeper_detach(d);
         bdrv_unref(d->overlay);
         bdrv_unref(d->base);
         g_free(d->device);

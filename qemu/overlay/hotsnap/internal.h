@@ -46,6 +46,7 @@ typedef struct HotsnapDisk {
     char *overlay_file;
     BlockDriverState *base; /* referenced */
     BlockDriverState *overlay; /* referenced */
+    BdrvChild *keeper;      /* keeps the base's file open for writing */
     bool created;           /* overlay_file exists because of us */
     bool switched;
     uint64_t sums_xxh3;
