@@ -211,7 +211,7 @@ guest_initrd_files() {
     local from=$1 to=$2 applet
     install -m 755 "$GUEST_RECIPE/initrd-init" "$to/init"
     install -m 755 "$from/bin/busybox" "$to/bin/busybox"
-    for applet in sh cat mount modprobe findfs sleep poweroff switch_root; do
+    for applet in sh cat mkdir mount modprobe findfs sleep poweroff switch_root; do
         ln -s busybox "$to/bin/$applet"
     done
 }
