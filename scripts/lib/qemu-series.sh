@@ -5,7 +5,7 @@
 # each patch of the series. Source common.sh and qemu-source.sh first.
 #
 # Commits are made in git's object store and index alone; no file of the tree is touched before
-# all of them are there. Then one `git reset` moves the tree to the last commit: it writes only
+# all of them are there. Then one `git checkout` moves the tree to the last commit: it writes only
 # the files that differ, so that the build sees only those as changed, and a series that does not
 # apply leaves the tree as it was. Names and dates are fixed: equal content gives equal commits.
 #
@@ -146,25 +146,35 @@ import_series() {
         REPLY=$(series_git "$tree" rev-parse refs/hotsnap/base)
     fi
     tip=$REPLY
-    [[ -n ${QEMU_IMPORT_FORCE-} ]] || refuse_to_lose_work "$tree" "$tip"
-    series_git "$tree" reset -q --hard "$tip"
+    move_tree "$tree" "$tip"
     series_git "$tree" update-ref refs/hotsnap/imported "$tip"
     printf '%s\n' "$stamp" >"$tree/.git/hotsnap-stamp"
     log "${tree#"$HOTSNAP_ROOT"/}: $QEMU_SOURCE_NAME" \
         "${fork:+with $(series_git "$tree" rev-list --count refs/hotsnap/overlay.."$tip") patches}"
 }
 
-# Commits after the import, or changes in the tree, that the new tip would not contain.
-refuse_to_lose_work() {
-    local tree=$1 tip=$2 head imported
-    local -a changed
-    imported=$(series_git "$tree" rev-parse -q --verify refs/hotsnap/imported) || return 0
-    head=$(series_git "$tree" rev-parse HEAD)
-    [[ $head == "$imported" ]] || series_git "$tree" diff --quiet "$head" "$tip" ||
-        die "$tree has commits that were not exported" \
-            "run scripts/qemu-export first, or drop them with scripts/qemu-import --force"
-    mapfile -d '' -t changed < <(series_git "$tree" diff -z --name-only HEAD)
-    ((${#changed[@]} == 0)) || series_git "$tree" diff --quiet "$tip" -- "${changed[@]}" ||
-        die "$tree has changes that are not committed: ${changed[*]:0:5}" \
-            "commit them and run scripts/qemu-export, or drop them with scripts/qemu-import --force"
+# move_tree TREE TIP: make the files those of the commit TIP. The developer's uncommitted changes
+# stay where TIP does not change the same file; what would be lost is refused, unless
+# QEMU_IMPORT_FORCE is set.
+move_tree() {
+    local tree=$1 tip=$2 head imported file said
+    if [[ -z ${QEMU_IMPORT_FORCE-} ]] &&
+        imported=$(series_git "$tree" rev-parse -q --verify refs/hotsnap/imported); then
+        head=$(series_git "$tree" rev-parse HEAD)
+        [[ $head == "$imported" ]] || series_git "$tree" diff --quiet "$head" "$tip" ||
+            die "$tree has commits that were not exported" \
+                "run scripts/qemu-export first, or drop them with scripts/qemu-import --force"
+        # A file that was edited here and exported since is what TIP holds: no conflict.
+        while IFS= read -r -d '' file; do
+            ! series_git "$tree" diff --quiet "$tip" -- "$file" ||
+                series_git "$tree" add -f -- "$file"
+        done < <(series_git "$tree" diff -z --name-only HEAD)
+        said=$(series_git "$tree" checkout -q -B hotsnap "$tip" 2>&1) || {
+            printf '%s\n' "$said" >&2
+            die "$tree has changes that are not committed" \
+                "commit them and run scripts/qemu-export, or drop them: scripts/qemu-import --force"
+        }
+    else
+        series_git "$tree" reset -q --hard "$tip"
+    fi
 }

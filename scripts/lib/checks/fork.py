@@ -41,10 +41,10 @@ def read_rebase(program: str, text: str) -> list[Result]:
     """The lines of scripts/qemu-rebase: one for each patch."""
     results = []
     for line in text.splitlines():
-        match = re.match(r"(ok|offset|FAILED) +(\S+?):? ?(.*)$", line)
+        match = re.match(r"(ok|offset|FAILED) +([^\s:]+)(?:: (.*))?$", line)
         if match:
             outcome = FAILED if match[1] == "FAILED" else PASSED
-            reason = "does not apply: see the log" if outcome == FAILED else match[3]
+            reason = "does not apply: see the log" if outcome == FAILED else match[3] or ""
             results.append(Result(program, match[2], outcome, reason))
         elif line.startswith("series on "):
             results.append(Result(program, f"overlay over {line[10:].rstrip(':')}", PASSED))

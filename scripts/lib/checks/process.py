@@ -42,6 +42,10 @@ def install() -> None:
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, interrupt)
+    adopt_orphans()
+
+
+def adopt_orphans() -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
@@ -142,13 +146,14 @@ def run(name: str, command: Sequence[str], log: str, timeout: float, *,
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
-    """Ask a program to end, then insist; returns when it has."""
+    """Ask a program to end, then insist; its group ends with it."""
     process.terminate()
     try:
         process.wait(GRACE)
     except subprocess.TimeoutExpired:
-        kill_group(process.pid, signal.SIGKILL)
+        process.kill()
         process.wait()
+    kill_group(process.pid, signal.SIGKILL)
 
 
 def kill_group(group: int, number: int) -> None:

@@ -8,6 +8,7 @@ its files and the guests from what they print. The last line says it all; see `v
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
 import contextlib
 import os
 import shutil
@@ -174,22 +175,21 @@ class Quickstart:
         with self.step("check PostgreSQL's rows: at the cut, and restored"):
             frozen = next(disk["file"] for member, disk in self.saved.layers()
                           if member["name"] == "db" and "disk1-dev" in disk["device"])
-            rows = self._rows(frozen, "at-the-cut")
-            low, high = self.cut_rows["committed"], self.cut_rows["issued"]
-            self._note("rows at the cut", rows["contiguous"] == "yes"
-                       and low <= int(rows["rows"]) <= high,
-                       f"{rows['rows']} on disk; client had {low} acknowledged, {high} sent")
             self.guests.read()
             acknowledged = self.guests.counters()["client", "pg", ""]["committed"]
-            late = self.fleet.quit(["db"])
+            late = self.fleet.quit(trial.MEMBERS)
             if late:
-                raise HotsnapError("db did not quit")
-            rows = self._rows(self.state.members["db"]["disks"]["disk1"], "restored")
-            self._note("rows after the restore", rows["contiguous"] == "yes"
-                       and int(rows["rows"]) >= acknowledged,
-                       f"{rows['rows']} on disk, of {acknowledged} acknowledged none is missing"
-                       if int(rows["rows"]) >= acknowledged else
-                       f"{rows['rows']} on disk, {acknowledged} acknowledged")
+                raise HotsnapError(f"{', '.join(late)} did not quit")
+            final = self.state.members["db"]["disks"]["disk1"]
+            with concurrent.futures.ThreadPoolExecutor() as pool:
+                at_cut, restored = pool.map(self._rows, (frozen, final), ("at-the-cut", "restored"))
+            low, high = self.cut_rows["committed"], self.cut_rows["issued"]
+            self._note("rows at the cut", at_cut["contiguous"] == "yes"
+                       and low <= int(at_cut["rows"]) <= high,
+                       f"{at_cut['rows']} on disk; client had {low} acknowledged, {high} sent")
+            self._note("rows after the restore", restored["contiguous"] == "yes"
+                       and int(restored["rows"]) >= acknowledged,
+                       f"{restored['rows']} on disk; client had {acknowledged} acknowledged")
 
     def _rows(self, layer: str, name: str) -> dict[str, int | str]:
         return trial.pgcheck(self.state, self.result["accel"], layer,
