@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The cluster's network: what is made works, and nothing of it is left, also after a failure."""
+
+import json
+import os
+import subprocess
+import sys
+import unittest
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)),
+                                "..", "..", "..", "scripts", "lib"))
+
+from hotsnap.netns import Network, NetworkError, tap_netdev  # noqa: E402
+
+NAME = f"hs-unit-{os.getpid()}"
+
+
+class Names(unittest.TestCase):
+    def test_bad_names(self):
+        for name, taps in (("", []), ("a/b", []), ("-x", []), ("ok", ["much-too-long-name"]),
+                           ("ok", ["br0"]), ("ok", ["t0", "t0"]), ("ok", ["a b"])):
+            with self.subTest(name=name, taps=taps), self.assertRaises(NetworkError):
+                Network(name, taps)
+
+    def test_frames_pass_through_qemu(self):
+        self.assertIn("vhost=off", tap_netdev("n0", "tap0"))
+
+
+@unittest.skipUnless(os.geteuid() == 0, "making a network namespace needs root")
+class Namespaces(unittest.TestCase):
+    def links(self, network):
+        out = subprocess.run(network.inside(["ip", "-j", "link"]), check=True, capture_output=True)
+        return {link["ifname"]: link for link in json.loads(out.stdout)}
+
+    def test_bridge_and_taps(self):
+        with Network(NAME, ["t0", "t1"], "10.77.0.254/24") as network:
+            links = self.links(network)
+            self.assertEqual(set(links), {"lo", "br0", "t0", "t1"})
+            self.assertEqual([links[tap]["master"] for tap in network.taps], ["br0", "br0"])
+            network.add_tap("t2")
+            self.assertIn("t2", self.links(network))
+            address = subprocess.run(network.inside(["ip", "-o", "-4", "address", "show", "br0"]),
+                                     check=True, capture_output=True, text=True).stdout
+            self.assertIn("10.77.0.254/24", address)
+            with subprocess.Popen(network.inside(["sleep", "60"])) as child:
+                try:
+                    # The process is the command itself, so that it can be signalled and waited for.
+                    while not network.pids():
+                        self.assertIsNone(child.poll())
+                    self.assertEqual(network.pids(), [child.pid])
+                finally:
+                    child.kill()
+            with self.assertRaisesRegex(NetworkError, "exists"):
+                Network(NAME, []).create()
+        self.assertFalse(network.exists())
+
+    def test_nothing_is_left_after_a_failure(self):
+        with self.assertRaises(NetworkError):
+            Network(NAME, ["t0"], "not-an-address").create()
+        self.assertFalse(Network(NAME, []).exists())
+        with self.assertRaises(KeyError), Network(NAME, []):
+            raise KeyError
+        self.assertFalse(Network(NAME, []).exists())
+        Network(NAME, []).destroy()
+
+
+if __name__ == "__main__":
+    unittest.main()
