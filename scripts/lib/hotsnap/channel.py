@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Reads a member's recorded channel state (a pcap file) for the guests' numbered UDP messages.
 
-The message is that of tests/guest/src/hs-chatter.c.
+The message is that of tests/guest/src/hs-message.h.
 """
 
 from __future__ import annotations

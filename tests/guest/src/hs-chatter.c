@@ -9,6 +9,7 @@
  * bound, and not one datagram need be lost, which makes every gap worth reporting.
  */
 #define _GNU_SOURCE
+#include "hs-message.h"
 #include "hs-tag.h"
 
 #include <arpa/inet.h>
@@ -34,33 +35,21 @@ enum {
     SOCKET_BUFFER = 1 << 20, /* bytes: a second and more of messages, so that none is dropped */
 };
 
-/* A message, the same over UDP and TCP; native (little endian) byte order. */
-struct message {
-    char magic[8];
-    uint64_t nonce;
-    uint64_t number;
-    char sender[HS_NAME_SIZE];
-    uint64_t check;
-};
-_Static_assert(sizeof(struct message) == 64, "the checker finds messages by this layout");
-
-static const char MESSAGE_MAGIC[8] = {'H', 'S', 'C', 'H', 'A', 'T', '0', '1'};
-
 struct peer {
     struct hs_chatter_entry *count;
     struct sockaddr_in address;
     int tcp; /* the connection made by us; -1: none */
     bool connected;
-    uint64_t attempt_ns;    /* when the connection was begun, or lost */
-    struct message pending; /* the record being sent */
-    size_t pending_left;    /* bytes of it that the socket has not taken yet */
-    int inbound;            /* index in `accepted` of the peer's connection to us; -1: none */
+    uint64_t attempt_ns;       /* when the connection was begun, or lost */
+    struct hs_message pending; /* the record being sent */
+    size_t pending_left;       /* bytes of it that the socket has not taken yet */
+    int inbound;               /* index in `accepted` of the peer's connection to us; -1: none */
 };
 
 struct accepted {
     int fd;   /* -1: free */
     int peer; /* -1: it has not said yet */
-    struct message record;
+    struct hs_message record;
     size_t have;
 };
 
@@ -81,28 +70,9 @@ static void watch(int fd, uint32_t events, enum source source, int index) {
     }
 }
 
-static uint64_t message_check(const struct message *message) {
-    /* FNV-1a, over all but the check itself. */
-    const uint8_t *bytes = (const uint8_t *)message;
-    uint64_t hash = 0xcbf29ce484222325u;
-    for (size_t i = 0; i < offsetof(struct message, check); i++) {
-        hash = (hash ^ bytes[i]) * 0x100000001b3u;
-    }
-    return hash;
-}
-
-static void message_make(struct message *message, uint64_t number) {
-    memcpy(message->magic, MESSAGE_MAGIC, sizeof(MESSAGE_MAGIC));
-    message->nonce = page->nonce;
-    message->number = number;
-    memcpy(message->sender, page->name, HS_NAME_SIZE);
-    message->check = message_check(message);
-}
-
 /* The index of the peer that sent `message`, or -1 when it is damaged or from a stranger. */
-static int message_sender(const struct message *message) {
-    if (memcmp(message->magic, MESSAGE_MAGIC, sizeof(MESSAGE_MAGIC)) != 0 ||
-        message->check != message_check(message)) {
+static int message_sender(const struct hs_message *message) {
+    if (!hs_message_whole(message)) {
         return -1;
     }
     for (int i = 0; i < peer_count; i++) {
@@ -127,8 +97,9 @@ static void note_incarnation(struct peer *peer, uint64_t nonce) {
 /* ---- UDP ---- */
 
 static void udp_send(struct peer *peer) {
-    struct message message;
-    message_make(&message, hs_next(&peer->count->udp_sent)); /* counted before it is sent */
+    struct hs_message message;
+    hs_message_make(&message, page,
+                    hs_next(&peer->count->udp_sent)); /* counted before it is sent */
     if (sendto(udp_fd, &message, sizeof(message), 0, (struct sockaddr *)&peer->address,
                sizeof(peer->address)) < 0) {
         /* Counted and not sent: the receiver will see the gap. */
@@ -136,7 +107,7 @@ static void udp_send(struct peer *peer) {
 }
 
 static void udp_receive(void) {
-    struct message message;
+    struct hs_message message;
     ssize_t got;
     while ((got = recv(udp_fd, &message, sizeof(message), MSG_DONTWAIT | MSG_TRUNC)) >= 0 ||
            errno == ECONNREFUSED || errno == EINTR) {
@@ -208,7 +179,8 @@ static void tcp_send(struct peer *peer) {
     if (!tcp_flush(peer)) {
         return; /* no record is begun before the last one is gone, so nothing queues up here */
     }
-    message_make(&peer->pending, hs_next(&peer->count->tcp_sent)); /* counted before it is sent */
+    hs_message_make(&peer->pending, page,
+                    hs_next(&peer->count->tcp_sent)); /* counted before it is sent */
     peer->pending_left = sizeof(peer->pending);
     tcp_flush(peer);
 }
@@ -260,7 +232,7 @@ static void tcp_accept(void) {
 
 /* False: the connection is of no more use. */
 static bool tcp_record(struct accepted *connection) {
-    const struct message *record = &connection->record;
+    const struct hs_message *record = &connection->record;
     int sender = message_sender(record);
     if (connection->peer < 0) {
         if (sender < 0) {
