@@ -209,10 +209,10 @@ class Member:
     def make_disks(self) -> None:
         directory = self.cluster.place.path / self.name
         directory.mkdir(exist_ok=True)
-        self.disks = [("root", img_create(directory / "root.qcow2", backing=GUEST / "rootfs.raw"))]
+        self.disks = [("root", img_create(directory / "root.qcow2", backing=(GUEST / "rootfs.raw").resolve()))]
         if "db" in self.role:
             self.disks.append(("pgdata", img_create(directory / "pgdata.qcow2",
-                                                    backing=GUEST / "pgdata.raw")))
+                                                    backing=(GUEST / "pgdata.raw").resolve())))
         if self.options.get("disktag"):
             self.disks.append(("hsdisktag", img_create(directory / "tag.raw", "16M",
                                                        image_format="raw")))
@@ -233,7 +233,7 @@ class Member:
               extra: list[str] | None = None) -> Vm:
         o = self.options
         peers = ",".join(f"{m.name}:{m.ip}" for m in self.cluster.members if m is not self)
-        append = (f"console=ttyS0 quiet mitigations=off hs.name={self.name} hs.ip={self.ip}/24 "
+        append = (f"console=ttyS0 quiet mitigations=off no_timer_check hs.name={self.name} hs.ip={self.ip}/24 "
                   f"hs.role={self.role} " + (f"hs.peers={peers} " if peers else "") +
                   o.get("append", ""))
         memory = o.get("memory", 256)

@@ -193,15 +193,15 @@ static char *claim_tag(const char *directory, const char *tag, Error **errp)
         return NULL;
     }
     if (!access(final, F_OK)) {
-        error_setg(errp, "Snapshot '%s' exists already", final);
-        error_append_hint(errp, "Use another tag, or remove it first\n");
+        error_setg(errp, "Snapshot '%s' exists already; use another tag, or "
+                   "remove it first", final);
         return NULL;
     }
     if (mkdir(partial, 0700)) {
         if (errno == EEXIST) {
             error_setg(errp, "'%s' exists: a snapshot with this tag is being "
-                       "made, or one was interrupted", partial);
-            error_append_hint(errp, "If nobody is making it, remove it\n");
+                       "made, or one was interrupted; if nobody is making it, "
+                       "remove it", partial);
         } else {
             error_setg_errno(errp, errno, "Cannot create folder '%s'",
                              partial);

@@ -203,9 +203,8 @@ bool hotsnap_disks_prepare(HotsnapEpoch *e, Error **errp)
         d.device = device_label(blk);
         if (!bs->drv || !bs->exact_filename[0]) {
             error_setg(errp, "Disk '%s' is not a file: it cannot take an "
-                       "overlay", d.device);
-            error_append_hint(errp, "Use a qcow2 or raw image file, or make "
-                              "the disk read-only\n");
+                       "overlay; use a qcow2 or raw image file, or make the "
+                       "disk read-only", d.device);
             g_free(d.device);
             return false;
         }

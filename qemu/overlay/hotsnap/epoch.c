@@ -89,6 +89,14 @@ static void epoch_task_done(void *opaque)
     }
 }
 
+void hotsnap_epoch_drop_if_aborting(HotsnapEpoch *e, Error **err)
+{
+    if (qatomic_read(&e->cancelled) && *err) {
+        error_free(*err);
+        *err = NULL;
+    }
+}
+
 void hotsnap_epoch_task_done(HotsnapEpoch *e)
 {
     hotsnap_post_main(e->member, epoch_task_done, e);
@@ -111,10 +119,8 @@ static void prepare_in_main(void *opaque)
         return;
     }
     if (g_mkdir_with_parents(e->folder, 0700) < 0) {
-        error_setg_errno(&call->err, errno, "Cannot create folder '%s'",
-                         e->folder);
-        error_append_hint(&call->err, "The bundle's directory must be the "
-                          "same, and writable, for all members\n");
+        error_setg_errno(&call->err, errno, "Cannot create folder '%s', which "
+                         "all members must be able to write to", e->folder);
         return;
     }
     hotsnap_disks_prepare(e, &call->err);
@@ -142,6 +148,7 @@ static void *prepare_task(void *opaque)
         hotsnap_call_main(m, prepare_snapshot_in_main, &call);
     }
     rcu_unregister_thread();
+    hotsnap_epoch_drop_if_aborting(e, &call.err);
     hotsnap_epoch_task_done(e);
     if (call.err) {
         hotsnap_local_failed(m, call.err);
@@ -232,6 +239,7 @@ static void *arm_task(void *opaque)
         }
     }
     rcu_unregister_thread();
+    hotsnap_epoch_drop_if_aborting(e, &err);
     hotsnap_epoch_task_done(e);
     if (err) {
         hotsnap_local_failed(m, err);

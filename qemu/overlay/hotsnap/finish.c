@@ -96,10 +96,11 @@ void *hotsnap_finish_task(void *opaque)
         }
     }
     rcu_unregister_thread();
+    hotsnap_epoch_drop_if_aborting(e, &call.err);
     hotsnap_epoch_task_done(e);
     if (call.err) {
         hotsnap_local_failed(m, call.err);
-    } else {
+    } else if (call.report) {
         hotsnap_local(m, HS_LOCAL_FULL_FIN, call.report);
     }
     return NULL;

@@ -34,20 +34,19 @@ static void check_nic(NICState *nic, void *opaque)
         return; /* without a backend no frame ever leaves */
     }
     if (get_vhost_net(peer)) {
-        error_setg(c->errp, "Packets of NIC '%s' bypass QEMU (vhost)",
-                   nc->name);
-        error_append_hint(c->errp, "Use -netdev tap,...,vhost=off\n");
+        error_setg(c->errp, "Packets of NIC '%s' bypass QEMU (vhost); use "
+                   "-netdev tap,...,vhost=off", nc->name);
         c->ok = false;
     } else if (nic->conf->peers.queues > 1) {
         error_setg(c->errp, "NIC '%s' has several queues, which keep no "
-                   "common order of frames", nc->name);
-        error_append_hint(c->errp, "Use queues=1 on its netdev\n");
+                   "common order of frames; use queues=1 on its netdev",
+                   nc->name);
         c->ok = false;
     } else if (!hotsnap_filter_for_netdev(c->member, peer)) {
         error_setg(c->errp, "Network backend '%s' of NIC '%s' has no packet "
-                   "mediator", peer->name, nc->name);
-        error_append_hint(c->errp, "Start QEMU with -object filter-hotsnap,"
-                          "id=ID,netdev=%s,member=ID\n", peer->name);
+                   "mediator; start QEMU with -object "
+                   "filter-hotsnap,id=ID,netdev=%s,member=ID",
+                   peer->name, nc->name, peer->name);
         c->ok = false;
     }
 }
@@ -65,8 +64,8 @@ static bool check_vhost_user(Error **errp)
     for (int i = 0; i < MIN(n, MAX_QUEUE_NUM); i++) {
         if (ncs[i]->info->type == NET_CLIENT_DRIVER_VHOST_USER) {
             error_setg(errp, "Network backend '%s' (vhost-user) writes guest "
-                       "memory from another process", ncs[i]->name);
-            error_append_hint(errp, "Use a tap backend with vhost=off\n");
+                       "memory from another process; use a tap backend with "
+                       "vhost=off", ncs[i]->name);
             return false;
         }
     }
@@ -90,6 +89,7 @@ bool hotsnap_guard_check(HotsnapMember *m, Error **errp)
 {
     NicCheck nics = { .member = m, .errp = errp, .ok = true };
     const char *vhost = NULL;
+    Error *blocked = NULL;
 
     if (m->epoch || m->restoring) {
         error_setg(errp, "A snapshot or restore is in progress already");
@@ -100,14 +100,14 @@ bool hotsnap_guard_check(HotsnapMember *m, Error **errp)
         return false;
     }
     if (migration_is_running()) {
-        error_setg(errp, "A migration is in progress");
-        error_append_hint(errp, "Wait for it to end, or use "
-                          "migrate_cancel\n");
+        error_setg(errp, "A migration is in progress; wait for it to end, or "
+                   "use migrate_cancel");
         return false;
     }
-    if (migration_is_blocked(errp)) {
-        error_append_hint(errp, "What cannot be migrated cannot be in a "
-                          "snapshot; remove the device\n");
+    if (migration_is_blocked(&blocked)) {
+        error_setg(errp, "%s; what cannot be migrated cannot be in a "
+                   "snapshot: remove the device", error_get_pretty(blocked));
+        error_free(blocked);
         return false;
     }
     if (!check_vhost_user(errp)) {
@@ -116,9 +116,8 @@ bool hotsnap_guard_check(HotsnapMember *m, Error **errp)
     object_child_foreach_recursive(object_get_root(), find_vhost_user_device,
                                    &vhost);
     if (vhost) {
-        error_setg(errp, "Device '%s' writes guest memory behind QEMU's back",
-                   vhost);
-        error_append_hint(errp, "Use a device that QEMU emulates itself\n");
+        error_setg(errp, "Device '%s' writes guest memory behind QEMU's back; "
+                   "use a device that QEMU emulates itself", vhost);
         return false;
     }
     qemu_foreach_nic(check_nic, &nics);
@@ -130,8 +129,7 @@ bool hotsnap_guard_enter(HotsnapEpoch *e, Error **errp)
     /* Ballooning goes quiet, virtio-mem and the like refuse. */
     if (ram_block_discard_disable(true)) {
         error_setg(errp, "A device relies on discarding guest memory "
-                   "(virtio-mem or similar)");
-        error_append_hint(errp, "Remove the device\n");
+                   "(virtio-mem or similar); remove the device");
         return false;
     }
     e->discard_disabled = true;

@@ -191,6 +191,11 @@ void hotsnap_epoch_abort(HotsnapMember *m, const char *reason);
 void hotsnap_epoch_check_channels(HotsnapMember *m);
 void hotsnap_epoch_run(HotsnapEpoch *e, const char *name,
                        void *(*fn)(void *opaque));
+/*
+ * What goes wrong in a task because its epoch is being aborted, or beside
+ * that, is no news: the reason is known. Worker, before task_done.
+ */
+void hotsnap_epoch_drop_if_aborting(HotsnapEpoch *e, Error **err);
 void hotsnap_epoch_task_done(HotsnapEpoch *e); /* worker's last call */
 
 /* finish.c */

@@ -45,9 +45,8 @@ static SocketAddress *address_parse(const char *str, Error **errp)
 
     if (addr && !address_is_loopback(addr)) {
         error_setg(errp, "Address '%s' is neither a Unix socket nor on the "
-                   "loopback interface", str);
-        error_append_hint(errp, "The control connection is not encrypted: "
-                          "use unix:PATH or tcp:127.0.0.1:PORT\n");
+                   "loopback interface; the control connection is not "
+                   "encrypted: use unix:PATH or tcp:127.0.0.1:PORT", str);
         g_clear_pointer(&addr, qapi_free_SocketAddress);
     }
     return addr;

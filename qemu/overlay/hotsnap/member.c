@@ -14,9 +14,9 @@ static HotsnapMember *the_member;
 HotsnapMember *hotsnap_member(Error **errp)
 {
     if (!the_member) {
-        error_setg(errp, "This VM is not a member of a cluster");
-        error_append_hint(errp, "Start QEMU with -object hotsnap-member,"
-                          "id=ID,name=NAME,listen=unix:PATH\n");
+        error_setg(errp, "This VM is not a member of a cluster; start QEMU "
+                   "with -object "
+                   "hotsnap-member,id=ID,name=NAME,listen=unix:PATH");
     }
     return the_member;
 }

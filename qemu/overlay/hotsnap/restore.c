@@ -68,8 +68,8 @@ static bool restore_begin(HotsnapMember *m, Error **errp)
     Error *err = NULL;
 
     if (!runstate_check(RUN_STATE_INMIGRATE)) {
-        error_setg(errp, "This VM was started already");
-        error_append_hint(errp, "Start QEMU with -incoming defer\n");
+        error_setg(errp, "This VM was started already; start QEMU with "
+                   "-incoming defer");
         return false;
     }
     if (access(path, R_OK)) {

@@ -1,0 +1,314 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What goes wrong says so once, clearly, and harms nothing: every VM goes on running, its disks are
+whole, and nothing is left under the snapshot's name.
+"""
+
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Callable
+
+from harness import QEMU_IMG, Cluster, Failed, Report, Workplace, check
+from hotsnap.qmp import QmpError
+
+SLOW = {"bandwidth": 4 << 20}  # the background copy takes half a minute
+MEMBERS = [
+    ("a", "writer", {"append": "hs.writer.mib=32 hs.writer.rate=500 hs.writer.disk=20",
+                     "disktag": True}),
+    ("b", "writer", {"append": "hs.writer.mib=32 hs.writer.rate=500 hs.writer.disk=20"}),
+]
+
+
+def settle(cluster: Cluster, timeout: float = 60) -> None:
+    """Waits until no block job is left of an aborted snapshot, and every member is idle."""
+    deadline = time.monotonic() + timeout
+    for member in cluster.members:
+        while True:
+            jobs = member.vm.qmp.execute("query-block-jobs")
+            phase = member.vm.qmp.execute("query-hotsnap")["phase"]
+            if not jobs and phase in ("idle", "aborted", "committed"):
+                break
+            check(time.monotonic() < deadline, f"{member.name} stays in phase {phase}: {jobs}")
+            time.sleep(0.1)
+
+
+def unharmed(cluster: Cluster, tag: str) -> None:
+    """Every guest works on, disks included, and nothing is left of the snapshot."""
+    settle(cluster)
+    before = {m.name: len(m.vm.text()) for m in cluster.members}
+    for member in cluster.members:
+        check(member.vm.running(), f"{member.name} does not run")
+    leftover = [p.name for p in cluster.bundles.glob(f"{tag}*")]
+    check(not leftover, f"left behind: {leftover}")
+    for member in cluster.members:
+        counts = []
+        deadline = time.monotonic() + 30
+        while len(counts) < 2:
+            counts = re.findall(r"^writer \S+ pages=\d+ disk=(\d+)",
+                                member.vm.lines_after(before[member.name]), re.M)
+            check(time.monotonic() < deadline, f"{member.name}: the guest stands still")
+            time.sleep(0.2)
+        check(int(counts[-1]) > int(counts[0]), f"{member.name}: its disk takes no more writes")
+        check("fail" not in member.vm.lines_after(before[member.name]),
+              f"{member.name}: {member.vm.lines_after(before[member.name])}")
+        overlays = list((cluster.place.path / member.name).glob(f"*-{tag}*.qcow2"))
+        check(not overlays, f"{member.name}: overlays left behind: {overlays}")
+
+
+def new_tag() -> str:
+    """Tags name jobs too; a job that a failed check left behind must not fail the next one."""
+    new_tag.count = getattr(new_tag, "count", 0) + 1
+    return f"x{new_tag.count}"
+
+
+def refused(cluster: Cluster, pattern: str, tag: str = "", **arguments) -> None:
+    """The snapshot fails with a message that fits, and everything is as before."""
+    tag = tag or new_tag()
+    try:
+        error = cluster.try_snapshot(tag, **arguments)
+    except QmpError as refusal:
+        error = refusal.desc
+    check(error is not None, "it was not refused")
+    print(f"# {error}")
+    check(re.search(pattern, error), f"the error does not say {pattern!r}: {error}")
+    unharmed(cluster, tag)
+
+
+def existing_tag(cluster: Cluster) -> None:
+    (cluster.bundles / "there").mkdir()
+    try:
+        cluster.try_snapshot("there")
+        raise Failed("it was not refused")
+    except QmpError as error:
+        check("exists already" in error.desc, error.desc)
+    (cluster.bundles / "there").rmdir()
+    unharmed(cluster, "there")
+
+
+def interrupted_tag(cluster: Cluster) -> None:
+    (cluster.bundles / "x.partial").mkdir()
+    try:
+        cluster.try_snapshot("x")
+        raise Failed("it was not refused")
+    except QmpError as error:
+        check("interrupted" in error.desc, error.desc)
+    (cluster.bundles / "x.partial").rmdir()
+
+
+class SmallFilesystem:
+    """A tmpfs of a given size, mounted for the test alone."""
+
+    def __init__(self, place: Workplace, mib: int):
+        self.path = place.path / f"small-{mib}"
+        self.path.mkdir(exist_ok=True)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={mib}m", "none", str(self.path)],
+                       check=True)
+
+    def __enter__(self) -> Path:
+        return self.path
+
+    def __exit__(self, *_: object) -> None:
+        subprocess.run(["umount", str(self.path)], check=True)
+
+
+def no_space_before(cluster: Cluster) -> None:
+    with SmallFilesystem(cluster.place, 20) as folder:
+        refused(cluster, r"(?i)space", directory=str(folder))
+        check(not list(folder.iterdir()), "files are left on the full file system")
+
+
+def no_space_during(cluster: Cluster) -> None:
+    """Enough is free at the beginning; then someone else fills the file system."""
+    with SmallFilesystem(cluster.place, 900) as folder:
+        a = cluster["a"].vm
+        tag = start(cluster, directory=str(folder))
+        reach(a, "full")
+        subprocess.run(["dd", "if=/dev/zero", f"of={folder}/filler", "bs=1M", "status=none"],
+                       stderr=subprocess.DEVNULL, check=False)
+        a.qmp.execute("hotsnap-set-bandwidth", {"bandwidth": 0})
+        error = a.wait_job(f"snap-{tag}")
+        check(error and re.search(r"(?i)space", error), f"error: {error}")
+        print(f"# {error}")
+        unharmed(cluster, tag)
+        (folder / "filler").unlink()
+        check(not list(folder.iterdir()), f"left: {list(folder.iterdir())}")
+
+
+def start(cluster: Cluster, initiator: int = 0, **arguments) -> str:
+    """Starts a snapshot that takes long; returns its tag."""
+    tag = new_tag()
+    request = {"job-id": f"snap-{tag}", "tag": tag, "directory": str(cluster.bundles),
+               "members": [m.address for m in cluster.members], **SLOW}
+    request.update({k.replace("_", "-"): v for k, v in arguments.items()})
+    cluster.members[initiator].vm.qmp.execute("hotsnap-cluster", request)
+    return tag
+
+
+def reach(vm, phase: str, timeout: float = 30) -> None:
+    deadline = time.monotonic() + timeout
+    while (now := vm.qmp.execute("query-hotsnap")["phase"]) != phase:
+        check(now not in ("aborted", "committed") and time.monotonic() < deadline,
+              f"phase {phase} was not reached but {now}")
+        time.sleep(0.01)
+
+
+def cancelled(cluster: Cluster, phase: str) -> None:
+    a = cluster["a"].vm
+    tag = start(cluster)
+    reach(a, phase)
+    a.qmp.execute("job-cancel", {"id": f"snap-{tag}"})
+    a.wait_job(f"snap-{tag}")
+    unharmed(cluster, tag)
+
+
+def cancelled_while_preparing(cluster: Cluster) -> None:
+    """A peer that stands still keeps the others preparing; the cancel gets through all the same."""
+    a, b = cluster["a"].vm, cluster["b"].vm
+    b.process.send_signal(signal.SIGSTOP)
+    try:
+        tag = start(cluster)
+        time.sleep(1)
+        a.qmp.execute("job-cancel", {"id": f"snap-{tag}"})
+        time.sleep(0.5)
+        check(a.running(), "a does not run")
+    finally:
+        b.process.send_signal(signal.SIGCONT)
+    a.wait_job(f"snap-{tag}")
+    unharmed(cluster, tag)
+
+
+def second_snapshot(cluster: Cluster) -> None:
+    a, b = cluster["a"].vm, cluster["b"].vm
+    tag = start(cluster)
+    reach(a, "full")
+    for vm, index in ((a, 0), (b, 1)):
+        try:
+            start(cluster, initiator=index)
+            raise Failed(f"{vm.name} takes a second snapshot while one runs")
+        except QmpError as error:
+            check("during a cluster snapshot" in error.desc or "in progress" in error.desc,
+                  error.desc)
+    try:
+        a.qmp.execute("device_add", {"driver": "virtio-rng-pci", "id": "late"})
+        raise Failed("a device was plugged in while a snapshot runs")
+    except QmpError as error:
+        check("device_add is not allowed during" in error.desc, error.desc)
+    try:
+        a.qmp.execute("migrate", {"uri": f"file:{cluster.place.path}/nowhere"})
+        raise Failed("a migration began while a snapshot runs")
+    except QmpError as error:
+        check("snapshot is in progress" in error.desc, error.desc)
+    a.qmp.execute("job-cancel", {"id": f"snap-{tag}"})
+    a.wait_job(f"snap-{tag}")
+    unharmed(cluster, tag)
+
+
+def migration_runs(cluster: Cluster) -> None:
+    a = cluster["a"].vm
+    a.qmp.execute("migrate-set-parameters", {"max-bandwidth": 1 << 20})
+    a.qmp.execute("migrate", {"uri": f"file:{cluster.place.path}/migration"})
+    try:
+        refused(cluster, "migration is in progress")
+    finally:
+        a.qmp.execute("migrate_cancel")
+        while a.qmp.execute("query-migrate")["status"] not in ("cancelled", "failed", "completed"):
+            time.sleep(0.05)
+        if not a.running():
+            a.qmp.execute("cont")
+
+
+def unknown_member(cluster: Cluster) -> None:
+    refused(cluster, "nobody", members=[cluster["a"].address,
+                                        {"name": "nobody", "address": "unix:/nonexistent/sock"}])
+
+
+def outside_address(cluster: Cluster) -> None:
+    refused(cluster, "loopback", members=[{"name": "b", "address": "tcp:192.0.2.1:4000"}])
+
+
+def wrong_name(cluster: Cluster) -> None:
+    refused(cluster, "there is member 'b', not 'zebra'", members=[{"name": "zebra",
+                                           "address": cluster["b"].address["address"]}])
+
+
+def same_name_twice(cluster: Cluster) -> None:
+    refused(cluster, "(?i)twice|same|duplicate",
+            members=[cluster["b"].address, cluster["b"].address])
+
+
+def killed_peer(cluster: Cluster) -> None:
+    """Last of all: b is gone for good."""
+    a, b = cluster["a"].vm, cluster["b"].vm
+    tag = start(cluster)
+    reach(a, "full")
+    b.kill()
+    error = a.wait_job(f"snap-{tag}", 60)
+    check(error and "b" in error, f"error: {error}")
+    print(f"# {error}")
+    check(a.running(), "a does not run")
+    cluster.members.remove(cluster["b"])
+    settle(cluster)
+    check(not (cluster.bundles / tag).exists(), "the snapshot exists")
+
+
+def disks_are_whole(cluster: Cluster) -> None:
+    """After all that, each image is without an error."""
+    a = cluster["a"]
+    a.vm.qmp.execute("quit")
+    a.vm.process.wait(30)
+    for serial, path in a.disks:
+        if path.suffix == ".qcow2":
+            done = subprocess.run([str(QEMU_IMG), "check", str(path)], capture_output=True,
+                                  text=True, check=False)
+            check(done.returncode == 0, f"{serial}: {done.stdout}{done.stderr}")
+
+
+def one_cluster(report: Report) -> None:
+    with Workplace() as place:
+        cluster = Cluster(place, MEMBERS)
+        cluster.up()
+        for member in cluster.members:
+            member.vm.wait_console(rf"writer {member.name} pages=[1-9]")
+
+        def case(function: Callable, *arguments) -> None:
+            name = "-".join([function.__name__.replace("_", "-"), *map(str, arguments)])
+            report.run(f"failure-{name}", lambda: function(cluster, *arguments))
+
+        case(existing_tag)
+        case(interrupted_tag)
+        report.run("failure-no-such-folder",
+                   lambda: refused(cluster, "Cannot create folder", directory="/proc/nowhere"))
+        report.run("failure-bad-tag", lambda: refused(cluster, "no name", tag="../x"))
+        case(no_space_before)
+        case(no_space_during)
+        case(unknown_member)
+        case(outside_address)
+        case(wrong_name)
+        case(same_name_twice)
+        case(second_snapshot)
+        case(migration_runs)
+        case(cancelled_while_preparing)
+        case(cancelled, "full")
+        report.run("failure-snapshot-afterwards", lambda: cluster.snapshot("good"))
+        case(killed_peer)
+        case(disks_are_whole)
+
+
+def refused_device(name: str, options: dict, pattern: str) -> None:
+    with Workplace() as place:
+        cluster = Cluster(place, [("solo", "writer", {"append": "hs.writer.disk=20", **options})])
+        cluster.up()
+        cluster["solo"].vm.wait_console(r"writer solo pages=[1-9]")
+        refused(cluster, pattern)
+
+
+main = Report()
+one_cluster(main)
+main.run("failure-nic-without-mediator",
+         lambda: refused_device("mediator", {"no_mediator": True}, "no packet mediator"))
+main.run("failure-non-migratable-device",
+         lambda: refused_device("nvme", {"args": ["-device", "nvme,serial=x"]}, "nvme"))
+main.exit()
