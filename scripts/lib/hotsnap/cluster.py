@@ -28,7 +28,8 @@ MIB = 1 << 20
 
 @dataclass(frozen=True)
 class Disk:
-    """A disk of a member. With an `image` the guest writes to an overlay of it, never to it."""
+    """A disk of a member. With an `image` the guest writes to an overlay of it, never to it; links
+    are resolved, since an overlay belongs to the file that it was made over."""
 
     id: str
     image: str | None
@@ -272,6 +273,7 @@ def _member(table: _Table, cluster: str, defaults: dict[str, Any],
 
 def _disk(table: _Table, index: int) -> Disk:
     image = table.file("image")
+    image = os.path.realpath(image) if image else None
     size = table.size("size", None)
     read_only = table.take("read_only", bool, False)
     if (image is None) == (size is None):

@@ -49,13 +49,13 @@ def cluster_size(path: str) -> int:
 def chain(path: str) -> list[str]:
     """A layer and all the layers below it, topmost first; ends before what is not qcow2."""
     found: list[str] = []
-    below: str | None = path
-    while below and below not in found:
-        found.append(below)
-        if not os.path.exists(below):
-            raise HotsnapError(f"disk layer {below} is missing: nothing over it can be used")
+    lower: str | None = path
+    while lower and lower not in found:
+        found.append(lower)
+        if not os.path.exists(lower):
+            raise HotsnapError(f"disk layer {lower} is missing: nothing over it can be used")
         try:
-            below = backing_file(below)
+            lower = backing_file(lower)
         except HotsnapError:
             if len(found) == 1:
                 raise
@@ -83,7 +83,7 @@ def topmost(layers: Mapping[str, str | None], path: str) -> str:
     """
     seen = {path}
     while True:
-        above = [p for p, below in layers.items() if below == path and p not in seen]
+        above = [p for p, lower in layers.items() if lower == path and p not in seen]
         if not above:
             return path
         path = max(above, key=lambda p: (os.stat(p).st_mtime_ns, p))
@@ -125,7 +125,7 @@ def plan(layers: Mapping[str, str | None], needed: Iterable[str]) -> list[Delete
     actions: list[Delete | Merge] = []
 
     def above(path: str) -> list[str]:
-        return sorted(p for p, below in tree.items() if below == path)
+        return sorted(p for p, lower in tree.items() if lower == path)
 
     while True:
         unneeded = sorted(p for p in tree if p not in keep and not above(p))
@@ -136,11 +136,11 @@ def plan(layers: Mapping[str, str | None], needed: Iterable[str]) -> list[Delete
             actions.append(Delete(path))
 
     for base in sorted(tree):
-        below = tree.get(base)
+        lower = tree.get(base)
         # Begin at the bottom of a run, so that the whole of it is one merge.
         if base not in tree or not _absorbs(base, tree, keep):
             continue
-        if below in tree and _absorbs(below, tree, keep):
+        if lower in tree and _absorbs(lower, tree, keep):
             continue
         run = [base]
         while _absorbs(run[-1], tree, keep):
@@ -151,4 +151,4 @@ def plan(layers: Mapping[str, str | None], needed: Iterable[str]) -> list[Delete
 
 def _absorbs(path: str, tree: Mapping[str, str | None], keep: set[str]) -> bool:
     """Whether a layer is needed for nothing but the one layer over it."""
-    return path not in keep and sum(1 for below in tree.values() if below == path) == 1
+    return path not in keep and sum(1 for lower in tree.values() if lower == path) == 1

@@ -39,6 +39,7 @@ def fresh_disks(state: State, member: Member, image_tool: str) -> dict[str, str]
             made[disk.id] = path
             if disk.image:
                 binaries.create_overlay(image_tool, path, disk.image, disk.format)
+                state.note_image(path, disk.image)
             else:
                 binaries.create_empty(image_tool, path, disk.size or 0)
     except BaseException:
@@ -67,6 +68,7 @@ def up(state: State, fleet: Fleet, fresh: bool = False) -> list[str]:
     try:
         for member in wanted:
             have = {} if fresh else settle_disks(state, member.name)
+            state.check_images(have.values())
             needs = {disk.id for disk in member.disks if not disk.read_only}
             if needs - set(have):
                 new = fresh_disks(state, member, image_tool)

@@ -7,7 +7,7 @@ import os
 import re
 from typing import Any
 
-from . import binaries, bundle, jobs, layers, lifecycle, machine, merge, verify
+from . import binaries, bundle, jobs, lifecycle, machine, merge, verify
 from .errors import HotsnapError, UsageError
 from .fleet import Fleet
 from .output import Progress, human_size, say
@@ -178,7 +178,7 @@ def _frozen_disks(state: State, member: dict[str, Any]) -> dict[str, tuple[str, 
             raise HotsnapError(f"member {member['name']}: the saved device {entry['device']!r} is "
                                "not one that 'hotsnap up' has made: restore it by hand "
                                "(docs/user-guide.md)")
-        layers.chain(entry["file"])
+        state.check_images([entry["file"]])
         found[match[1]] = (entry["file"], entry["format"])
     wanted = {d.id for d in state.cluster.member(member["name"]).disks if not d.read_only}
     if set(found) != wanted:

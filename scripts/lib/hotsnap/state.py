@@ -15,9 +15,10 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+from . import layers
 from .atomic import write_json
 from .cluster import Cluster
 from .errors import HotsnapError
@@ -35,12 +36,16 @@ class State:
     `disks`    disk id to the file that it writes to, of every disk that is not read-only
     `argv`     its command line
     `since`    seconds since 1970 when it was started
+
+    `images` maps a layer that lies over a golden image to the `image`, and to its `size` and
+    `mtime_ns` when the layer was made. Merges keep the lowest layer's name.
     """
 
     def __init__(self, cluster: Cluster):
         self.cluster = cluster
         self.directory = cluster.directory
         self.members: dict[str, dict[str, Any]] = {}
+        self.images: dict[str, dict[str, Any]] = {}
         self.load()
 
     # Paths
@@ -94,11 +99,35 @@ class State:
         if kept.get("version") != VERSION:
             raise HotsnapError(f"{self.file} has version {kept.get('version')}, this program "
                                f"knows {VERSION}: use the program that wrote it")
-        self.members = kept["members"]
+        self.members, self.images = kept["members"], kept["images"]
 
     def save(self) -> None:
+        self.images = {p: kept for p, kept in self.images.items() if os.path.lexists(p)}
         write_json(self.file, {"version": VERSION, "cluster": self.cluster.name,
-                               "members": self.members})
+                               "members": self.members, "images": self.images})
+
+    # Golden images
+
+    def note_image(self, layer: str, image: str) -> None:
+        found = os.stat(image)
+        self.images[layer] = {"image": image, "size": found.st_size, "mtime_ns": found.st_mtime_ns}
+
+    def check_images(self, files: Iterable[str]) -> None:
+        """Refuse layers whose golden image is not what it was: the guest would read nonsense."""
+        for file in files:
+            for layer in layers.chain(file):
+                if layer in self.images:
+                    self._check_image(layer, **self.images[layer])
+
+    @staticmethod
+    def _check_image(layer: str, image: str, size: int, mtime_ns: int) -> None:
+        found = os.stat(image)
+        if (found.st_size, found.st_mtime_ns) != (size, mtime_ns):
+            seconds, rest = divmod(mtime_ns, 10**9)
+            raise HotsnapError(
+                f"golden image {image} was changed since {layer} was made over it: put it back, or "
+                "start over with 'hotsnap up --fresh'; if only its time changed, 'touch -d "
+                f"@{seconds}.{rest:09d}' sets it back")
 
     def make_folders(self) -> None:
         for path in (os.path.join(self.directory, "run"), self.bundles,

@@ -8,6 +8,7 @@ checkout's builds. Needs root, for the cluster's network namespace.
 import json
 import contextlib
 import os
+import re
 import subprocess
 import tempfile
 import unittest
@@ -16,6 +17,7 @@ from unittest import mock
 import operator_fixtures
 from hotsnap import (binaries, bundle, cluster, layers, lifecycle, listing, merge, sums,
                      verify)
+from hotsnap.errors import HotsnapError
 from hotsnap.fleet import Fleet
 from hotsnap.state import State
 
@@ -228,6 +230,33 @@ class Merging(ClusterOfOne):
         self.rm("B")  # neither is in the running QEMU's chain: merged offline beside it
         self.check(2)
         self.assertEqual(self.rm("C")["kept_unneeded"], [])
+        self.check(1)
+
+    def test_changed_golden_image_is_refused(self):
+        self.three()
+        self.rm("A")
+        self.down()
+        golden = self.path("golden.raw")
+        kept = os.stat(golden).st_mtime_ns
+        os.utime(golden, ns=(kept, kept + 1))
+        with self.assertRaisesRegex(HotsnapError, "golden.raw was changed since") as caught:
+            self.up()
+        self.assertFalse(self.fleet.running("a"))
+        subprocess.run([*re.search("'(touch .*?)'", str(caught.exception))[1].split(), golden],
+                       check=True)
+        self.up()
+        self.down()
+        os.rename(golden, golden + ".away")
+        with self.assertRaisesRegex(HotsnapError, "golden.raw is missing"):
+            self.up()
+        os.rename(golden + ".away", golden)
+
+    def test_fresh_start_keeps_snapshots(self):
+        self.three()
+        self.down()
+        with self.state.locked():
+            lifecycle.up(self.state, self.fleet, fresh=True)
+        self.content[:] = self.read_file(self.path("golden.raw"))
         self.check(1)
 
     def test_damaged_neighbor_keeps_all_layers(self):
