@@ -9,8 +9,8 @@
 #ifndef HOTSNAP_COLOR_H
 #define HOTSNAP_COLOR_H
 
-#include <array>
 #include <cstdint>
+#include <optional>
 
 namespace hotsnap {
 
@@ -45,11 +45,21 @@ constexpr uint8_t mask_of(Tint tint) {
     return 0;
 }
 
-inline constexpr std::array<Tint, 5> all_tints = {{{Color::natural, false},
-                                                   {Color::white, false},
-                                                   {Color::white, true},
-                                                   {Color::red, false},
-                                                   {Color::red, true}}};
+// Two natural MACs that differ in these bits only would have an alias in common, whichever bits
+// they are: the differences of two masks are all values of these bits.
+inline constexpr uint8_t tint_bits = 0x1c;
+
+// The inverse of mask_of; none for a mask that no tint has.
+constexpr std::optional<Tint> tint_of(uint8_t mask) {
+    for (const Color color : {Color::natural, Color::white, Color::red}) {
+        for (const bool odd : {false, true}) {
+            if (mask == mask_of({color, odd})) {
+                return Tint{color, odd && color != Color::natural};
+            }
+        }
+    }
+    return std::nullopt;
+}
 
 } // namespace hotsnap
 #endif

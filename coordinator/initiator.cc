@@ -155,8 +155,8 @@ void Initiator::handle(size_t member, const TransientSnapFin &m) {
         return;
     }
     for (const auto &[pair, segments] : m.white_sent) {
-        const MemberTable::Sighting *from = table_.find(pair.first);
-        const MemberTable::Sighting *to = table_.find(pair.second);
+        const auto from = table_.find(pair.first);
+        const auto to = table_.find(pair.second);
         if (!from || from->member != member || !to || to->tint.color != Color::natural) {
             abort(name(member) + " reports a channel that is not its own, " +
                   pair.first.to_string() + " to " + pair.second.to_string());

@@ -132,7 +132,7 @@ bool Mediator::expect(const PairCounts &expected, std::string &error) {
     const std::vector<Mac> &own = table_.members()[self_].macs;
     std::vector<std::pair<ChannelCounts::Channel, uint64_t>> rows;
     for (const auto &[pair, segments] : expected) {
-        const MemberTable::Sighting *from = table_.find(pair.first);
+        const auto from = table_.find(pair.first);
         const auto to = std::find(own.begin(), own.end(), pair.second);
         if (!from || from->tint.color != Color::natural || to == own.end()) {
             error = "no channel from " + pair.first.to_string() + " to " + pair.second.to_string() +
@@ -217,8 +217,8 @@ hs_verdict Mediator::from_guest(const hs_frame &frame, const FrameView &view,
                 return HS_HOLD;
             }
         } else if (view.source() == own) {
-            const MemberTable::Sighting *to = table_.find(destination);
-            const MemberTable::Sighting *from = table_.find(own);
+            const auto to = table_.find(destination);
+            const auto from = table_.find(own);
             if (to && to->tint.color == Color::natural && from && from->member == self_) {
                 const bool white = state_ == State::white;
                 if (white) {
@@ -232,7 +232,7 @@ hs_verdict Mediator::from_guest(const hs_frame &frame, const FrameView &view,
                     source_octet ^= mask_of({white ? Color::white : Color::red, is_odd(epoch_)});
                 }
             }
-        } else if (const MemberTable::Sighting *alias = table_.find(view.source());
+        } else if (const auto alias = table_.find(view.source());
                    alias && alias->tint.color != Color::natural && coloring_) {
             // No NIC has this MAC: the guest forges a color. It would cut another member early.
             stats_.dropped++;
@@ -251,8 +251,13 @@ hs_verdict Mediator::from_guest(const hs_frame &frame, const FrameView &view,
 }
 
 std::optional<ChannelCounts::Channel> Mediator::channel_of(const MemberTable::Sighting &from,
-                                                           const FrameView &view) const {
-    const MemberTable::Sighting *to = table_.find(view.destination());
+                                                           uint32_t nic, Mac destination) const {
+    // A switch that floods delivers a frame for one of our NICs to the others, too: not the
+    // channel.
+    if (destination != nics_[nic].mac) {
+        return std::nullopt;
+    }
+    const auto to = table_.find(destination);
     if (!to || to->member != self_ || to->tint.color != Color::natural) {
         return std::nullopt;
     }
@@ -263,12 +268,12 @@ bool Mediator::is_red(const MemberTable::Sighting &from) const {
     return from.tint == Tint{Color::red, is_odd(epoch_)};
 }
 
-bool Mediator::classify(const MemberTable::Sighting &from, const FrameView &view) {
+bool Mediator::classify(const MemberTable::Sighting &from, uint32_t nic, const FrameView &view) {
     if (state_ == State::off || state_ == State::ended) {
         return false;
     }
     const bool group = view.destination().is_group();
-    const std::optional<ChannelCounts::Channel> channel = channel_of(from, view);
+    const std::optional<ChannelCounts::Channel> channel = channel_of(from, nic, view.destination());
     if (is_red(from)) {
         stats_.red_received++;
         if (channel) {
@@ -292,10 +297,10 @@ hs_verdict Mediator::to_guest(const hs_frame &frame, const FrameView &view, int6
                               uint8_t &source_octet) {
     HoldQueue &queue = queues_[HS_TO_GUEST];
     const Mac source = view.source();
-    const MemberTable::Sighting *from = table_.find(source);
+    const auto from = table_.find(source);
     if (from) {
         source_octet = table_.mac(from->mac).first_octet();
-    } else if (const MemberTable::Sighting *former = former_.find(source)) {
+    } else if (const auto former = former_.find(source)) {
         source_octet = former_.mac(former->mac).first_octet();
     }
     // Once a red frame waits for our cut, all later frames do, whoever sent them and whichever NIC
@@ -311,7 +316,7 @@ hs_verdict Mediator::to_guest(const hs_frame &frame, const FrameView &view, int6
     }
     const bool before_cut = state_ == State::installed || state_ == State::white;
     stats_.on_the_fly += holding_ && from && is_red(*from);
-    const bool channel_state = from && classify(*from, view);
+    const bool channel_state = from && classify(*from, frame.nic, view);
     if (channel_state && recording_) {
         save(frame.nic, frame.vnet_header_size, copy_of(frame, source_octet), now_ns);
     }

@@ -64,12 +64,12 @@ class Mediator {
     hs_verdict to_guest(const hs_frame &frame, const FrameView &view, int64_t now_ns,
                         uint8_t &source_octet);
     // Counts a frame to the guest; says whether it is channel state, if delivered after our cut.
-    bool classify(const MemberTable::Sighting &from, const FrameView &view);
+    bool classify(const MemberTable::Sighting &from, uint32_t nic, const FrameView &view);
     bool is_red(const MemberTable::Sighting &from) const; // of this epoch
     uint32_t own_index(uint32_t mac) const { return mac - own_base_; }
-    // The channel from that sender to us that the frame belongs to; none for flooded copies.
+    // The channel from that sender to that NIC of ours; none for other frames that come there.
     std::optional<ChannelCounts::Channel> channel_of(const MemberTable::Sighting &from,
-                                                     const FrameView &view) const;
+                                                     uint32_t nic, Mac destination) const;
     void save(uint32_t nic, size_t vnet_size, std::vector<uint8_t> data, int64_t time_ns);
     void check_complete();
 

@@ -16,18 +16,6 @@ bool is_valid_name(std::string_view name) {
            });
 }
 
-const MemberTable::Sighting *MemberTable::insert(Mac mac, Sighting sighting) {
-    if (const Sighting *there = find(mac)) {
-        return there;
-    }
-    size_t i = hash(mac);
-    while (slots_[i & mask_].used) {
-        i++;
-    }
-    slots_[i & mask_] = {mac, true, sighting};
-    return nullptr;
-}
-
 std::optional<MemberTable> MemberTable::build(std::vector<Member> members, std::string &error) {
     MemberTable table;
     std::set<std::string_view> names;
@@ -43,9 +31,8 @@ std::optional<MemberTable> MemberTable::build(std::vector<Member> members, std::
         }
         count += member.macs.size();
     }
-    const size_t slots = std::bit_ceil(2 * all_tints.size() * std::max<size_t>(count, 1));
-    table.slots_.resize(slots);
-    table.mask_ = slots - 1;
+    table.slots_.resize(std::bit_ceil(2 * std::max<size_t>(count, 1)));
+    table.mask_ = table.slots_.size() - 1;
 
     for (uint32_t m = 0; m < members.size(); m++) {
         for (const Mac mac : members[m].macs) {
@@ -54,25 +41,22 @@ std::optional<MemberTable> MemberTable::build(std::vector<Member> members, std::
                         ", which is a group address; give the NIC a unicast one";
                 return std::nullopt;
             }
-            const auto index = static_cast<uint32_t>(table.macs_.size());
-            for (const Tint tint : all_tints) {
-                const Sighting *there =
-                    table.insert(mac.masked(mask_of(tint)), Sighting{index, m, tint});
-                if (!there) {
-                    continue;
-                }
-                const std::string other = table.macs_[there->mac].to_string();
-                const std::string who = "member '" + members[m].name + "' and member '" +
-                                        members[there->member].name + "'";
-                if (table.macs_[there->mac] == mac) {
-                    error = who + " both have the MAC " + other + "; give each NIC its own";
+            Slot &slot = table.slots_[table.slot_of(mac)];
+            if (slot.index != Slot::free) {
+                const Mac other = table.macs_[slot.index];
+                const std::string who = "member '" + members[slot.member].name + "' and member '" +
+                                        members[m].name + "'";
+                if (other == mac) {
+                    error =
+                        who + " both have the MAC " + mac.to_string() + "; give each NIC its own";
                 } else {
-                    error = who + " have MACs, " + mac.to_string() + " and " + other +
+                    error = who + " have MACs, " + other.to_string() + " and " + mac.to_string() +
                             ", that differ only in bits which colors use (0x1c of the first "
                             "octet); change one of them";
                 }
                 return std::nullopt;
             }
+            slot = {key_of(mac), static_cast<uint32_t>(table.macs_.size()), m};
             table.macs_.push_back(mac);
         }
     }

@@ -40,19 +40,20 @@ class MemberTable {
     static std::optional<MemberTable> build(std::vector<Member> members, std::string &error);
 
     // Exact: all six octets, natural or colored. One hash look-up, no allocation.
-    const Sighting *find(Mac mac) const {
+    std::optional<Sighting> find(Mac mac) const {
         if (slots_.empty()) {
-            return nullptr;
+            return std::nullopt;
         }
-        for (size_t i = hash(mac);; i++) {
-            const Slot &slot = slots_[i & mask_];
-            if (!slot.used) {
-                return nullptr;
-            }
-            if (slot.mac == mac) {
-                return &slot.sighting;
-            }
+        const Slot &slot = slots_[slot_of(mac)];
+        if (slot.index == Slot::free) {
+            return std::nullopt;
         }
+        const uint8_t mask = mac.first_octet() ^ macs_[slot.index].first_octet();
+        const std::optional<Tint> tint = tint_of(mask);
+        if (!tint) {
+            return std::nullopt;
+        }
+        return Sighting{slot.index, slot.member, *tint};
     }
 
     bool empty() const { return macs_.empty(); }
@@ -62,16 +63,24 @@ class MemberTable {
 
   private:
     struct Slot {
-        Mac mac;
-        bool used = false;
-        Sighting sighting{};
+        static constexpr uint32_t free = UINT32_MAX;
+        uint64_t key = 0; // the MAC without the bits of a tint
+        uint32_t index = free;
+        uint32_t member = 0;
     };
 
-    static size_t hash(Mac mac) {
-        return static_cast<size_t>((mac.value() * 0x9e37'79b9'7f4a'7c15) >> 24);
+    static uint64_t key_of(Mac mac) {
+        return mac.value() & ~(static_cast<uint64_t>(tint_bits) << 40);
     }
-    // Returns what is there already, or inserts and returns nullptr.
-    const Sighting *insert(Mac mac, Sighting sighting);
+    // Where the MAC, or an alias of it, is; or the free slot where it would be.
+    size_t slot_of(Mac mac) const {
+        const uint64_t key = key_of(mac);
+        size_t i = static_cast<size_t>((key * 0x9e37'79b9'7f4a'7c15) >> 24) & mask_;
+        while (slots_[i].index != Slot::free && slots_[i].key != key) {
+            i = (i + 1) & mask_;
+        }
+        return i;
+    }
 
     std::vector<Member> members_;
     std::vector<Mac> macs_;

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// A simulated cluster: members, the traffic between them, users who give commands, and faults.
+#ifndef HOTSNAP_SIM_CLUSTER_H
+#define HOTSNAP_SIM_CLUSTER_H
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "config.h"
+#include "control.h"
+#include "event_queue.h"
+#include "ledger.h"
+#include "member.h"
+#include "network.h"
+#include "random.h"
+
+namespace hotsnap::sim {
+
+class Cluster {
+  public:
+    explicit Cluster(const Config &config);
+
+    // Runs the whole story; the ledger is complete afterwards.
+    void run();
+    const Ledger &ledger() const { return ledger_; }
+    const Config &config() const { return config_; } // with what the seed chose
+
+  private:
+    struct Home { // what outlives a member's crash
+        std::string name;
+        std::vector<Nic> nics;
+    };
+
+    void build();
+    void boot(size_t index);
+    void command();
+    void give_command(size_t leader);
+    void plan_fault();
+    void traffic();
+    void send_one();
+    void settle(uint64_t most_us); // until all is idle
+    bool idle() const;
+    size_t pick_alive();
+
+    Config config_;
+    Random random_;
+    Random traffic_random_;
+    Ledger ledger_;
+    EventQueue events_;
+    Network network_;
+    ControlPlane control_;
+    std::vector<Home> homes_;
+    std::vector<std::shared_ptr<Member>> members_; // parallel; a crashed one stays, not alive
+    Incarnation next_incarnation_ = 0;
+    bool talking_ = false;
+    uint64_t command_ = 0;
+    uint64_t tags_ = 0;
+};
+
+} // namespace hotsnap::sim
+#endif

@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// What a simulation is made of. All follows from the seed, but for what the user sets.
+#ifndef HOTSNAP_SIM_CONFIG_H
+#define HOTSNAP_SIM_CONFIG_H
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+namespace hotsnap::sim {
+
+// Deliberate mistakes, each caught by one invariant: the negative controls.
+enum class Mutation : uint8_t {
+    none,
+    coloring_off,      // no_orphans
+    skip_hold,         // no_orphans: frames for the guest are delivered although held
+    broadcast_through, // no_orphans: broadcasts of a red member are sent although held
+    lose_record,       // channel_exact: the last recorded frame is missing
+    lose_held,         // delivery: held frames are forgotten
+    reverse_held,      // delivery: held frames come out backwards
+    keep_color,        // delivery: the source octet is not restored
+    abort_in_doubt,    // agreement: a member in doubt deletes its files
+    mute_abort,        // liveness: a member never says that it has undone its part
+};
+
+struct Config {
+    uint64_t seed = 1;
+    size_t members = 0;  // 0: 2 to 8, by the seed
+    size_t commands = 0; // cluster snapshots and restores; 0: 3 to 8, by the seed
+    Mutation mutation = Mutation::none;
+    bool faults = true;
+    bool trace = false;
+
+    // Data plane
+    double loss = 0;            // of frames on the network
+    uint64_t transit_us = 4000; // longest way of a frame
+    uint64_t settle_us = 10'000;
+    uint64_t drain_us = 50'000;
+    uint64_t frames_per_ms = 20; // of the whole cluster, while a command runs
+};
+
+} // namespace hotsnap::sim
+#endif

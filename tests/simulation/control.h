@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// The control plane: connections between coordinators, as streams that keep order but come in
+// pieces, can break, and can go silent.
+#ifndef HOTSNAP_SIM_CONTROL_H
+#define HOTSNAP_SIM_CONTROL_H
+
+#include <functional>
+#include <map>
+#include <string>
+
+#include "event_queue.h"
+#include "hotsnap/coordinator.h"
+#include "random.h"
+
+namespace hotsnap::sim {
+
+class ControlPlane {
+  public:
+    // What an end hears. None of them is called from within a call of ControlPlane.
+    struct Endpoint {
+        std::function<void(hs_link, bool inbound, const std::string &address)> up;
+        std::function<void(hs_link, const std::string &address, const std::string &reason)> down;
+        std::function<void(hs_link, const std::string &bytes)> bytes;
+    };
+
+    ControlPlane(EventQueue &events, Random random) : events_(events), random_(random) {}
+
+    void attach(const std::string &name, Endpoint endpoint) { ends_[name] = std::move(endpoint); }
+    void detach(const std::string &name); // it crashed: its links break
+
+    void connect(const std::string &from, const std::string &to);
+    void send(const std::string &from, hs_link link, std::string bytes);
+    void close(const std::string &from, hs_link link);
+
+    // Breaks a random connection, if there is one.
+    void break_one();
+    // Holds back all that goes to and comes from it, until `end_us`.
+    void freeze(const std::string &name, uint64_t end_us) { frozen_until_us_[name] = end_us; }
+
+  private:
+    struct Link {
+        std::string ends[2];          // who connected, to whom
+        uint64_t last_us[2] = {0, 0}; // of what goes to each end
+        bool open[2] = {true, true};  // an end that closed hears nothing any more
+    };
+
+    uint64_t arrival(const std::string &to, uint64_t &last_us);
+    void break_link(hs_link id, const std::string &reason);
+
+    EventQueue &events_;
+    Random random_;
+    std::map<std::string, Endpoint> ends_;
+    std::map<std::string, uint64_t> frozen_until_us_;
+    std::map<hs_link, Link> links_;
+    hs_link next_ = 1;
+};
+
+} // namespace hotsnap::sim
+#endif

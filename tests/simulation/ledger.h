@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// The truth: what really happened to every segment and in every run, written down by the simulated
+// world, never by the code under test. Invariants read it.
+#ifndef HOTSNAP_SIM_LEDGER_H
+#define HOTSNAP_SIM_LEDGER_H
+
+#include <cstdint>
+#include <map>
+#include <set>
+#include <string>
+#include <vector>
+
+namespace hotsnap::sim {
+
+// A member as a process: a member that is started again after a crash is another incarnation.
+using Incarnation = uint32_t;
+
+struct Delivery {
+    Incarnation to;
+    size_t nic;
+    uint64_t sequence; // number of this event in the life of the guest
+};
+
+struct Segment {
+    Incarnation from;
+    uint64_t sent_sequence;
+    uint64_t source_mac;
+    uint64_t destination_mac;
+    std::string run;          // the sender was in, if any
+    uint64_t white_epoch = 0; // epoch in which the sender was between start of coloring and cut
+    std::vector<Delivery> deliveries;
+    bool excused = false; // lost by the network, or its receiver crashed or was started after it
+};
+
+struct Cut {
+    uint64_t sequence; // events of the guest below it happened before the cut
+};
+
+struct Run {
+    std::string name;
+    std::string initiator;
+    bool restore = false;
+    uint64_t epoch = 0;
+    std::map<std::string, Incarnation> members; // as far as known: who was asked
+    std::map<Incarnation, Cut> cuts;
+    // Segments in the channel record, and the NIC each came on.
+    std::map<Incarnation, std::vector<std::pair<uint64_t, size_t>>> recorded;
+    std::map<Incarnation, uint64_t> declared_lost;
+    std::set<Incarnation> complete;  // its part is durable (FULL_FIN)
+    std::set<Incarnation> committed; // was told so
+    std::set<Incarnation> in_doubt;
+    std::set<Incarnation> aborted;
+    std::set<Incarnation> loaded;
+    std::set<Incarnation> started;
+    bool published = false;
+    std::vector<std::string> named; // members in the manifest
+};
+
+struct Ledger {
+    std::vector<Segment> segments;                // by number
+    std::map<uint64_t, std::string> owner_of_mac; // member by NIC
+    std::map<std::string, Run> runs;
+    std::vector<std::string> violations; // found while it happens, "invariant: what"
+    size_t commands = 0;                 // accepted by a coordinator
+    size_t finished = 0;                 // HS_SAY_FINISHED
+    size_t finished_failed = 0;
+    size_t initiators_crashed = 0;     // while their command was on
+    std::vector<std::string> not_idle; // at the very end
+
+    const std::string *owner(uint64_t mac) const {
+        const auto at = owner_of_mac.find(mac);
+        return at == owner_of_mac.end() ? nullptr : &at->second;
+    }
+};
+
+} // namespace hotsnap::sim
+#endif
