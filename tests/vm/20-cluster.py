@@ -44,8 +44,9 @@ def run(report: Report) -> None:
         def take(tag: str, initiator: int) -> None:
             manifest = cluster.snapshot(tag, initiator)
             check(manifest["initiator"] == MEMBERS[initiator][0], "wrong initiator")
+            pauses = [m["pause"] for m in manifest["members"]]
             print(f"# {tag}: backoff_max_us={manifest['cut']['backoff_max_us']}, pauses "
-                  f"{[(m['pause']['end_ns'] - m['pause']['begin_ns']) // 1000 for m in manifest['members']]} us")
+                  f"{[(p['end_ns'] - p['begin_ns']) // 1000 for p in pauses]} us")
             consistent(cluster, tag)
             alive(cluster)
 

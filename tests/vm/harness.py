@@ -107,6 +107,29 @@ class Workplace:
         return network
 
 
+class HugePages:
+    """Reserves 2 MiB pages for the test alone, or says why it cannot."""
+
+    SETTING = Path("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages")
+
+    def __init__(self, count: int):
+        self.count = count
+
+    def __enter__(self) -> HugePages:
+        try:
+            self.before = int(self.SETTING.read_text())
+            self.SETTING.write_text(str(self.before + self.count))
+        except OSError as error:
+            raise Skipped(f"huge pages cannot be reserved: {error}") from error
+        if int(self.SETTING.read_text()) < self.before + self.count:
+            self.__exit__()
+            raise Skipped(f"the kernel has no {self.count} huge pages of 2 MiB free")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.SETTING.write_text(str(self.before))
+
+
 def img_create(path: Path, size: str = "", backing: Path | None = None,
                backing_format: str = "raw", image_format: str = "qcow2") -> Path:
     command = [str(QEMU_IMG), "create", "-q", "-f", image_format]
@@ -209,7 +232,9 @@ class Member:
     def make_disks(self) -> None:
         directory = self.cluster.place.path / self.name
         directory.mkdir(exist_ok=True)
-        self.disks = [("root", img_create(directory / "root.qcow2", backing=(GUEST / "rootfs.raw").resolve()))]
+        # A golden image is a link; an overlay must name what the link leads to now.
+        self.disks = [("root", img_create(directory / "root.qcow2",
+                                          backing=(GUEST / "rootfs.raw").resolve()))]
         if "db" in self.role:
             self.disks.append(("pgdata", img_create(directory / "pgdata.qcow2",
                                                     backing=(GUEST / "pgdata.raw").resolve())))
@@ -233,9 +258,9 @@ class Member:
               extra: list[str] | None = None) -> Vm:
         o = self.options
         peers = ",".join(f"{m.name}:{m.ip}" for m in self.cluster.members if m is not self)
-        append = (f"console=ttyS0 quiet mitigations=off no_timer_check hs.name={self.name} hs.ip={self.ip}/24 "
-                  f"hs.role={self.role} " + (f"hs.peers={peers} " if peers else "") +
-                  o.get("append", ""))
+        append = (f"console=ttyS0 quiet mitigations=off no_timer_check hs.name={self.name} "
+                  f"hs.ip={self.ip}/24 hs.role={self.role} "
+                  f"{f'hs.peers={peers}' if peers else ''} {o.get('append', '')}")
         memory = o.get("memory", 256)
         args = ["-machine", o.get("machine", "q35"), "-accel", "tcg", "-cpu", "max",
                 "-smp", str(o.get("cpus", 1)), "-m", str(memory),
