@@ -6,8 +6,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <optional>
-#include <span>
 
 namespace hotsnap {
 
@@ -17,26 +15,25 @@ namespace {
 constexpr uint64_t slice_bytes = 16 << 20;
 constexpr uint64_t most_pages = slice_bytes / page_bytes;
 
-// Runs left when the state counts as converged. At about 2.5 us a run this is what the cut costs.
+// Runs left when the state counts as converged.
 constexpr size_t converged_runs = 128;
 
-// Growth at which the converged state is restored, and how often at most: an armed VM that keeps
-// writing the same pages should not fault on each of them all the time.
+// In the armed state: growth at which a pass is made, at most every few milliseconds, since an
+// armed VM that keeps writing the same pages should not fault on each of them all the time; and the
+// most there may be, give or take the faults read at once. At about 2.5 us a run the cut costs at
+// most 1.5 ms.
 constexpr size_t grown_runs = 256;
+constexpr size_t most_runs = 512;
 constexpr auto least_interval = std::chrono::milliseconds(5);
-
-// How long faults are held back at a time when passes do not shrink.
-constexpr uint64_t braked_ns = 2'000'000;
 
 // Protecting a page that is protected costs a fraction of another ioctl.
 constexpr uint64_t joined_gap = 16;
 
 } // namespace
 
-Arming::Arming(const GuestMemory &memory, WriteTrap &trap, DirtyList &dirty, FaultService &faults,
+Arming::Arming(const GuestMemory &memory, WriteTrap &trap, DirtyList &dirty,
                std::function<void(const std::string &)> on_error)
-    : memory_(memory), trap_(trap), dirty_(dirty), faults_(faults), on_error_(std::move(on_error)) {
-}
+    : memory_(memory), trap_(trap), dirty_(dirty), on_error_(std::move(on_error)) {}
 
 Arming::~Arming() {
     stop();
@@ -53,11 +50,9 @@ void Arming::run() {
     try {
         const uint64_t begin = now_ns();
         first_pass();
-        bool converged = false;
-        bool brake = false;
-        while (!stopping_) {
-            const size_t before = dirty_.size();
-            if (!converged && before <= converged_runs) {
+        for (bool converged = false; !stopping_;) {
+            const size_t runs = dirty_.size();
+            if (!converged && runs <= converged_runs) {
                 converged = true;
                 converge_us_ = ns_to_us(now_ns() - begin);
                 {
@@ -66,15 +61,13 @@ void Arming::run() {
                 }
                 state_changed_.notify_all();
             }
+            dirty_.set_limit(std::max(converged ? most_runs : converged_runs / 2, runs / 2));
             if (converged) {
-                dirty_.wait_above(grown_runs, [this] { return stopping_.load(); });
+                dirty_.wait_above(grown_runs);
             }
-            pass(brake);
-            const size_t after = dirty_.size();
-            brake = after > converged_runs && after > before / 2;
-            if (converged && !brake) {
-                std::unique_lock lock(state_mutex_);
-                state_changed_.wait_for(lock, least_interval, [this] { return stopping_.load(); });
+            pass();
+            if (converged) {
+                dirty_.wait_above(most_runs - grown_runs / 2, least_interval);
             }
         }
     } catch (const std::exception &error) {
@@ -110,31 +103,17 @@ void Arming::first_pass() {
     state_changed_.notify_all();
 }
 
-void Arming::pass(bool brake) {
+void Arming::pass() {
     // Held until what was not reached is in the list again: stop() must not see it in between.
     const std::lock_guard lock(working_);
     uint64_t pages = 0;
     const std::vector<PageRun> runs = coalesce(dirty_.take(), joined_gap, most_pages, pages);
-    std::span<const PageRun> left(runs);
-    while (!left.empty() && !stopping_) {
-        std::optional<FaultService::Quiet> quiet;
-        if (brake) {
-            quiet.emplace(faults_);
-        }
-        left = left.subspan(protect_for_a_while(left));
-    }
-    dirty_.add({left.begin(), left.end()});
-    passes_++;
-}
-
-// Returns how many of the runs it protected, at least one.
-size_t Arming::protect_for_a_while(std::span<const PageRun> runs) {
-    const uint64_t begin = now_ns();
     size_t done = 0;
-    do {
+    while (done < runs.size() && !stopping_) {
         trap_.arm(runs[done++]);
-    } while (done < runs.size() && !stopping_ && now_ns() - begin < braked_ns);
-    return done;
+    }
+    dirty_.add({runs.begin() + static_cast<ptrdiff_t>(done), runs.end()});
+    passes_++;
 }
 
 bool Arming::wait_converged(uint64_t max_us) {
@@ -148,7 +127,7 @@ bool Arming::wait_converged(uint64_t max_us) {
 
 void Arming::stop() {
     stopping_ = true;
-    dirty_.notify();
+    dirty_.stop();
     {
         // Waiters are either before their check of stopping_ or asleep.
         const std::lock_guard lock(state_mutex_);

@@ -6,10 +6,10 @@
 // to write to n more, since each of those costs it a fault, so passes shrink until little is left.
 // Then the thread keeps it so until stop(). finish() protects the small rest, in the pause.
 //
-// Where faults are as fast as passes (many vCPUs, a busy host) passes would not shrink. Then the
-// brake is put on: during a pass, for at most 2 ms at a time, no fault is answered. Threads that
-// write to protected memory wait meanwhile, others run on; what remains after a braked pass is
-// about one run for each such thread and slice, so the passes converge whatever the load.
+// Where faults are as fast as passes (many vCPUs, a busy host) passes would not shrink by
+// themselves. So while a pass over n runs is under way, no more than n/2 new ones are let in
+// (DirtyList's limit): then whoever writes to yet another protected page waits for the pass, and
+// all others run on. In the armed state the limit is a fixed one; it bounds the cost of the cut.
 //
 // Why no write before the cut is missed as unprotected, that is, why after finish() everything is
 // protected. At any time each page is (a) protected, or (b) not yet reached by the first pass, or
@@ -26,7 +26,6 @@
 #pragma once
 
 #include "dirty_list.h"
-#include "fault_service.h"
 #include "write_trap.h"
 
 #include <atomic>
@@ -41,7 +40,7 @@ namespace hotsnap {
 class Arming {
   public:
     // `on_error` is called at most once, from the thread, with no lock held.
-    Arming(const GuestMemory &memory, WriteTrap &trap, DirtyList &dirty, FaultService &faults,
+    Arming(const GuestMemory &memory, WriteTrap &trap, DirtyList &dirty,
            std::function<void(const std::string &)> on_error);
     ~Arming();
 
@@ -64,14 +63,12 @@ class Arming {
   private:
     void run();
     void first_pass();
-    void pass(bool brake);
-    size_t protect_for_a_while(std::span<const PageRun> runs);
+    void pass();
     bool prepare_and_protect(const PageRun &run);
 
     const GuestMemory &memory_;
     WriteTrap &trap_;
     DirtyList &dirty_;
-    FaultService &faults_;
     std::function<void(const std::string &)> on_error_;
 
     std::atomic<bool> stopping_{false};

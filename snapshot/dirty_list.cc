@@ -2,7 +2,6 @@
 #include "dirty_list.h"
 
 #include <algorithm>
-#include <utility>
 
 namespace hotsnap {
 
@@ -11,12 +10,17 @@ void DirtyList::add(const std::vector<PageRun> &runs) {
         const std::lock_guard lock(mutex_);
         runs_.insert(runs_.end(), runs.begin(), runs.end());
     }
-    grown_.notify_all();
+    changed_.notify_all();
 }
 
 std::vector<PageRun> DirtyList::take() {
-    const std::lock_guard lock(mutex_);
-    return std::exchange(runs_, {});
+    std::vector<PageRun> taken;
+    {
+        const std::lock_guard lock(mutex_);
+        taken.swap(runs_);
+    }
+    changed_.notify_all();
+    return taken;
 }
 
 size_t DirtyList::size() const {
@@ -24,15 +28,30 @@ size_t DirtyList::size() const {
     return runs_.size();
 }
 
-void DirtyList::wait_above(size_t limit, const std::function<bool()> &done) {
-    std::unique_lock lock(mutex_);
-    grown_.wait(lock, [&] { return done() || runs_.size() > limit; });
+void DirtyList::set_limit(size_t limit) {
+    {
+        const std::lock_guard lock(mutex_);
+        limit_ = limit;
+    }
+    changed_.notify_all();
 }
 
-void DirtyList::notify() {
-    // Taken and dropped, so that a waiter is either before its check or asleep.
-    { const std::lock_guard lock(mutex_); }
-    grown_.notify_all();
+void DirtyList::wait_room() {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [this] { return stopped_ || runs_.size() < limit_; });
+}
+
+void DirtyList::wait_above(size_t runs, std::chrono::nanoseconds most) {
+    std::unique_lock lock(mutex_);
+    changed_.wait_for(lock, most, [&] { return stopped_ || runs_.size() > runs; });
+}
+
+void DirtyList::stop() {
+    {
+        const std::lock_guard lock(mutex_);
+        stopped_ = true;
+    }
+    changed_.notify_all();
 }
 
 std::vector<PageRun> coalesce(std::vector<PageRun> runs, uint64_t gap, uint64_t most,

@@ -2,12 +2,15 @@
 //
 // What was written, and is therefore unprotected, since the last protect pass. Between the fault
 // thread, which adds, and arming, which takes.
+//
+// It can be given a limit: the fault thread asks for room before it takes more faults, so that
+// what is dirty stays bounded however fast the guest writes.
 #pragma once
 
 #include "guest_memory.h"
 
+#include <chrono>
 #include <condition_variable>
-#include <functional>
 #include <mutex>
 #include <vector>
 
@@ -15,18 +18,28 @@ namespace hotsnap {
 
 class DirtyList {
   public:
+    static constexpr size_t no_limit = ~size_t{0};
+
     void add(const std::vector<PageRun> &runs);
     std::vector<PageRun> take();
     size_t size() const;
 
-    // Waits until there are more than `limit` runs, or done() holds; notify() has it asked again.
-    void wait_above(size_t limit, const std::function<bool()> &done);
-    void notify();
+    // How many runs there may be before wait_room waits.
+    void set_limit(size_t limit);
+    void wait_room();
+
+    // Waits until there are more than `runs`, or stop() was called, or the time is over.
+    void wait_above(size_t runs, std::chrono::nanoseconds most = std::chrono::hours(1));
+
+    // Lifts the limit and ends all waits, now and later.
+    void stop();
 
   private:
     mutable std::mutex mutex_;
-    std::condition_variable grown_;
+    std::condition_variable changed_;
     std::vector<PageRun> runs_;
+    size_t limit_ = no_limit;
+    bool stopped_ = false;
 };
 
 // Sorts, removes what is double, and joins runs of one block with at most `gap` pages between them

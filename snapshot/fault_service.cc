@@ -76,6 +76,8 @@ void FaultService::run() {
     uint64_t idle_since = now_ns();
     bool looked = true;
     while (!stopping_) {
+        // Only before the cut is there a limit. Not under the mutex: the cut must get it.
+        dirty_.wait_room();
         while (quiet_wanted_ > 0) {
             std::this_thread::yield();
         }

@@ -56,7 +56,7 @@ Session::Session(SnapshotOptions options, std::vector<MemoryBlock> blocks)
         const SaveParts parts{*trap_, ledger_, pool_, *reader_, layout_, *writer_};
         faults_ = std::make_unique<FaultService>(memory_, parts, dirty_, options_.vcpu_tids,
                                                  cluster_pages_of(options_), aborter());
-        arming_ = std::make_unique<Arming>(memory_, *trap_, dirty_, *faults_, aborter());
+        arming_ = std::make_unique<Arming>(memory_, *trap_, dirty_, aborter());
         copier_ = std::make_unique<Copier>(memory_, parts, limit_);
         if (trap_->traps()) {
             faults_->start();

@@ -10,7 +10,8 @@ std::vector<std::byte> bytes_of(const char *text, size_t length) {
     return {bytes, bytes + length};
 }
 
-std::string message(bool good, char *error) {
+// By reference: read when the call that stores it is over.
+std::string message(bool good, char *const &error) {
     if (good) {
         return {};
     }

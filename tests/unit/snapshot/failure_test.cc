@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// Storage that fails: one clear error, no file left, the memory free again.
+#include "snapshot_case.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <fcntl.h>
+#include <fstream>
+#include <sched.h>
+#include <sys/mount.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+namespace hotsnap::test {
+
+namespace {
+
+constexpr uint64_t MiB = 1 << 20;
+
+bool contains(const std::string &text, const std::string &part) {
+    return text.find(part) != std::string::npos;
+}
+
+TEST(Failure, ExistingFilesAreRefusedAndKept) {
+    Region ram("pc.ram", Kind::anonymous, MiB);
+    Snapshot snapshot({&ram});
+    std::ofstream(snapshot.image) << "precious";
+    EXPECT_TRUE(contains(snapshot.create(), snapshot.image + " already exists"));
+    EXPECT_EQ(snapshot.folder.files(), 1u);
+    unlink(snapshot.image.c_str());
+    std::ofstream(snapshot.sums) << "precious";
+    EXPECT_TRUE(contains(snapshot.create(), snapshot.sums + " already exists"));
+    EXPECT_EQ(snapshot.folder.files(), 1u);
+    ram.memory()[0] = std::byte{1}; // not trapped
+}
+
+TEST(Failure, AFolderThatIsNotThereIsNamed) {
+    Region ram("pc.ram", Kind::anonymous, MiB);
+    Snapshot snapshot({&ram});
+    const std::string path = snapshot.folder.path("none/state");
+    snapshot.options.image_path = path.c_str();
+    const std::string error = snapshot.create();
+    EXPECT_TRUE(contains(error, "none")) << error;
+    EXPECT_EQ(snapshot.folder.files(), 0u);
+}
+
+TEST(Failure, BadOptionsAreRefused) {
+    Region ram("pc.ram", Kind::anonymous, MiB);
+    Snapshot snapshot({&ram});
+    snapshot.options.engine = "magic";
+    EXPECT_TRUE(contains(snapshot.create(), "\"magic\""));
+    snapshot.options.engine = "uffd";
+    snapshot.options.cluster_pages = 3;
+    EXPECT_TRUE(contains(snapshot.create(), "power of two"));
+    snapshot.options.cluster_pages = 0;
+    snapshot.options.struct_size = 0;
+    EXPECT_TRUE(contains(snapshot.create(), "struct_size"));
+    EXPECT_EQ(snapshot.folder.files(), 0u);
+}
+
+// Runs `body` in a child with a mount namespace of its own, in which `mount_on` gives a small file
+// system at `path`. The child's exit status says how it went: 0 passed, 77 not possible here.
+template <typename Body>
+int in_small_file_system(const std::string &path, const char *options, Body body) {
+    const pid_t child = fork();
+    if (child == 0) {
+        if (unshare(CLONE_NEWNS) != 0 ||
+            mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0 ||
+            mount("none", path.c_str(), "tmpfs", 0, options) != 0) {
+            _exit(77);
+        }
+        body();
+        _exit(testing::Test::HasFailure() ? 1 : 0);
+    }
+    int status = 0;
+    waitpid(child, &status, 0);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+TEST(Failure, TooLittleSpaceIsNoticedBefore) {
+    const Folder folder;
+    const int status = in_small_file_system(folder.path(), "size=20m", [&] {
+        setenv("TMPDIR", folder.path().c_str(), 1);
+        Region ram("pc.ram", Kind::anonymous, 64 * MiB);
+        ram.fill(0, 64 * MiB / 4096);
+        Snapshot snapshot({&ram});
+        const std::string error = snapshot.create();
+        EXPECT_TRUE(contains(error, "too little space for " + snapshot.image)) << error;
+        EXPECT_TRUE(contains(error, "bytes are needed, 20971520 are free")) << error;
+        EXPECT_EQ(snapshot.folder.files(), 0u);
+    });
+    if (status == 77) {
+        GTEST_SKIP() << "no mount namespace for us here (root needed)";
+    }
+    EXPECT_EQ(status, 0);
+}
+
+TEST(Failure, SpaceThatRunsOutDuringTheCopy) {
+    const Folder folder;
+    const int status = in_small_file_system(folder.path(), "size=40m", [&] {
+        setenv("TMPDIR", folder.path().c_str(), 1);
+        Region ram("pc.ram", Kind::anonymous, 128 * MiB);
+        ram.fill(0, 1000); // little memory in use when the space is checked
+        Snapshot snapshot({&ram});
+        Writers writers({&ram}, 2, 128 * MiB);
+        writers.pause();
+        ASSERT_EQ(snapshot.create(), "");
+        ram.fill(0, 128 * MiB / 4096);
+        writers.resume();
+        ASSERT_EQ(snapshot.arm(), "");
+        writers.pause();
+        ASSERT_EQ(snapshot.cut(), "");
+        writers.resume();
+        std::string error = snapshot.start(); // the faults alone may have filled it already
+        if (error.empty()) {
+            error = snapshot.wait();
+        }
+        EXPECT_TRUE(contains(error, "cannot write " + snapshot.image + ": No space left")) << error;
+        EXPECT_TRUE(contains(error, "free space there")) << error;
+        EXPECT_EQ(snapshot.folder.files(), 0u);
+        const uint64_t writes = writers.writes();
+        while (writers.writes() < writes + 100'000) {
+            std::this_thread::yield();
+        }
+    });
+    if (status == 77) {
+        GTEST_SKIP() << "no mount namespace for us here (root needed)";
+    }
+    EXPECT_EQ(status, 0);
+}
+
+// A limit on the size of files: fails at once, whatever the file system. In a child, since the
+// limit is of the process.
+TEST(Failure, AFileSizeLimitIsExplained) {
+    const pid_t child = fork();
+    if (child == 0) {
+        signal(SIGXFSZ, SIG_IGN);
+        const rlimit limit{8 * MiB, 8 * MiB};
+        setrlimit(RLIMIT_FSIZE, &limit);
+        Region ram("pc.ram", Kind::anonymous, 16 * MiB);
+        Snapshot snapshot({&ram});
+        const std::string error = snapshot.create();
+        EXPECT_TRUE(contains(error, "File too large")) << error;
+        EXPECT_TRUE(contains(error, "ulimit -f")) << error;
+        EXPECT_EQ(snapshot.folder.files(), 0u);
+        _exit(testing::Test::HasFailure() ? 1 : 0);
+    }
+    int status = 0;
+    waitpid(child, &status, 0);
+    EXPECT_TRUE(WIFEXITED(status));
+    EXPECT_EQ(WEXITSTATUS(status), 0);
+}
+
+} // namespace
+
+} // namespace hotsnap::test
