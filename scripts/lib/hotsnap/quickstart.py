@@ -8,7 +8,6 @@ its files and the guests from what they print. The last line says it all; see `v
 from __future__ import annotations
 
 import argparse
-import concurrent.futures
 import contextlib
 import os
 import shutil
@@ -36,6 +35,9 @@ TAG = "quickstart"
 EXPECTED = (HotsnapError, NetworkError, QmpError, QmpClosed, QmpTimeout, ImageError, ChannelError,
             DiskError, cutcheck.CutError, OSError)
 LINES_AFTER = 4      # of each kind, that restored guests must print
+NOTHING: dict[str, Any] = {
+    "pass": False, "accel": None, "members": len(trial.MEMBERS), "downtime_max_ms": None,
+    "backoff_max_ms": None, "orphans": None, "lost": None, "restored": 0, "reason": None}
 GO_ON_SECONDS = 2.0  # between the snapshot and the kill
 
 
@@ -52,9 +54,7 @@ class Quickstart:
         self.checks: list[Check] = []
         self.saved: bundle.Bundle | None = None
         self.timings: dict[str, float] = {}
-        self.result: dict[str, Any] = {
-            "pass": False, "accel": None, "members": len(trial.MEMBERS), "downtime_max_ms": None,
-            "backoff_max_ms": None, "orphans": None, "lost": None, "restored": 0, "reason": None}
+        self.result: dict[str, Any] = dict(NOTHING)
 
     @contextlib.contextmanager
     def step(self, name: str) -> Iterator[None]:
@@ -181,19 +181,17 @@ class Quickstart:
             if late:
                 raise HotsnapError(f"{', '.join(late)} did not quit")
             final = self.state.members["db"]["disks"]["disk1"]
-            with concurrent.futures.ThreadPoolExecutor() as pool:
-                at_cut, restored = pool.map(self._rows, (frozen, final), ("at-the-cut", "restored"))
-            low, high = self.cut_rows["committed"], self.cut_rows["issued"]
-            self._note("rows at the cut", at_cut["contiguous"] == "yes"
-                       and low <= int(at_cut["rows"]) <= high,
-                       f"{at_cut['rows']} on disk; client had {low} acknowledged, {high} sent")
-            self._note("rows after the restore", restored["contiguous"] == "yes"
-                       and int(restored["rows"]) >= acknowledged,
-                       f"{restored['rows']} on disk; client had {acknowledged} acknowledged")
-
-    def _rows(self, layer: str, name: str) -> dict[str, int | str]:
-        return trial.pgcheck(self.state, self.result["accel"], layer,
-                             os.path.join(self.folder, "pgcheck", name))
+            folder = os.path.join(self.folder, "rows")
+            with contextlib.ExitStack() as both:
+                checkers = [both.enter_context(trial.RowCheck(
+                    self.state, self.result["accel"], layer, os.path.join(folder, name)))
+                    for layer, name in ((frozen, "at-the-cut"), (final, "restored"))]
+                (at_cut, whole), (restored, whole_too) = (c.rows() for c in checkers)
+        low, high = self.cut_rows["committed"], self.cut_rows["issued"]
+        self._note("rows at the cut", whole and low <= at_cut <= high,
+                   f"{at_cut} on disk; client had {low} acknowledged, {high} sent")
+        self._note("rows after the restore", whole_too and restored >= acknowledged,
+                   f"{restored} on disk; client had {acknowledged} acknowledged")
 
     # Saying what happened
 
@@ -247,8 +245,11 @@ def main(arguments: list[str] | None = None) -> int:
     for kind in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(kind, _interrupt)
     code = EXIT_FAILED
-    trial_run = Quickstart(os.path.join(CHECKOUT, "build", "quickstart"),
-                           os.path.join(CHECKOUT, "build", "guest"))
+    try:
+        trial_run = Quickstart(os.path.join(CHECKOUT, "build", "quickstart"),
+                               os.path.join(CHECKOUT, "build", "guest"))
+    except EXPECTED as error:
+        return conclude(dict(NOTHING, reason=str(error)), options.json)
     reason: str | None = None
     try:
         trial_run.run(options.keep)
@@ -268,10 +269,15 @@ def main(arguments: list[str] | None = None) -> int:
     if kept:
         file = os.path.relpath(trial_run.state.cluster.file)
         print(f"kept: 'scripts/hotsnap -f {file} ps'; 'scripts/hotsnap -f {file} down' ends it")
-    if options.json:
-        atomic.write_json(options.json, trial_run.result)
-    print(verdict(trial_run.result), flush=True)
+    conclude(trial_run.result, options.json)
     return 0 if trial_run.result["pass"] else code
+
+
+def conclude(result: dict[str, Any], json_file: str | None) -> int:
+    if json_file:
+        atomic.write_json(json_file, result)
+    print(verdict(result), flush=True)
+    return EXIT_FAILED
 
 
 if __name__ == "__main__":

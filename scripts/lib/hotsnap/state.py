@@ -99,7 +99,7 @@ class State:
         if kept.get("version") != VERSION:
             raise HotsnapError(f"{self.file} has version {kept.get('version')}, this program "
                                f"knows {VERSION}: use the program that wrote it")
-        self.members, self.images = kept["members"], kept["images"]
+        self.members, self.images = kept["members"], kept.get("images", {})
 
     def save(self) -> None:
         self.images = {p: kept for p, kept in self.images.items() if os.path.lexists(p)}

@@ -104,9 +104,11 @@ def _pauses(picture: Drawing, bundle: Bundle, y: float) -> float:
         cause = {"red-frame": "by a red frame", "snapshot": "by the message"}.get(
             member.get("cause", ""), "")
         label = f"{stop - begin:.2f} ms {cause}".rstrip()
-        # Beside the bar, on the side that has room.
-        if at(stop) + 8 + text_width(label, 11) < WIDTH - 30:
+        room = text_width(label, 11) + 16
+        if at(stop) + room < WIDTH - 30:
             picture.text(at(stop) + 8, line + 13, label, 11, MUTED)
+        elif at(stop) - at(begin) > room:
+            picture.text(at(stop) - 8, line + 13, label, 11, "#ffffff", "end")
         else:
             picture.text(at(begin) - 8, line + 13, label, 11, MUTED, "end")
     return y + height + 14

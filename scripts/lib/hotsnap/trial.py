@@ -7,6 +7,7 @@ disk of its own. All pairs exchange numbered messages over UDP and TCP.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import subprocess
@@ -22,7 +23,7 @@ from .state import State
 
 MEMBERS = {"cache": "10.77.0.1", "client": "10.77.0.2", "db": "10.77.0.3"}
 KERNEL_LINE = "console=ttyS0 quiet mitigations=off"
-BOOT_TIMEOUT, FLOW_TIMEOUT, PGCHECK_TIMEOUT = 300.0, 120.0, 180.0
+BOOT_TIMEOUT, FLOW_TIMEOUT, ROWS_TIMEOUT = 300.0, 120.0, 180.0
 
 
 def cluster_file(guest: str) -> str:
@@ -187,39 +188,47 @@ def judge(before: dict[tuple[str, str, str], Counters],
     ]
 
 
-def pgcheck(state: State, accelerator: str, layer: str, folder: str) -> dict[str, int | str]:
-    """Start PostgreSQL on a copy-on-write view of a data disk, in a VM of its own without a
-    network, and return the rows that it has: `rows`, `max`, `contiguous`."""
-    os.makedirs(folder, exist_ok=True)
-    image_tool = binaries.qemu_img(state.cluster.qemu)
-    model = state.cluster.member("db")
-    view = os.path.join(folder, "pgdata.qcow2")
-    root = os.path.join(folder, "root.qcow2")
-    log = os.path.join(folder, "serial.log")
-    for path in (view, root, log):
-        if os.path.exists(path):
-            os.unlink(path)
-    binaries.create_overlay(image_tool, view, layer, "qcow2")
-    binaries.create_overlay(image_tool, root, model.disks[0].image or "", "raw")
-    checker = cluster.Member("pgcheck", model.memory, 1, model.machine, model.cpu, model.kernel,
-                             model.initrd, f"{KERNEL_LINE} hs.name=pgcheck hs.role=pgcheck",
-                             model.args, model.disks[:2], ())
-    run = os.path.join(folder, "pgcheck")
-    argv = machine.command_line(
-        binaries.qemu(state.cluster.qemu), binaries.firmware_arguments(), checker, accelerator,
-        machine.Paths(run + ".qmp", run + ".mon", run + ".hs", log, run + ".pid"),
-        {"disk0": root, "disk1": view}, {}, snapshots=False)
-    with open(os.path.join(folder, "qemu.log"), "wb") as errors, subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors) as process:
-        try:
-            process.wait(PGCHECK_TIMEOUT)
-        except subprocess.TimeoutExpired as error:
-            raise HotsnapError(f"PostgreSQL did not start from {layer}; see {log}") from error
-        finally:
-            process.kill()
-    with open(log, encoding="utf-8", errors="replace") as stream:
-        match = re.search(r"^pgcheck: rows=(\d+) max=(\d+) contiguous=(yes|no)\s*$",
-                          stream.read(), re.M)
-    if not match:
-        raise HotsnapError(f"PostgreSQL did not start from {layer}; see {log}")
-    return {"rows": int(match[1]), "max": int(match[2]), "contiguous": match[3]}
+class RowCheck:
+    """Starts PostgreSQL on a copy-on-write view of a data disk, in a VM of its own without a
+    network, and says which rows it has. Leaving the context ends the VM."""
+
+    def __init__(self, state: State, accelerator: str, layer: str, folder: str):
+        os.makedirs(folder, exist_ok=True)
+        image_tool = binaries.qemu_img(state.cluster.qemu)
+        model = state.cluster.member("db")
+        view, root = (os.path.join(folder, name) for name in ("pgdata.qcow2", "root.qcow2"))
+        self.layer, self.log = layer, os.path.join(folder, "serial.log")
+        for path in (view, root, self.log):
+            if os.path.exists(path):
+                os.unlink(path)
+        binaries.create_overlay(image_tool, view, layer, "qcow2")
+        binaries.create_overlay(image_tool, root, model.disks[0].image or "", "raw")
+        checker = cluster.Member(
+            "pgcheck", model.memory, 1, model.machine, model.cpu, model.kernel, model.initrd,
+            f"{KERNEL_LINE} hs.name=pgcheck hs.role=pgcheck", model.args, model.disks[:2], ())
+        run = os.path.join(folder, "pgcheck")
+        argv = machine.command_line(
+            binaries.qemu(state.cluster.qemu), binaries.firmware_arguments(), checker, accelerator,
+            machine.Paths(run + ".qmp", run + ".mon", run + ".hs", self.log, run + ".pid"),
+            {"disk0": root, "disk1": view}, {}, snapshots=False)
+        with open(os.path.join(folder, "qemu.log"), "wb") as errors:
+            self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=errors,
+                                            stderr=errors, start_new_session=True)
+
+    def __enter__(self) -> RowCheck:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def rows(self) -> tuple[int, bool]:
+        """How many there are, and whether they are numbered without a gap; waits for the VM."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(ROWS_TIMEOUT)
+        with open(self.log, encoding="utf-8", errors="replace") as stream:
+            match = re.search(r"^pgcheck: rows=(\d+) max=\d+ contiguous=(yes|no)\s*$",
+                              stream.read(), re.M)
+        if not match:
+            raise HotsnapError(f"PostgreSQL did not start from {self.layer}; see {self.log}")
+        return int(match[1]), match[2] == "yes"
