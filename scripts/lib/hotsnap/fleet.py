@@ -48,6 +48,13 @@ class Fleet:
     def running_names(self) -> list[str]:
         return [name for name in self.names() if self.running(name)]
 
+    def deaths(self) -> str:
+        """What became of members that ended by themselves, to be added to an error; or ''."""
+        return "".join(
+            f"; member {name} ended: {process.tail(self.log(name), 1) or 'it said nothing'} "
+            f"(log: {self.log(name)})" for name in self.names()
+            if self.state.members.get(name, {}).get("process") and not self.running(name))
+
     # Starting
 
     def start(self, disks: dict[str, dict[str, str]], machines: dict[str, str] | None = None,

@@ -256,7 +256,7 @@ def main(arguments: list[str] | None = None) -> int:
     except Interrupted as error:
         reason, code = str(error), EXIT_INTERRUPTED
     except EXPECTED as error:
-        reason = str(error)
+        reason = f"{error}{trial_run.fleet.deaths()}"
     finally:
         trial_run.conclude(reason)
         kept = options.keep and trial_run.result["pass"]

@@ -79,8 +79,7 @@ def snapshot(state: State, fleet: Fleet, tag: str, initiator: str | None = None,
         raise HotsnapError(f"snapshot {tag!r} failed, the cluster runs on: "
                            f"{_text(error)}") from error
     except QmpClosed as error:
-        raise HotsnapError(f"snapshot {tag!r} failed: member {initiator} went away: {error}; see "
-                           f"{fleet.log(initiator)}") from error
+        raise HotsnapError(f"snapshot {tag!r} failed: {error}{fleet.deaths()}") from error
     except BaseException:
         if os.path.isdir(path):
             say(f"the cancel came too late: snapshot {tag!r} is complete")
@@ -152,7 +151,11 @@ def restore(state: State, fleet: Fleet, saved: bundle.Bundle, replace: bool = Fa
                 "job-id": RESTORE_JOB, "bundle": saved.path,
                 "members": member_addresses(state, names)})
             jobs.follow(qmp, RESTORE_JOB, timeout, watcher)
+        _note_disks(state, fleet)
+        if len(fleet.running_names()) < len(names):
+            raise HotsnapError(f"restore of {saved.tag!r} failed{fleet.deaths()}")
     except BaseException as error:
+        deaths = fleet.deaths()
         fleet.kill(names)
         for name, disks in made.items():
             lifecycle.remove_files(disks.values())
@@ -160,11 +163,10 @@ def restore(state: State, fleet: Fleet, saved: bundle.Bundle, replace: bool = Fa
         state.save()
         if isinstance(error, (QmpError, QmpClosed, QmpTimeout, jobs.JobFailed)):
             raise HotsnapError(f"restore of {saved.tag!r} failed, nothing runs, the snapshot is "
-                               f"whole: {_text(error)}") from error
+                               f"whole: {_text(error)}{deaths}") from error
         raise
     finally:
         watcher.progress.clear()
-    _note_disks(state, fleet)
     merge.collect(state, fleet)
 
 

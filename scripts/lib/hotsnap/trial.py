@@ -98,7 +98,7 @@ class Guests:
                     if console.failures:
                         raise HotsnapError(f"{name}: {console.failures[0]} (log: {console.path})")
                     if not self.alive(name):
-                        raise HotsnapError(f"{name}: its QEMU ended (log: {console.path})")
+                        raise HotsnapError(f"{what}: the QEMU of {name} ended")
                 done, total = steps()
                 if done >= total:
                     return
