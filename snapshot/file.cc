@@ -98,6 +98,9 @@ uint64_t free_bytes_for(const std::string &path) {
         throw system_error(errno, "cannot tell the free space of " + directory,
                            "check that the directory exists");
     }
+    if (fs.f_blocks == 0) {
+        return ~uint64_t{0};
+    }
     return static_cast<uint64_t>(fs.f_bavail) * fs.f_frsize;
 }
 

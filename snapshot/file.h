@@ -53,7 +53,8 @@ void write_all(int fd, std::span<const std::byte> bytes, uint64_t offset, const 
 // Makes the directory entry of `path` durable.
 void sync_directory_of(const std::string &path);
 
-// Bytes an unprivileged process can still write to the file system that will hold `path`.
+// Bytes an unprivileged process can still write to the file system that will hold `path`; more than
+// there can be for a file system that does not tell.
 uint64_t free_bytes_for(const std::string &path);
 
 // What a failed write means for the user.

@@ -63,15 +63,15 @@ TEST(Failure, BadOptionsAreRefused) {
     EXPECT_EQ(snapshot.folder.files(), 0u);
 }
 
-// Runs `body` in a child with a mount namespace of its own, in which `mount_on` gives a small file
-// system at `path`. The child's exit status says how it went: 0 passed, 77 not possible here.
+// Runs `body` in a child with a mount namespace of its own, in which a file system of `type` is
+// mounted at `path`. The child's exit status says how it went: 0 passed, 77 not possible here.
 template <typename Body>
-int in_small_file_system(const std::string &path, const char *options, Body body) {
+int in_file_system(const std::string &path, const char *type, const char *options, Body body) {
     const pid_t child = fork();
     if (child == 0) {
         if (unshare(CLONE_NEWNS) != 0 ||
             mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0 ||
-            mount("none", path.c_str(), "tmpfs", 0, options) != 0) {
+            mount("none", path.c_str(), type, 0, options) != 0) {
             _exit(77);
         }
         body();
@@ -84,7 +84,7 @@ int in_small_file_system(const std::string &path, const char *options, Body body
 
 TEST(Failure, TooLittleSpaceIsNoticedBefore) {
     const Folder folder;
-    const int status = in_small_file_system(folder.path(), "size=20m", [&] {
+    const int status = in_file_system(folder.path(), "tmpfs", "size=20m", [&] {
         setenv("TMPDIR", folder.path().c_str(), 1);
         Region ram("pc.ram", Kind::anonymous, 64 * MiB);
         ram.fill(0, 64 * MiB / 4096);
@@ -102,7 +102,7 @@ TEST(Failure, TooLittleSpaceIsNoticedBefore) {
 
 TEST(Failure, SpaceThatRunsOutDuringTheCopy) {
     const Folder folder;
-    const int status = in_small_file_system(folder.path(), "size=40m", [&] {
+    const int status = in_file_system(folder.path(), "tmpfs", "size=40m", [&] {
         setenv("TMPDIR", folder.path().c_str(), 1);
         Region ram("pc.ram", Kind::anonymous, 128 * MiB);
         ram.fill(0, 1000); // little memory in use when the space is checked
@@ -127,6 +127,30 @@ TEST(Failure, SpaceThatRunsOutDuringTheCopy) {
         while (writers.writes() < writes + 100'000) {
             std::this_thread::yield();
         }
+    });
+    if (status == 77) {
+        GTEST_SKIP() << "no mount namespace for us here (root needed)";
+    }
+    EXPECT_EQ(status, 0);
+}
+
+// ramfs has no direct I/O: the image is written through the page cache, and is the same.
+TEST(Fallback, WithoutDirectIoTheImageIsTheSame) {
+    const Folder folder;
+    const int status = in_file_system(folder.path(), "ramfs", "", [&] {
+        setenv("TMPDIR", folder.path().c_str(), 1);
+        Region ram("pc.ram", Kind::anonymous, 16 * MiB);
+        ram.fill(0, 2000);
+        Snapshot snapshot({&ram});
+        ASSERT_EQ(snapshot.create(), "");
+        ASSERT_EQ(snapshot.arm(), "");
+        ASSERT_EQ(snapshot.cut(), "");
+        const auto expected = ram.copy();
+        Writers writers({&ram}, 1, 16 * MiB);
+        ASSERT_EQ(snapshot.start(), "");
+        ASSERT_EQ(snapshot.wait(), "");
+        EXPECT_FALSE(snapshot.stats().direct_io);
+        EXPECT_TRUE(std::ranges::equal(expected, snapshot.load().blocks.at("pc.ram").memory));
     });
     if (status == 77) {
         GTEST_SKIP() << "no mount namespace for us here (root needed)";
