@@ -270,12 +270,19 @@ class Merging(ClusterOfOne):
         self.assertEqual(set(layers.scan(merge.folders(self.state))), before)
 
 
-class MergingScsi(Merging):
+class MergingScsi(ClusterOfOne):
     interface, iothread = "virtio-scsi", "true"
 
+    def test_live(self):
+        self.three()
+        for tag, chain in (("B", 3), ("C", 2), ("A", 1)):
+            self.rm(tag)
+            self.write(20, tag)
+            self.check(chain)
 
-class MergingIde(Merging):
-    interface = "ide"
+
+class MergingIde(MergingScsi):
+    interface, iothread = "ide", "false"
 
 
 class Crashes(ClusterOfOne):
@@ -294,8 +301,7 @@ class Crashes(ClusterOfOne):
                     merge.tidy(self.state, self.fleet, quiet=True)
                 self.write(30, "Z")
                 self.check(chain)
-                self.down()
-                self.check(chain)
+                self.fleet.kill(["a"])
                 self.reset()
                 if not crashed:
                     self.assertGreater(number, 6)
