@@ -7,10 +7,12 @@ Two snapshots in a row, the first restored after the second, twice from one bund
 of the restored cluster, with another initiator each time.
 """
 
+import json
 import time
+from pathlib import Path
 
 from chatter import Chatter
-from harness import Cluster, Report, Workplace, check
+from harness import GUEST, QEMU_IMG, Cluster, Report, Vm, Workplace, check, img_create
 from hotsnap.cutcheck import check_bundle
 
 MEMBERS = [
@@ -21,8 +23,34 @@ MEMBERS = [
 
 
 def consistent(cluster: Cluster, tag: str) -> None:
-    result = check_bundle(cluster.bundles / tag)
-    check(result.orphans == 0, f"{result.orphans} messages were received that nobody had sent")
+    """The images alone: nothing was received that nobody had sent; disks and memory agree."""
+    result = check_bundle(cluster.bundles / tag, str(QEMU_IMG))
+    check(result.consistent, "; ".join(result.problems) or f"{result.orphans} orphans")
+    check(any(disk["member"] == "db" for disk in result.disks), "no disk was compared")
+
+
+def rows_are_there(cluster: Cluster, tag: str) -> None:
+    """The snapshot's disk of the database holds every row that the client's memory says was
+    committed: PostgreSQL is started on it, alone."""
+    result = check_bundle(cluster.bundles / tag, str(QEMU_IMG))
+    acknowledged = max(row["committed"] for row in result.rows)
+    check(acknowledged > 0, "no row was committed before the cut")
+    manifest = json.loads((cluster.bundles / tag / "manifest.json").read_text())
+    disks = next(m for m in manifest["members"] if m["name"] == "db")["disks"]
+    arguments = ["-machine", "q35", "-accel", "tcg", "-cpu", "max", "-m", "256",
+                 "-kernel", str(GUEST / "vmlinuz"), "-initrd", str(GUEST / "initrd.img"),
+                 "-append", "console=ttyS0 quiet no_timer_check hs.name=check hs.role=pgcheck"]
+    for disk in disks:
+        overlay = img_create(cluster.place.path / f"check-{tag}-{disk['device']}.qcow2",
+                             backing=Path(disk["file"]), backing_format=disk["format"])
+        arguments += ["-drive", f"if=virtio,file={overlay},format=qcow2,cache=unsafe"]
+    vm = Vm(cluster.place, f"check-{tag}", arguments)
+    found = vm.wait_console(r"pgcheck: rows=(\d+) max=(\d+) contiguous=(\w+)")
+    vm.kill()
+    print(f"# {tag}: {acknowledged} rows acknowledged, on disk {found.group(0)}")
+    check(found.group(3) == "yes", f"rows are missing: {found.group(0)}")
+    check(int(found.group(1)) >= acknowledged,
+          f"the client had {acknowledged} rows acknowledged, the disk has {found.group(1)}")
 
 
 def alive(cluster: Cluster, before: Chatter | None = None, seconds: float = 4) -> Chatter:
@@ -39,6 +67,7 @@ def run(report: Report) -> None:
     with Workplace() as place:
         cluster = Cluster(place, MEMBERS)
         cluster.up()
+        cluster["client"].vm.wait_console(r"pg client committed=[1-9]")
         alive(cluster)
 
         def take(tag: str, initiator: int) -> None:
@@ -57,6 +86,7 @@ def run(report: Report) -> None:
 
         report.run("snapshot-first", lambda: take("one", 0))
         report.run("snapshot-second-other-initiator", lambda: take("two", 2))
+        report.run("disk-and-memory-agree-on-rows", lambda: rows_are_there(cluster, "two"))
         report.run("restore-first-after-second", lambda: bring_back("one", 1))
         report.run("restore-second", lambda: bring_back("two", 0))
         report.run("restore-first-again", lambda: bring_back("one", 2))

@@ -244,14 +244,14 @@ class Member:
 
     def disk_args(self, disks: list[tuple[str, Path]]) -> list[str]:
         args: list[str] = []
-        for serial, path in disks:
+        for index, (serial, path) in enumerate(disks):
+            device = self.options.get("disk_device", "virtio-blk-pci").format(index=index)
             image_format = "raw" if path.suffix == ".raw" else "qcow2"
             cache = self.options.get("cache", "none")
             aio = "native" if cache == "none" else "threads"
             args += ["-drive", f"if=none,id={serial},file={path},format={image_format},"
                                f"cache={cache},aio={aio}",
-                     "-device", f"{self.options.get('disk_device', 'virtio-blk-pci')},"
-                                f"drive={serial},serial={serial}"]
+                     "-device", f"{device},drive={serial},serial={serial}"]
         return args
 
     def start(self, disks: list[tuple[str, Path]] | None = None,
@@ -273,7 +273,8 @@ class Member:
                 *([] if o.get("no_mediator") else
                   ["-object", "filter-hotsnap,id=med0,netdev=net0,member=hs0"]),
                 "-device", "virtio-rng-pci",
-                *self.disk_args(disks or self.disks), *o.get("args", []), *(extra or [])]
+                *o.get("before_disks", []), *self.disk_args(disks or self.disks),
+                *o.get("args", []), *(extra or [])]
         self.vm = Vm(self.cluster.place, self.name, args, network=self.cluster.network)
         return self.vm
 

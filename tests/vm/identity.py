@@ -26,9 +26,10 @@ def identity(options: dict, engine: str = "auto") -> tuple[int, dict]:
             return len(compare(image, dump)), manifest["members"][0]["memory"]["pages"]
 
 
-def must_be_identical(name: str, options: dict) -> None:
+def must_be_identical(name: str, options: dict, dma: bool = True) -> None:
+    """`dma`: the devices write from threads of their own, so the count of DMA writes proves it."""
     differing, pages = identity(options)
     print(f"# {name}: {json.dumps(pages)}")
     check(differing == 0, f"{differing} pages differ")
     check(pages["guest_write"] > 0, "no page was saved for a guest write: nothing was proved")
-    check(pages["dma_write"] > 0, "no page was saved for a DMA write: nothing was proved")
+    check(not dma or pages["dma_write"] > 0, "no page was saved for a DMA write: nothing was proved")

@@ -8,6 +8,7 @@
  */
 #include "qemu/osdep.h"
 #include "internal.h"
+#include "migration/global_state.h"
 #include "migration/migration.h"
 #include "migration/options.h"
 #include "qapi/error.h"
@@ -29,6 +30,14 @@ static void restore_end(HotsnapMember *m)
     }
 }
 
+static bool restore_activate_disks(Error **errp)
+{
+    ERRP_GUARD();
+
+    bdrv_activate_all(errp);
+    return !*errp;
+}
+
 /* Migration tells its state to QMP clients only, so it is asked. */
 static void restore_poll(void *opaque)
 {
@@ -38,7 +47,12 @@ static void restore_poll(void *opaque)
 
     if (mis->state == MIGRATION_STATUS_COMPLETED &&
         !runstate_check(RUN_STATE_INMIGRATE)) {
-        hotsnap_local(m, HS_LOCAL_LOADED, NULL);
+        /* Before the barrier: nothing that can fail or take long after it. */
+        if (restore_activate_disks(&err)) {
+            hotsnap_local(m, HS_LOCAL_LOADED, NULL);
+        } else {
+            hotsnap_local_failed(m, err);
+        }
         return;
     }
     if (mis->state == MIGRATION_STATUS_FAILED) {
@@ -122,7 +136,9 @@ void hotsnap_restore_start(HotsnapMember *m)
     vnet = g_build_filename(m->restore_folder, "channel.vnet", NULL);
     json = qdict_new();
     qdict_put_int(json, "start_ns", hotsnap_now_ns());
-    vm_start();
+    if (runstate_is_live(global_state_get_runstate())) {
+        vm_start(); /* else it was paused at the cut, and stays so */
+    }
     /* Before any other frame: we are still in the same turn of the loop. */
     played = hotsnap_filters_play(m, pcap, vnet, &err);
     restore_end(m);

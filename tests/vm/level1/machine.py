@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A level-1 machine: a computer with hardware virtualization, emulated, for tests under KVM.
+
+QEMU's TCG emulates AMD's SVM with nested paging, so KVM works in the machine whatever the host has.
+The machine runs the QEMU under test with level-2 guests, one after the other, as planned before it
+starts. QMP and the guests' consoles lead out through virtio ports; files come out of the machine's
+disk once it has powered off.
+"""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import socket
+import subprocess
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Iterator
+
+from harness import FIRMWARE, GUEST, QEMU, Qmp, Skipped, Vm, Workplace, check, img_create
+
+HERE = Path(__file__).resolve().parent
+ROMS = ["bios-256k.bin", "kvmvapic.bin", "linuxboot_dma.bin"]
+LEVEL1_DISK_MIB = 4096  # sparse
+LEVEL2_DISK_MIB = 48    # the writer's file has 32
+BUNDLES = "/bundles"
+
+
+@dataclass
+class Level2:
+    """A level-2 guest of the plan; `args` are what distinguishes its QEMU. With `restore_of` it is
+    that guest's member again, waiting to be restored on an overlay over that one's disk."""
+
+    name: str
+    cpus: int = 1
+    memory_mib: int = 160
+    buffer_mib: int = 32  # of the writer of each vCPU
+    disk_rate: int = 100  # disk writes a second
+    args: list[str] = field(default_factory=list)
+    restore_of: str = ""
+
+    @property
+    def member(self) -> str:
+        return self.restore_of or self.name
+
+    @property
+    def address(self) -> dict[str, str]:
+        return {"name": self.member, "address": f"unix:/run/{self.name}.sock"}
+
+    @property
+    def disk(self) -> str:
+        return f"{self.name}.qcow2" if self.restore_of else f"{self.name}.raw"
+
+    def make_disk(self, folder: Path) -> None:
+        if self.restore_of:
+            # Relative to the overlay, so that it is right here and in the machine.
+            img_create(folder / self.disk, backing=Path(f"{self.restore_of}.raw"))
+        else:
+            make_ext4(folder / self.disk, LEVEL2_DISK_MIB, "load")
+
+    def command(self) -> str:
+        append = (f"console=ttyS0 quiet mitigations=off panic=-1 hs.mib={self.buffer_mib} "
+                  f"hs.disk={self.disk_rate}")
+        return shlex.join([
+            "run", self.name, *FIRMWARE, "-display", "none", "-nodefaults", "-no-reboot",
+            "-chardev", "pipe,id=qmp,path=/dev/level2-qmp", "-mon", "chardev=qmp,mode=control",
+            "-serial", "file:/dev/level2-console",
+            "-machine", "pc", "-accel", "kvm", "-cpu", "qemu64",
+            "-smp", str(self.cpus), "-m", str(self.memory_mib), *self.args,
+            "-kernel", "/level2/vmlinuz", "-initrd", "/level2/initrd.img", "-append", append,
+            "-drive", f"if=none,id=load,file=/level2/{self.disk},"
+                      f"format={self.disk.rpartition('.')[2]},cache=none,aio=native",
+            "-device", "virtio-blk-pci,drive=load",
+            "-object", f"hotsnap-member,id=hs0,name={self.member},"
+                       f"listen={self.address['address']}",
+            *(["-incoming", "defer", "-S"] if self.restore_of else [])])
+
+
+class Guest(Vm):
+    """A level-2 guest that runs, as the other VM tests know theirs. Its process is the level-1
+    machine's: when that ends the guest has ended."""
+
+    # pylint: disable=super-init-not-called
+    def __init__(self, machine: Level1, plan: Level2):
+        self.machine, self.plan, self.name = machine, plan, plan.name
+        self.process, self.messages = machine.vm.process, machine.vm.console
+        self.console_from = len(machine.level2_text())
+        self.qmp = Qmp(machine.socket, timeout=60)
+
+    def text(self) -> str:
+        return self.machine.level2_text()[self.console_from:]
+
+    def snapshot(self, tag: str, **arguments: object) -> None:
+        error = self.job("hotsnap-cluster", {
+            "job-id": f"snap-{tag}", "tag": tag, "directory": BUNDLES,
+            "members": [self.plan.address], **arguments})
+        check(error is None, f"snapshot {tag}: {error}")
+        check(self.running(), f"{self.name} does not run after the snapshot")
+
+    def restore(self, tag: str) -> None:
+        error = self.job("hotsnap-restore", {"job-id": f"restore-{tag}",
+                                             "bundle": f"{BUNDLES}/{tag}",
+                                             "members": [self.plan.address]})
+        check(error is None, f"restore {tag}: {error}")
+        check(self.running(), f"{self.name} does not run after the restore")
+
+
+class Level1:
+    """The machine, from the start of its boot on. `suite` is the one its kernel is from."""
+
+    def __init__(self, place: Workplace, name: str, suite: str, plan: list[Level2]):
+        self.place, self.name, self.plan = place, name, plan
+        self.kernel = kernel_of(suite)
+        self.folder = place.path / name
+        self.folder.mkdir()
+        self.disk = self.folder / "disk.raw"
+        self._make_disk()
+        qmp, self.level2_console = self.folder / "level2-qmp.sock", self.folder / "level2.log"
+        self.vm = Vm(place, name, [
+            "-machine", "q35", "-accel", "tcg", "-cpu", "EPYC,+svm,+npt", "-smp", "2",
+            "-m", "1024", "-no-reboot",
+            "-kernel", str(self.kernel / "vmlinuz"), "-initrd", str(self.kernel / "initrd.img"),
+            "-append", "console=ttyS0 quiet mitigations=off no_timer_check panic=-1",
+            "-drive", f"if=none,id=root,file={self.disk},format=raw,cache=unsafe",
+            "-device", "virtio-blk-pci,drive=root", "-device", "virtio-rng-pci",
+            "-device", "virtio-serial-pci",
+            "-chardev", f"socket,id=qmp,path={qmp},server=on,wait=off",
+            "-device", "virtserialport,chardev=qmp,name=level2-qmp",
+            "-chardev", f"file,id=console,path={self.level2_console}",
+            "-device", "virtserialport,chardev=console,name=level2-console"])
+        # One connection for all guests: in the machine, a port whose far end is closed is at its
+        # end of file.
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.socket.connect(str(qmp))
+
+    def level2_text(self) -> str:
+        return self.level2_console.read_text(errors="replace")
+
+    def wait(self, pattern: str) -> str:
+        found = self.vm.wait_console(rf"level1: (?:{pattern}|fail .*|done)", timeout=180)[0]
+        check("level1: fail" not in found and "level1: done" not in found,
+              f"{self.name}: {self.vm.text()[-500:]}")
+        return found
+
+    @contextmanager
+    def guest(self, name: str) -> Iterator[Guest]:
+        """Waits for the guest's turn in the plan; its QEMU ends with the block."""
+        plan = next(p for p in self.plan if p.name == name)
+        self.wait(rf"start {name}\b")
+        guest = Guest(self, plan)
+        try:
+            yield guest
+        finally:
+            guest.qmp.execute("quit")
+            guest.qmp.wait_event("SHUTDOWN", timeout=60)
+            self.wait(rf"end {name} .*")
+
+    def power_off(self) -> None:
+        """Waits for it: the plan is done."""
+        self.vm.wait_console("level1: done", timeout=120)
+        self.vm.process.wait(60)
+        self.socket.close()
+
+    def take_out(self, file: str, to: Path) -> Path:
+        """Copies a file out of the disk, when the machine has powered off."""
+        subprocess.run(["debugfs", "-R", f"dump {file} {to}", str(self.disk)], check=True,
+                       capture_output=True)
+        check(to.exists() and to.stat().st_size > 0, f"{self.name} has no {file} on its disk")
+        return to
+
+    # --- what it is made of ---
+
+    def _make_disk(self) -> None:
+        tree = self.folder / "tree"
+        shutil.copytree(self.kernel / "root", tree, symlinks=True)
+        for name in ("proc", "sys", "dev", "run", "tmp", BUNDLES[1:], "level2", "usr/bin",
+                     "usr/lib/hotsnap"):
+            (tree / name).mkdir(parents=True, exist_ok=True)
+        shutil.copy2(HERE / "init", tree / "usr/lib/hotsnap/init")
+        add_qemu(tree)
+        self._add_level2(tree / "level2")
+        for guest in self.plan:
+            guest.make_disk(tree / "level2")
+        (tree / "plan").write_text("".join(guest.command() + "\n" for guest in self.plan))
+        make_ext4(self.disk, LEVEL1_DISK_MIB, "HSROOT", tree)
+        shutil.rmtree(tree)
+
+    def _add_level2(self, to: Path) -> None:
+        shutil.copy(GUEST / "vmlinuz", to)
+        shutil.copy(GUEST / "initrd.img", to)
+        overlay = self.folder / "level2-overlay"
+        (overlay / "bin").mkdir(parents=True)
+        shutil.copy2(HERE / "level2-init", overlay / "init")
+        shutil.copy2(GUEST / "programs" / "hs-writer", overlay / "bin")
+        # The kernel unpacks one archive after the other; the later file wins.
+        with open(to / "initrd.img", "ab") as archive:
+            subprocess.run(["cpio", "--quiet", "-o", "-H", "newc"], cwd=overlay, stdout=archive,
+                           input=b"init\nbin/hs-writer\n", check=True)
+
+
+def kernel_of(suite: str) -> Path:
+    """The folder with the suite's kernel; making it needs Debian's archive."""
+    made = subprocess.run([str(HERE / "kernel"), suite], capture_output=True, text=True)
+    if made.returncode != 0:
+        raise Skipped(f"no kernel of {suite} for the machine: {made.stderr.strip()[-300:]}")
+    return Path(made.stdout.strip())
+
+
+def add_qemu(tree: Path) -> None:
+    """The QEMU under test with its libraries and firmware, all at their places."""
+    listed = subprocess.run(["ldd", str(QEMU)], capture_output=True, text=True, check=True).stdout
+    roms = [Path(folder) / rom for folder in FIRMWARE[1::2] for rom in ROMS]
+    for file in [*(word for word in listed.split() if word.startswith("/")),
+                 *(rom for rom in roms if rom.exists())]:
+        target = tree / str(file)[1:]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, target)
+    subprocess.run(["strip", "-o", str(tree / "usr/bin/qemu-system-x86_64"), str(QEMU)],
+                   check=True)
+
+
+def make_ext4(image: Path, size_mib: int, label: str, tree: Path | None = None) -> None:
+    with open(image, "wb") as file:
+        file.truncate(size_mib << 20)
+    subprocess.run(["mke2fs", "-q", "-t", "ext4", "-m", "0", "-L", label,
+                    "-E", "lazy_itable_init=0,lazy_journal_init=0,root_owner=0:0",
+                    *(["-d", str(tree)] if tree else []), str(image)], check=True)
