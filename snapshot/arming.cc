@@ -117,7 +117,9 @@ void Arming::pass() {
 }
 
 bool Arming::wait_converged(uint64_t max_us) {
-    const auto deadline = std::chrono::steady_clock::now() + std::chrono::microseconds(max_us);
+    constexpr uint64_t hour_us = 3'600'000'000;
+    const auto deadline =
+        std::chrono::steady_clock::now() + std::chrono::microseconds(std::min(max_us, hour_us));
     std::unique_lock lock(state_mutex_);
     // Without the first pass done the cut would be O(RAM), so that is waited for in any case.
     state_changed_.wait(lock, [this] { return stopping_ || first_pass_done_; });

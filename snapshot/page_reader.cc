@@ -61,8 +61,10 @@ PageReader::PageReader(const GuestMemory &memory, std::optional<uint64_t> absent
             way = shared_file ? Way::pread : Way::plain;
         } else if (shared_file) {
             way = on_tmpfs(block.fd) ? Way::seek : Way::plain;
-        } else if (!block.shared && block.fd < 0 && pagemap_) {
-            way = Way::pagemap;
+        } else if (!block.shared && pagemap_) {
+            way = block.fd < 0         ? Way::pagemap
+                  : on_tmpfs(block.fd) ? Way::pagemap_and_seek
+                                       : Way::plain;
         }
         ways_.push_back(way);
     }
@@ -80,6 +82,15 @@ void PageReader::find_absent(const PageRun &run, std::vector<bool> &absent) cons
     case Way::seek:
         find_absent_by_seek(run, absent);
         break;
+    case Way::pagemap_and_seek: {
+        find_absent_by_pagemap(run, absent);
+        std::vector<bool> in_file(run.count);
+        find_absent_by_seek(run, in_file);
+        for (size_t i = 0; i < absent.size(); i++) {
+            absent[i] = absent[i] && in_file[i];
+        }
+        break;
+    }
     case Way::pread:
     case Way::plain:
         break;

@@ -10,6 +10,7 @@
 //   anonymous, 4 KiB          /proc/self/pagemap: neither present nor swapped, or an entry that
 //                             can only be a protected hole (WriteTrap::absent_pagemap_entry)
 //   shared tmpfs/memfd, 4 KiB mincore() and lseek(SEEK_DATA) say hole (swapped is data)
+//   private tmpfs/memfd       both of the above: neither a copy of its own nor the file has it
 //   shared hugetlbfs          not asked: pages are read with pread(), which gives zeros for a hole
 //                             and does not fill it
 //   anything else             not at all: every page is read through the mapping
@@ -50,7 +51,7 @@ class PageReader {
     uint64_t resident_bytes() const;
 
   private:
-    enum class Way { plain, pagemap, seek, pread };
+    enum class Way { plain, pagemap, seek, pagemap_and_seek, pread };
 
     Way way_of(const MemoryBlock &block) const;
     void find_absent_by_pagemap(const PageRun &run, std::vector<bool> &absent) const;

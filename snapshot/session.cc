@@ -45,28 +45,37 @@ Session::Session(SnapshotOptions options, std::vector<MemoryBlock> blocks)
       trap_(make_trap(options_.engine)), ledger_(memory_.pages()),
       pool_(slots_of(options_, memory_), slots_of(options_, memory_) / 2),
       limit_(options_.bandwidth) {
+    try {
+        prepare();
+    } catch (...) {
+        // In slices; closing the descriptor would do it in one piece, and stop the VM meanwhile.
+        trap_->detach();
+        if (writer_) {
+            unlink(options_.image_path.c_str());
+        }
+        if (sums_fd_) {
+            unlink(options_.sums_path.c_str());
+        }
+        throw;
+    }
+}
+
+void Session::prepare() {
+    const uint64_t cluster_pages = cluster_pages_of(options_);
     trap_->attach(memory_);
     reader_ = std::make_unique<PageReader>(memory_, trap_->absent_pagemap_entry());
     check_space();
     bool direct = false;
     sums_fd_ = create_exclusive(options_.sums_path, direct);
-    try {
-        writer_ = std::make_unique<ImageWriter>(options_.image_path, layout_.pages_end(), pool_,
-                                                aborter());
-        const SaveParts parts{*trap_, ledger_, pool_, *reader_, layout_, *writer_};
-        faults_ = std::make_unique<FaultService>(memory_, parts, dirty_, options_.vcpu_tids,
-                                                 cluster_pages_of(options_), aborter());
-        arming_ = std::make_unique<Arming>(memory_, *trap_, dirty_, aborter());
-        copier_ = std::make_unique<Copier>(memory_, parts, limit_);
-        if (trap_->traps()) {
-            faults_->start();
-        }
-    } catch (...) {
-        if (writer_) {
-            unlink(options_.image_path.c_str());
-        }
-        unlink(options_.sums_path.c_str());
-        throw;
+    writer_ =
+        std::make_unique<ImageWriter>(options_.image_path, layout_.pages_end(), pool_, aborter());
+    const SaveParts parts{*trap_, ledger_, pool_, *reader_, layout_, *writer_};
+    faults_ = std::make_unique<FaultService>(memory_, parts, dirty_, options_.vcpu_tids,
+                                             cluster_pages, aborter());
+    arming_ = std::make_unique<Arming>(memory_, *trap_, dirty_, aborter());
+    copier_ = std::make_unique<Copier>(memory_, parts, limit_);
+    if (trap_->traps()) {
+        faults_->start();
     }
 }
 

@@ -64,6 +64,7 @@ class Session {
   private:
     enum class Phase { created, armed, cut, copying, finished };
 
+    void prepare();
     void require(Phase phase, const char *call) const;
     void check_space() const;
     void copy_and_finish();

@@ -26,6 +26,16 @@
  *     hs_snapshot_start   VM resumed  device state handed over, background copy begins
  *     on_finished                     image complete, checksummed, fsynced; or failed
  *     hs_snapshot_free                any time: an unfinished snapshot is aborted first
+ *
+ * What the caller owes while a snapshot exists
+ *
+ *  - The blocks stay mapped, where and as long as they are, until on_finished, hs_snapshot_abort or
+ *    hs_snapshot_free (QEMU: no memory hot unplug, no resize).
+ *  - No page is discarded (madvise, fallocate; QEMU: ram_block_discard_disable): the kernel would
+ *    drop content that is not saved yet, and say nothing.
+ *  - Memory is written through the given mapping only (no vhost-user, no VFIO, no second mapping):
+ *    other writes are not trapped. Writes by the kernel on behalf of any thread are (KVM, io_uring,
+ *    read(2)); pages that are pinned for I/O at the cut are not: drain it before.
  */
 #ifndef HOTSNAP_SNAPSHOT_H
 #define HOTSNAP_SNAPSHOT_H
@@ -56,7 +66,7 @@ typedef struct hs_snapshot_options {
     size_t struct_size;      /* sizeof(hs_snapshot_options) */
     const char *engine;      /* "auto", "uffd"; "none" traps nothing and is for negative controls */
     const char *image_path;  /* mapped-ram stream to create; must not exist */
-    const char *sums_path;   /* checksums of the image, see docs/formats.md; must not exist */
+    const char *sums_path;   /* checksums of the image, see docs/formats/sums.md; must not exist */
     uint64_t bandwidth;      /* background copy limit in bytes/s, 0 = none */
     uint64_t staging_bytes;  /* buffer between write faults and storage, 0 = default (64 MiB) */
     uint32_t cluster_pages;  /* neighboring pages saved at one fault, 0 = default */
@@ -101,7 +111,7 @@ typedef struct hs_snapshot_stats {
     uint64_t arm_passes;          /* protect passes of hs_snapshot_arm */
     uint64_t arm_us;              /* time of hs_snapshot_arm's first convergence */
     uint64_t arm_faults;          /* writes seen while arming */
-    uint64_t cut_pages;           /* pages protected again in the pause */
+    uint64_t cut_pages;           /* pages written since the last pass, protected in the pause */
     uint64_t cut_us;              /* time of hs_snapshot_cut */
     uint64_t copy_us;             /* from hs_snapshot_start to the last page saved, so far */
     uint64_t image_size;          /* final file size, once known */
@@ -124,16 +134,18 @@ hs_snapshot *hs_snapshot_new(const hs_snapshot_options *options, const hs_ram_bl
                              size_t block_count, char **error);
 
 /*
- * Protects all memory while the VM runs; returns when converged (or after `max_us`). The caller
- * must not hold a lock that a guest write may need (QEMU: not the BQL): writes fault into the
- * library's thread, which only notes and releases them in this phase.
+ * Protects all memory while the VM runs; returns when converged (or after `max_us`, but not before
+ * everything was protected once). The caller must not hold a lock that a guest write may need
+ * (QEMU: not the BQL): writes fault into the library's thread, which only notes and releases them
+ * in this phase. Until the cut each first write to a page costs such a fault, again and again, so
+ * do not leave a VM armed for long. Fails when aborted meanwhile.
  */
 bool hs_snapshot_arm(hs_snapshot *s, uint64_t max_us, char **error);
 
 /*
  * The instant. The caller guarantees that nothing writes to the memory during the call (vCPUs
  * stopped, disk I/O drained, BQL held). Cost: proportional to what was written since the last
- * protect pass, not to the size of memory.
+ * protect pass, not to the size of memory; once converged, at most about 600 runs of 16 pages.
  */
 bool hs_snapshot_cut(hs_snapshot *s, char **error);
 
@@ -156,7 +168,8 @@ void hs_snapshot_set_bandwidth(hs_snapshot *s, uint64_t bytes_per_second);
 /*
  * Any thread, any phase, any number of times: stops all work, releases every protection, and
  * (unless the snapshot had finished) deletes its files. The VM's memory is as if nothing had
- * happened. `reason` is what on_finished then says, if hs_snapshot_start had been called.
+ * happened. `reason` is what on_finished then says, if hs_snapshot_start had been called. When this
+ * returns the library touches the memory no more; on_finished may still be on its way.
  */
 void hs_snapshot_abort(hs_snapshot *s, const char *reason);
 

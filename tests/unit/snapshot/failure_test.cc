@@ -166,12 +166,14 @@ TEST(Failure, AFileSizeLimitIsExplained) {
         signal(SIGXFSZ, SIG_IGN);
         const rlimit limit{8 * MiB, 8 * MiB};
         setrlimit(RLIMIT_FSIZE, &limit);
-        Region ram("pc.ram", Kind::anonymous, 16 * MiB);
-        Snapshot snapshot({&ram});
-        const std::string error = snapshot.create();
-        EXPECT_TRUE(contains(error, "File too large")) << error;
-        EXPECT_TRUE(contains(error, "ulimit -f")) << error;
-        EXPECT_EQ(snapshot.folder.files(), 0u);
+        {
+            Region ram("pc.ram", Kind::anonymous, 16 * MiB);
+            Snapshot snapshot({&ram});
+            const std::string error = snapshot.create();
+            EXPECT_TRUE(contains(error, "File too large")) << error;
+            EXPECT_TRUE(contains(error, "ulimit -f")) << error;
+            EXPECT_EQ(snapshot.folder.files(), 0u);
+        }
         _exit(testing::Test::HasFailure() ? 1 : 0);
     }
     int status = 0;

@@ -59,13 +59,13 @@ Region::Region(std::string name, Kind kind, uint64_t length)
         reserve_huge_pages(length / huge_page + 4);
     }
     int flags = MAP_PRIVATE | MAP_ANONYMOUS;
-    if (kind == Kind::memfd || kind == Kind::huge_memfd) {
+    if (kind == Kind::memfd || kind == Kind::private_memfd || kind == Kind::huge_memfd) {
         fd_ = memfd_create("guest", MFD_CLOEXEC | (is_huge(kind) ? MFD_HUGETLB : 0u));
         if (fd_ < 0 || ftruncate(fd_, static_cast<off_t>(length)) < 0) {
             why_ = std::string("memfd: ") + std::strerror(errno);
             return;
         }
-        flags = MAP_SHARED;
+        flags = kind == Kind::private_memfd ? MAP_PRIVATE : MAP_SHARED;
     } else if (kind == Kind::huge_anonymous) {
         flags |= MAP_HUGETLB;
     }
@@ -94,7 +94,7 @@ hs_ram_block Region::block() const {
     block.length = length_;
     block.page_size = is_huge(kind_) ? huge_page : page;
     block.fd = fd_;
-    block.shared = fd_ >= 0;
+    block.shared = fd_ >= 0 && kind_ != Kind::private_memfd;
     return block;
 }
 
@@ -109,7 +109,7 @@ void Region::fill(uint64_t first, uint64_t count) {
 }
 
 uint64_t Region::populated() const {
-    if (fd_ >= 0) {
+    if (fd_ >= 0 && kind_ != Kind::private_memfd) {
         struct stat file;
         fstat(fd_, &file);
         return static_cast<uint64_t>(file.st_blocks) * 512;

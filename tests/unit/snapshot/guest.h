@@ -15,7 +15,7 @@
 
 namespace hotsnap::test {
 
-enum class Kind { anonymous, memfd, huge_memfd, huge_anonymous };
+enum class Kind { anonymous, memfd, private_memfd, huge_memfd, huge_anonymous };
 
 // One mapping. When the machine cannot give it, usable() is false and why() says why.
 class Region {

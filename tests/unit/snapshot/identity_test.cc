@@ -121,6 +121,7 @@ TEST_P(Identity, ImageIsTheMemoryAtTheCut) {
 INSTANTIATE_TEST_SUITE_P(Kinds, Identity,
                          testing::Values(Case{"anonymous", Kind::anonymous, 0, 0, 2},
                                          Case{"memfd", Kind::memfd, 0, 0, 2},
+                                         Case{"privateMemfd", Kind::private_memfd, 0, 0, 2},
                                          Case{"hugetlbfs", Kind::huge_memfd, 0, 0, 2},
                                          Case{"hugetlbAnonymous", Kind::huge_anonymous, 0, 0, 2},
                                          Case{"manyWriters", Kind::anonymous, 0, 0, 6},
@@ -172,7 +173,7 @@ TEST(Identity, DumpHoldsTheSameMemory) {
 }
 
 TEST(Holes, UntouchedMemoryIsNeitherPopulatedNorWritten) {
-    for (const Kind kind : {Kind::anonymous, Kind::memfd, Kind::huge_memfd}) {
+    for (const Kind kind : {Kind::anonymous, Kind::memfd, Kind::private_memfd, Kind::huge_memfd}) {
         Region ram("pc.ram", kind, 256 * MiB);
         if (!ram.usable()) {
             continue; // huge pages: covered, with its reason, above

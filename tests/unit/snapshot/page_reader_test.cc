@@ -37,8 +37,8 @@ MemoryBlock block_of(const Region &region) {
 class Reader : public testing::TestWithParam<Kind> {};
 
 INSTANTIATE_TEST_SUITE_P(Kinds, Reader,
-                         testing::Values(Kind::anonymous, Kind::memfd, Kind::huge_memfd,
-                                         Kind::huge_anonymous));
+                         testing::Values(Kind::anonymous, Kind::memfd, Kind::private_memfd,
+                                         Kind::huge_memfd, Kind::huge_anonymous));
 
 TEST_P(Reader, FindsWhatIsAbsentWithAndWithoutProtection) {
     Region region("ram", GetParam(), 8 * MiB);

@@ -45,8 +45,8 @@ WriteFault next_fault(UffdTrap &trap) {
 class Trap : public testing::TestWithParam<Kind> {};
 
 INSTANTIATE_TEST_SUITE_P(Kinds, Trap,
-                         testing::Values(Kind::anonymous, Kind::memfd, Kind::huge_memfd,
-                                         Kind::huge_anonymous));
+                         testing::Values(Kind::anonymous, Kind::memfd, Kind::private_memfd,
+                                         Kind::huge_memfd, Kind::huge_anonymous));
 
 TEST_P(Trap, HoldsWritesToPopulatedAndUntouchedPagesUntilReleased) {
     Region region("ram", GetParam(), 4 * MiB);
