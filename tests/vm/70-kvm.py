@@ -3,9 +3,10 @@
 """The uffd engine under KVM, also where the host's own KVM is of no use: in emulated machines with
 hardware virtualization (see level1/).
 
-In Linux 6.12: a guest with two vCPUs, and anonymous and shared memory. Its image is the one that a
-dump inside the same pause holds, while vCPUs write through the nested page tables and disk DMA
-through QEMU's; without write traps the same comparison fails; the guest is restored and goes on.
+In Linux 6.12: a guest with two vCPUs, and anonymous, shared and huge-page memory. Its image is the
+one that a dump inside the same pause holds, while vCPUs write through the nested page tables and
+disk DMA through QEMU's; without write traps the same comparison fails; the guest is restored and
+goes on.
 
 In Linux 6.1, whose userfaultfd does not protect memory that was never touched, so that the library
 has to populate it first: a guest with one vCPU and anonymous memory.
@@ -19,10 +20,13 @@ from harness import Report, Workplace, check
 from hotsnap.image import Image, compare
 from level1.machine import BUNDLES, Guest, Level1, Level2
 
+# The guest's kernel turns to the node without vCPU when the others are full.
 MIXED = Level2("mixed", cpus=2, memory_mib=160, args=[
-    "-object", "memory-backend-ram,id=private,size=80M",
-    "-object", "memory-backend-memfd,id=shared,size=80M,share=on",
-    "-numa", "node,memdev=private,cpus=0", "-numa", "node,memdev=shared,cpus=1"])
+    "-object", "memory-backend-ram,id=private,size=56M",
+    "-object", "memory-backend-memfd,id=shared,size=56M,share=on",
+    "-object", "memory-backend-memfd,id=huge,size=48M,share=on,hugetlb=on,hugetlbsize=2M",
+    "-numa", "node,memdev=private,cpus=0", "-numa", "node,memdev=shared,cpus=1",
+    "-numa", "node,memdev=huge"])
 RESTORED = Level2("restored", cpus=2, memory_mib=160, args=MIXED.args, restore_of="mixed")
 ANONYMOUS = Level2("anonymous")
 COPY_RATE = 16 << 20  # slow enough that much is written to before it is copied
@@ -35,6 +39,7 @@ def pages_written(guest: Guest) -> dict[str, int]:
 
 
 def wait_writers(guest: Guest) -> None:
+    guest.wait_console(r"writer disk pages=\d+ disk=[1-9]")
     for cpu in range(guest.plan.cpus):
         guest.wait_console(rf"writer cpu{cpu + 1} pages=[1-9]")
 
@@ -95,10 +100,10 @@ def linux_6_12(report: Report, place: Workplace) -> None:
     if machine:
         report.run("kvm-snapshots-6.12", lambda: take_snapshots(machine, "mixed"))
         report.run("kvm-restore-6.12", lambda: restore(machine))
-        machine.power_off()
+        report.run("kvm-power-off-6.12", machine.power_off)
         report.run("kvm-identity-6.12", lambda: identity(machine, "mixed"))
         report.run("kvm-control-no-trap-6.12",
-                   lambda: control(machine, "mixed", {"private", "shared"}))
+                   lambda: control(machine, "mixed", {"private", "shared", "huge"}))
 
 
 def linux_6_1(report: Report, place: Workplace) -> None:
@@ -106,7 +111,7 @@ def linux_6_1(report: Report, place: Workplace) -> None:
                                                           [ANONYMOUS]))
     if machine:
         report.run("kvm-snapshots-6.1", lambda: take_snapshots(machine, "anonymous"))
-        machine.power_off()
+        report.run("kvm-power-off-6.1", machine.power_off)
         report.run("kvm-identity-6.1", lambda: identity(machine, "anonymous"))
         report.run("kvm-control-no-trap-6.1", lambda: control(machine, "anonymous", {"pc.ram"}))
 

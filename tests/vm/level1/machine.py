@@ -13,17 +13,20 @@ import shlex
 import shutil
 import socket
 import subprocess
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Iterator
 
-from harness import FIRMWARE, GUEST, QEMU, Qmp, Skipped, Vm, Workplace, check, img_create
+from harness import (FIRMWARE, GUEST, QEMU, Failed, Qmp, QmpError, Skipped, Vm, Workplace, check,
+                     img_create)
+from hotsnap.qmp import QmpClosed, QmpTimeout
 
 HERE = Path(__file__).resolve().parent
 ROMS = ["bios-256k.bin", "kvmvapic.bin", "linuxboot_dma.bin"]
 LEVEL1_DISK_MIB = 4096  # sparse
 LEVEL2_DISK_MIB = 48    # the writer's file has 32
+HUGE_PAGES = 24         # of 2 MiB, for guests
 BUNDLES = "/bundles"
 
 
@@ -35,8 +38,7 @@ class Level2:
     name: str
     cpus: int = 1
     memory_mib: int = 160
-    buffer_mib: int = 32  # of the writer of each vCPU
-    disk_rate: int = 100  # disk writes a second
+    buffer_mib: int = 32  # of each vCPU's writer
     args: list[str] = field(default_factory=list)
     restore_of: str = ""
 
@@ -60,8 +62,7 @@ class Level2:
             make_ext4(folder / self.disk, LEVEL2_DISK_MIB, "load")
 
     def command(self) -> str:
-        append = (f"console=ttyS0 quiet mitigations=off panic=-1 hs.mib={self.buffer_mib} "
-                  f"hs.disk={self.disk_rate}")
+        append = f"console=ttyS0 quiet mitigations=off panic=-1 hs.mib={self.buffer_mib}"
         return shlex.join([
             "run", self.name, *FIRMWARE, "-display", "none", "-nodefaults", "-no-reboot",
             "-chardev", "pipe,id=qmp,path=/dev/level2-qmp", "-mon", "chardev=qmp,mode=control",
@@ -121,7 +122,8 @@ class Level1:
             "-machine", "q35", "-accel", "tcg", "-cpu", "EPYC,+svm,+npt", "-smp", "2",
             "-m", "1024", "-no-reboot",
             "-kernel", str(self.kernel / "vmlinuz"), "-initrd", str(self.kernel / "initrd.img"),
-            "-append", "console=ttyS0 quiet mitigations=off no_timer_check panic=-1",
+            "-append", "console=ttyS0 quiet mitigations=off no_timer_check panic=-1 "
+                       f"hugepages={HUGE_PAGES}",
             "-drive", f"if=none,id=root,file={self.disk},format=raw,cache=unsafe",
             "-device", "virtio-blk-pci,drive=root", "-device", "virtio-rng-pci",
             "-device", "virtio-serial-pci",
@@ -151,16 +153,27 @@ class Level1:
         guest = Guest(self, plan)
         try:
             yield guest
-        finally:
-            guest.qmp.execute("quit")
-            guest.qmp.wait_event("SHUTDOWN", timeout=60)
-            self.wait(rf"end {name} .*")
+        except BaseException:
+            # What went wrong is of interest, and not that QEMU may be gone.
+            with suppress(Failed, QmpError, QmpClosed, QmpTimeout):
+                self._quit(guest)
+            raise
+        self._quit(guest)
+
+    def _quit(self, guest: Guest) -> None:
+        guest.qmp.execute("quit")
+        guest.qmp.wait_event("SHUTDOWN", timeout=60)
+        end = self.wait(rf"end {guest.name} .*")
+        check(end.strip().endswith("status=0"), f"QEMU ended badly: {end}")
 
     def power_off(self) -> None:
-        """Waits for it: the plan is done."""
-        self.vm.wait_console("level1: done", timeout=120)
-        self.vm.process.wait(60)
-        self.socket.close()
+        """Waits until the plan is done and the machine off; after that it is off in any case."""
+        try:
+            self.vm.wait_console("level1: done", timeout=120)
+            self.vm.process.wait(60)
+        finally:
+            self.vm.kill()
+            self.socket.close()
 
     def take_out(self, file: str, to: Path) -> Path:
         """Copies a file out of the disk, when the machine has powered off."""
