@@ -212,7 +212,8 @@ void Cluster::traffic() {
 void Cluster::send_one() {
     const auto &member = members_[traffic_random_.below(members_.size())];
     const size_t nic = traffic_random_.below(member->nics().size());
-    if (traffic_random_.chance(0.05)) {
+    // One broadcast is a frame for each member: in a large cluster they would be all there is.
+    if (traffic_random_.chance(std::min(0.05, 0.4 / static_cast<double>(members_.size())))) {
         member->guest_sends(nic, Mac(0xffff'ffff'ffff), 1);
         return;
     }

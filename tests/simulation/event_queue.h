@@ -3,9 +3,9 @@
 #ifndef HOTSNAP_SIM_EVENT_QUEUE_H
 #define HOTSNAP_SIM_EVENT_QUEUE_H
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
-#include <queue>
 #include <vector>
 
 namespace hotsnap::sim {
@@ -16,15 +16,17 @@ class EventQueue {
 
     uint64_t now_us() const { return now_us_; }
     void at(uint64_t time_us, Action action) {
-        events_.push({std::max(time_us, now_us_), sequence_++, std::move(action)});
+        events_.push_back({std::max(time_us, now_us_), sequence_++, std::move(action)});
+        std::push_heap(events_.begin(), events_.end());
     }
     void after(uint64_t delay_us, Action action) { at(now_us_ + delay_us, std::move(action)); }
 
     // Runs until `end_us`, or until nothing is left.
     void run_until(uint64_t end_us) {
-        while (!events_.empty() && events_.top().time_us <= end_us) {
-            Event event = events_.top();
-            events_.pop();
+        while (!events_.empty() && events_.front().time_us <= end_us) {
+            std::pop_heap(events_.begin(), events_.end());
+            const Event event = std::move(events_.back());
+            events_.pop_back();
             now_us_ = event.time_us;
             event.action();
         }
@@ -37,12 +39,12 @@ class EventQueue {
         uint64_t sequence;
         Action action;
 
-        bool operator<(const Event &other) const { // the queue's top is the largest
+        bool operator<(const Event &other) const { // the heap's top is the largest
             return time_us != other.time_us ? time_us > other.time_us : sequence > other.sequence;
         }
     };
 
-    std::priority_queue<Event> events_;
+    std::vector<Event> events_; // a heap
     uint64_t now_us_ = 1'000'000;
     uint64_t sequence_ = 0;
 };

@@ -166,8 +166,8 @@ void Member::take_actions() {
 
 void Member::act(const hs_action &action) {
     const std::string text = action.text ? action.text : "";
-    const auto later = [this](uint64_t most_us, auto work) {
-        post(random_.between(5, most_us), [this, work] { work(); });
+    const auto later = [this](uint64_t most_us, std::function<void()> work) {
+        post(random_.between(5, most_us), std::move(work));
     };
     switch (action.kind) {
     case HS_DO_CONNECT:
@@ -193,10 +193,10 @@ void Member::act(const hs_action &action) {
         }
         return;
     case HS_DO_PREPARE:
-        later(3000, [this, job = parse_json(text)] { do_prepare(job); });
+        later(3000, [this, text] { do_prepare(parse_json(text)); });
         return;
     case HS_DO_INSTALL:
-        later(300, [this, job = parse_json(text)] { do_install(job); });
+        later(300, [this, text] { do_install(parse_json(text)); });
         return;
     case HS_DO_ARM:
         later(300, [this] { do_arm(); });
@@ -223,13 +223,14 @@ void Member::act(const hs_action &action) {
         later(2000, [this, text] { do_publish(text); });
         return;
     case HS_DO_COMMIT:
-        later(300, [this, job = parse_json(text)] { do_commit(job); });
+        later(300, [this, text] { do_commit(parse_json(text)); });
         return;
     case HS_DO_ABORT:
         later(2000, [this, text] { do_abort(text); });
         return;
     case HS_DO_LOAD:
-        later(2000, [this, job = parse_json(text)] {
+        later(2000, [this, text] {
+            const Json job = parse_json(text);
             run_ = get_string(job, "run");
             Run &r = run();
             r.name = run_;
