@@ -6,12 +6,14 @@ whole, and nothing is left under the snapshot's name.
 
 import re
 import signal
+import stat
 import subprocess
 import time
 from pathlib import Path
 from typing import Callable
 
-from harness import QEMU_IMG, Cluster, Failed, Report, Workplace, check
+from delay import DelayedSocket
+from harness import QEMU_IMG, Cluster, Failed, Report, Vm, Workplace, check
 from hotsnap.qmp import QmpError
 
 SLOW = {"bandwidth": 4 << 20}  # the background copy takes half a minute
@@ -239,6 +241,35 @@ def same_name_twice(cluster: Cluster) -> None:
             members=[cluster["b"].address, cluster["b"].address])
 
 
+def silent_member(cluster: Cluster) -> None:
+    """A peer stands still while the copies run: it is given up, and undoes its part when it is
+    back."""
+    a, b = cluster["a"].vm, cluster["b"].vm
+    tag = start(cluster)
+    reach(a, "full")
+    b.process.send_signal(signal.SIGSTOP)
+    try:
+        error = a.wait_job(f"snap-{tag}", 120)
+        check(error and "'b'" in error and "answer" in error, f"error: {error}")
+        print(f"# {error}")
+        check(a.running(), "a does not run")
+    finally:
+        b.process.send_signal(signal.SIGCONT)
+    unharmed(cluster, tag)
+
+
+def lost_initiator(cluster: Cluster) -> None:
+    """The initiator's connections break: peers undo their part by themselves."""
+    with DelayedSocket(cluster["b"].socket, cluster.place.path / "cut.sock", 0.0) as relay:
+        tag = start(cluster, members=[cluster["a"].address,
+                                      {"name": "b", "address": f"unix:{relay.path}"}])
+        reach(cluster["b"].vm, "full")
+    error = cluster["a"].vm.wait_job(f"snap-{tag}", 60)
+    check(error and "'b'" in error, f"error: {error}")
+    print(f"# {error}")
+    unharmed(cluster, tag)
+
+
 def killed_peer(cluster: Cluster) -> None:
     """Last of all: b is gone for good."""
     a, b = cluster["a"].vm, cluster["b"].vm
@@ -292,9 +323,90 @@ def one_cluster(report: Report) -> None:
         case(migration_runs)
         case(cancelled_while_preparing)
         case(cancelled, "full")
+        case(lost_initiator)
+        case(silent_member)
         report.run("failure-snapshot-afterwards", lambda: cluster.snapshot("good"))
         case(killed_peer)
         case(disks_are_whole)
+
+
+def launch(listen: str) -> Vm:
+    with Workplace() as place:
+        vm = Vm(place, "x", ["-machine", "none", "-object",
+                             f"hotsnap-member,id=hs0,name=x,listen={listen.format(place.path)}"])
+        if listen.startswith("unix:"):
+            mode = stat.S_IMODE((place.path / "x.sock").stat().st_mode)
+            check(mode == 0o600, f"the socket's mode is {mode:o}")
+        vm.qmp.execute("quit")
+        vm.process.wait(30)
+        return vm
+
+
+def listens(address: str) -> None:
+    launch(address)
+
+
+def does_not_listen(address: str) -> None:
+    try:
+        launch(address)
+    except Failed as error:
+        check("loopback" in str(error), str(error))
+    else:
+        raise Failed(f"it listens at {address}")
+
+
+def human_monitor() -> None:
+    """hotsnap_cluster and info hotsnap, as a person types them."""
+    with Workplace() as place:
+        cluster = Cluster(place, [("solo", "idle", {})])
+        cluster.up()
+        solo = cluster["solo"].vm
+        said = solo.qmp.hmp(f"hotsnap_cluster t {cluster.bundles}")
+        check(not said.strip(), said)
+        error = solo.wait_job("hotsnap-t")
+        check(error is None, str(error))
+        said = solo.qmp.hmp("info hotsnap")
+        check("phase:   committed" in said and "tag:     t" in said, said)
+        check("exists already" in solo.qmp.hmp(f"hotsnap_cluster t {cluster.bundles}"),
+              "an existing tag is not refused")
+
+
+def damaged_bundle(report: Report) -> None:
+    """QEMU itself refuses what cannot be loaded, says so, and waits for better."""
+    with Workplace() as place:
+        cluster = Cluster(place, [("a", "idle", {}), ("b", "idle", {})])
+        cluster.up()
+        cluster.snapshot("t")
+        cluster.kill()
+        state = cluster.bundles / "t" / "b" / "state"
+
+        def restore_must_fail(pattern: str) -> None:
+            try:
+                cluster.restore("t")
+            except Failed as error:
+                print(f"# {error}")
+                check(re.search(pattern, str(error)), str(error))
+            else:
+                raise Failed("it was restored")
+            for member in cluster.members:
+                check(not member.vm.running(), f"{member.name} runs")
+            cluster.kill()
+
+        def truncated() -> None:
+            whole = state.read_bytes()
+            with open(state, "r+b") as file:
+                file.truncate(len(whole) // 2)
+            restore_must_fail(r"'b'.*state")
+            state.write_bytes(whole)
+
+        def missing() -> None:
+            state.rename(state.with_suffix(".away"))
+            restore_must_fail(r"'b'.*No such file")
+            state.with_suffix(".away").rename(state)
+
+        report.run("failure-truncated-bundle", truncated)
+        report.run("failure-bundle-without-a-member", missing)
+        report.run("failure-restore-afterwards", lambda: cluster.restore("t"))
 
 
 def refused_device(name: str, options: dict, pattern: str) -> None:
@@ -307,6 +419,11 @@ def refused_device(name: str, options: dict, pattern: str) -> None:
 
 main = Report()
 one_cluster(main)
+main.run("listens-at-a-private-socket", lambda: listens("unix:{}/x.sock"))
+main.run("listens-at-loopback", lambda: listens("tcp:127.0.0.1:0"))
+main.run("failure-listen-elsewhere", lambda: does_not_listen("tcp:0.0.0.0:0"))
+main.run("human-monitor", human_monitor)
+damaged_bundle(main)
 main.run("failure-nic-without-mediator",
          lambda: refused_device("mediator", {"no_mediator": True}, "no packet mediator"))
 main.run("failure-non-migratable-device",

@@ -44,22 +44,28 @@ def wait_writers(guest: Guest) -> None:
         guest.wait_console(rf"writer cpu{cpu + 1} pages=[1-9]")
 
 
-def take_snapshots(machine: Level1, name: str) -> None:
+def take_snapshots(machine: Level1, name: str) -> dict[str, int]:
+    """Returns what the writers had written before the first."""
     with machine.guest(name) as guest:
         check(guest.qmp.execute("query-kvm") == {"enabled": True, "present": True}, "no KVM")
         wait_writers(guest)
+        before = pages_written(guest)
         guest.snapshot(f"{name}-uffd", engine="uffd", bandwidth=COPY_RATE, **{"x-dump": True})
         guest.snapshot(f"{name}-none", engine="none", bandwidth=COPY_RATE, **{"x-dump": True})
+    return before
 
 
-def restore(machine: Level1) -> None:
+def restore(machine: Level1, before: dict[str, int] | None) -> None:
+    check(before, "there is no snapshot to restore")
     with machine.guest("restored") as guest:
         guest.restore("mixed-uffd")
         wait_writers(guest)
         first = pages_written(guest)
-        guest.wait_console(r"(?s)cpu1 pages=.*cpu1 pages=.*cpu1 pages=")
+        guest.wait_console(r"(?s)(cpu1 pages=.*){3}")
         later = pages_written(guest)
-        check(later["cpu1"] > first["cpu1"], f"the restored guest does not go on: {later}")
+    check(first["cpu1"] >= before["cpu1"] and first["cpu2"] >= before["cpu2"],
+          f"the writers start anew: {before} before the snapshot, {first} restored")
+    check(later["cpu1"] > first["cpu1"], f"the restored guest does not go on: {first}, {later}")
 
 
 def differing(machine: Level1, member: str, tag: str) -> tuple[Counter[str], dict]:
@@ -98,8 +104,8 @@ def linux_6_12(report: Report, place: Workplace) -> None:
                                                            "bookworm-backports",
                                                            [MIXED, RESTORED]))
     if machine:
-        report.run("kvm-snapshots-6.12", lambda: take_snapshots(machine, "mixed"))
-        report.run("kvm-restore-6.12", lambda: restore(machine))
+        before = report.run("kvm-snapshots-6.12", lambda: take_snapshots(machine, "mixed"))
+        report.run("kvm-restore-6.12", lambda: restore(machine, before))
         report.run("kvm-power-off-6.12", machine.power_off)
         report.run("kvm-identity-6.12", lambda: identity(machine, "mixed"))
         report.run("kvm-control-no-trap-6.12",

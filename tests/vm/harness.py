@@ -163,7 +163,8 @@ class Vm:
                                             stdin=subprocess.DEVNULL)
         place.vms.append(self)
         try:
-            self.qmp = Qmp.connect(socket, timeout=30)
+            self.qmp = Qmp.connect(socket, timeout=30,
+                                   alive=lambda: self.process.poll() is None)
         except Exception as error:
             self.process.poll()
             raise Failed(f"QEMU did not start: {self.messages.read_text().strip()}") from error

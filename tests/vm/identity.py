@@ -32,4 +32,5 @@ def must_be_identical(name: str, options: dict, dma: bool = True) -> None:
     print(f"# {name}: {json.dumps(pages)}")
     check(differing == 0, f"{differing} pages differ")
     check(pages["guest_write"] > 0, "no page was saved for a guest write: nothing was proved")
-    check(not dma or pages["dma_write"] > 0, "no page was saved for a DMA write: nothing was proved")
+    check(not dma or pages["dma_write"] > 0,
+          "no page was saved for a DMA write: nothing was proved")

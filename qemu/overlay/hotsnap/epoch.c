@@ -55,6 +55,7 @@ void hotsnap_epoch_run(HotsnapEpoch *e, const char *name,
 static void epoch_finish_abort(HotsnapEpoch *e)
 {
     HotsnapMember *m = e->member;
+    g_autofree char *partial = g_path_get_dirname(e->folder);
     static const char *const files[] = {
         "channel.pcap", "channel.vnet", "state.dump", NULL
     };
@@ -74,6 +75,7 @@ static void epoch_finish_abort(HotsnapEpoch *e)
         unlink(path);
     }
     rmdir(e->folder);
+    rmdir(partial); /* by whoever is the last; a late peer too */
     epoch_free(e);
     hotsnap_local(m, HS_LOCAL_ABORTED, NULL);
 }
