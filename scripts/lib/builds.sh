@@ -30,19 +30,21 @@ run_ninja() {
         nice -n 5 ninja -C "$dir" -j "$HOTSNAP_JOBS" "$@"
 }
 
-# configure_once DIR STAMP NAME COMMAND...: run COMMAND to configure the build folder DIR, unless
-# it was configured with the same command and STAMP already. A changed one starts from nothing.
+# configure_once DIR LABEL NAME STAMP COMMAND...: run COMMAND to configure the build folder DIR,
+# unless it was configured with the same command and STAMP already. A changed one starts from
+# nothing.
 configure_once() {
-    local dir=$1 stamp name=$3
-    stamp=$(printf '%q ' "$2" "${@:4}")
+    local dir=$1 label=$2 name=$3 stamp
     shift 3
+    stamp=$(printf '%q ' "$@")
+    shift
     if [[ -e $dir/build.ninja && $(cat "$dir/hotsnap-configured" 2>/dev/null) == "$stamp" ]]; then
         return 0
     fi
     rm -rf -- "$dir"
     mkdir -p "$dir"
-    run_step "configure $name" "configure-$(basename -- "$dir")" "$@" ||
-        die "$name could not be configured" "see build/logs/configure-$(basename -- "$dir").log"
+    run_step "configure $name" "configure-$label" "$@" ||
+        die "$name could not be configured" "the whole log: build/logs/configure-$label.log"
     printf '%s\n' "$stamp" >"$dir/hotsnap-configured"
 }
 
@@ -53,7 +55,7 @@ build_host() {
     need_package_sets tools libs tests
     ensure_meson
     # Named compilers keep meson from choosing ccache with a cache outside of the checkout.
-    configure_once "$dir" "" "the libraries ($label)" \
+    configure_once "$dir" "$label" "the libraries ($label)" "" \
         env CC=gcc CXX=g++ /usr/bin/meson setup "${@:2}" "$dir" "$HOTSNAP_ROOT"
     run_ninja "build the libraries ($label)" "build-$label" "$dir" ||
         die "the libraries do not compile" "the whole log: build/logs/build-$label.log"
@@ -67,12 +69,14 @@ build_sanitized() {
 }
 
 # A compiler for both builds of QEMU with a cache inside build/: the stock build and the fork's
-# have most of their objects in common.
+# have most of their objects in common. The fork's has the include folders of our libraries in
+# every command line; what is included from them is hashed as part of the source anyway.
 write_cached_compiler() {
     local wrapper=$HOTSNAP_BUILD/ccache/cc text
     text="#!/bin/sh
 export CCACHE_DIR='$HOTSNAP_BUILD/ccache/cache' CCACHE_BASEDIR='$HOTSNAP_BUILD'
 export CCACHE_NOHASHDIR=1 CCACHE_MAXSIZE=2G CCACHE_COMPILERCHECK=content
+export CCACHE_IGNOREOPTIONS='-I$HOTSNAP_ROOT/* -I../host/* -pthread'
 exec ccache gcc \"\$@\""
     mkdir -p "$HOTSNAP_BUILD/ccache"
     if [[ $(cat "$wrapper" 2>/dev/null) != "$text" ]]; then
@@ -81,15 +85,17 @@ exec ccache gcc \"\$@\""
     fi
 }
 
-# build_qemu_tree SOURCE DIR NAME LIBRARIES CONFIGURE-ARGUMENT...: LIBRARIES is what pkg-config says
-# of ours; when that changes, QEMU must be configured anew.
+# build_qemu_tree TOP LABEL NAME LIBRARIES CONFIGURE-ARGUMENT...: build TOP/qemu-src in TOP/qemu.
+# LABEL names the logs; LIBRARIES is what pkg-config says of ours: when that changes, QEMU must be
+# configured anew. Sources are named by relative paths, so that the compiler's command lines are
+# the same for every TOP, and the cache serves one from the other.
 build_qemu_tree() {
-    local source=$1 dir=$2 name=$3 libraries=$4 label=${2##*/}
+    local dir=$1/qemu label=$2 name=$3 libraries=$4
     shift 4
     write_cached_compiler
-    configure_once "$dir" "$QEMU_SOURCE_KIND $QEMU_SOURCE_PATH $libraries" "$name" env -C "$dir" \
-        "$(realpath --relative-to="$dir" "$source")/configure" \
-        --cc="$HOTSNAP_BUILD/ccache/cc" "${QEMU_CONFIGURE[@]}" "$@"
+    configure_once "$dir" "$label" "$name" "$QEMU_SOURCE_KIND $QEMU_SOURCE_PATH $libraries" \
+        env -C "$dir" ../qemu-src/configure --cc="$HOTSNAP_BUILD/ccache/cc" \
+        "${QEMU_CONFIGURE[@]}" "$@"
     link_firmware "$dir"
     run_ninja "build $name" "build-$label" "$dir" "${QEMU_PROGRAMS[@]}" ||
         die "$name does not compile" "the whole log: build/logs/build-$label.log"
@@ -117,8 +123,7 @@ build_qemu() {
         hotsnap=(--enable-hotsnap)
     export PKG_CONFIG_PATH=$HOTSNAP_BUILD/host/meson-uninstalled
     libraries=$(pkg-config --cflags --libs hotsnap)
-    build_qemu_tree "$HOTSNAP_BUILD/qemu-src" "$HOTSNAP_BUILD/qemu" "the fork of QEMU" \
-        "$libraries" "${hotsnap[@]}"
+    build_qemu_tree "$HOTSNAP_BUILD" qemu "the fork of QEMU" "$libraries" "${hotsnap[@]}"
     unset PKG_CONFIG_PATH
 }
 
@@ -127,10 +132,14 @@ build_qtests() {
         "${QEMU_TESTS[@]/#/tests/qtest/}" || die "QEMU's qtests do not compile"
 }
 
+# Without the series; in a folder of its own, so that its paths are like those of the fork.
 build_stock() {
+    local top=$HOTSNAP_BUILD/stock
     need_package_sets tools qemu firmware
     ensure_meson
     choose_qemu_source "${QEMU_SOURCE_GIVEN-}"
-    import_series "$HOTSNAP_BUILD/qemu-stock-src"
-    build_qemu_tree "$HOTSNAP_BUILD/qemu-stock-src" "$HOTSNAP_BUILD/qemu-stock" "stock QEMU" ""
+    import_series "$top/qemu-src"
+    build_qemu_tree "$top" qemu-stock "stock QEMU" ""
+    ln -sfn stock/qemu "$HOTSNAP_BUILD/qemu-stock"
+    ln -sfn stock/qemu-src "$HOTSNAP_BUILD/qemu-stock-src"
 }
