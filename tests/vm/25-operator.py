@@ -1,0 +1,177 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""scripts/hotsnap as an operator uses it: a cluster from a file, its snapshots, damage found, layers
+merged away, restore; with --json, and with the exit codes that the user guide promises."""
+
+import json
+import os
+import re
+import subprocess
+import time
+from pathlib import Path
+
+from harness import GUEST, QEMU, ROOT, Failed, Report, Workplace, check
+
+CLUSTER = """
+[cluster]
+name = "operator-test"
+directory = "state"
+accel = "tcg"
+machine = "q35"
+cpu = "max"
+memory = "256M"
+
+[[network]]
+name = "lan"
+"""
+MEMBER = """
+[[member]]
+name = "{name}"
+kernel = "{guest}/vmlinuz"
+initrd = "{guest}/initrd.img"
+append = "console=ttyS0 quiet mitigations=off no_timer_check hs.name={name} hs.ip={ip}/24 hs.peers={peer} hs.role=writer hs.writer.mib=16 hs.writer.rate=200 hs.writer.disk=5"
+args = ["-device", "virtio-rng-pci"]
+
+  [[member.disk]]
+  image = "{guest}/rootfs.raw"
+
+  [[member.disk]]
+  size = "16M"
+  serial = "hsdisktag"
+
+  [[member.nic]]
+  network = "lan"
+"""
+
+
+class Operator:
+    def __init__(self, place: Workplace):
+        self.file = place.path / "cluster.toml"
+        self.state = place.path / "state"
+        self.file.write_text(CLUSTER + "".join(
+            MEMBER.format(name=name, ip=ip, peer=peer, guest=GUEST) for name, ip, peer in
+            [("a", "10.77.0.1", "b:10.77.0.2"), ("b", "10.77.0.2", "a:10.77.0.1")]))
+
+    def run(self, *arguments: str, code: int = 0) -> str:
+        done = subprocess.run([str(ROOT / "scripts" / "hotsnap"), "--file", str(self.file),
+                               *arguments], capture_output=True, text=True, check=False,
+                              stdin=subprocess.DEVNULL,
+                              env={**os.environ, "HOTSNAP_QEMU": str(QEMU)})
+        check(done.returncode == code, f"hotsnap {' '.join(arguments)}: exit code "
+              f"{done.returncode}, not {code}: {done.stdout[-400:]} {done.stderr[-600:]}")
+        return done.stdout + ("" if code == 0 else done.stderr)
+
+    def data(self, *arguments: str):
+        return json.loads(self.run(*arguments, "--json"))
+
+    def moves(self, name: str) -> None:
+        """The guest writes on, to its disk too."""
+        log = self.state / "members" / name / "serial.log"
+        offset, deadline = log.stat().st_size, time.monotonic() + 60
+        while True:
+            text = log.read_text(errors="replace")[offset:]
+            counts = re.findall(rf"^writer {name} pages=\d+ disk=(\d+)", text, re.M)
+            if len(counts) > 1 and int(counts[-1]) > int(counts[0]):
+                return
+            check(time.monotonic() < deadline, f"{name} stands still: {text[-300:]}")
+            time.sleep(0.2)
+
+    def ready(self) -> None:
+        deadline = time.monotonic() + 180
+        for name in "ab":
+            log = self.state / "members" / name / "serial.log"
+            while f"writer {name} pages=" not in log.read_text(errors="replace"):
+                check(time.monotonic() < deadline, f"{name} does not boot")
+                time.sleep(0.2)
+
+
+def members(value) -> list[dict]:
+    return value["members"] if isinstance(value, dict) else value
+
+
+def scenario(report: Report) -> None:
+    with Workplace() as place:
+        operator = Operator(place)
+
+        def up() -> None:
+            operator.run("up")
+            operator.ready()
+            check(len(members(operator.data("ps"))) == 2, "ps does not list both members")
+
+        def snapshots() -> None:
+            for tag, initiator in (("one", "a"), ("two", "b"), ("three", "a")):
+                operator.run("snapshot", tag, "--initiator", initiator)
+                operator.moves("a")
+            text = operator.run("ls")
+            check(all(tag in text for tag in ("one", "two", "three")), text)
+            operator.data("ls")
+            check("exists" in operator.run("snapshot", "one", code=1), "an existing tag")
+
+        def show() -> None:
+            picture = place.path / "picture.svg"
+            operator.run("show", "two", "--svg", str(picture))
+            check("<svg" in picture.read_text(), "no picture")
+            check(operator.data("show", "two")["tag"] == "two", "show --json is not the manifest")
+
+        def verify() -> None:
+            operator.run("verify", "two")
+            state = operator.state / "bundles" / "two" / "a" / "state"
+            at = 8 << 20
+            with open(state, "r+b") as file:
+                file.seek(at)
+                before = file.read(1)
+                file.seek(at)
+                file.write(bytes([before[0] ^ 1]))
+            text = operator.run("verify", "two", code=1)
+            check("a/state" in text and re.search(rf"{at}|{at:#x}", text),
+                  f"file and offset are not named: {text}")
+            with open(state, "r+b") as file:
+                file.seek(at)
+                file.write(before)
+            operator.run("verify", "two")
+
+        def remove() -> None:
+            operator.run("rm", "one")
+            for name in "ab":
+                operator.moves(name)
+            check("one" not in operator.run("ls"), "it is still listed")
+            layers = list(Path(operator.state, "members", "a").glob("*.qcow2"))
+            # Two disks, two snapshots: at most 2 * 2 + 1 layers each.
+            check(len(layers) <= 10, f"too many layers: {layers}")
+            operator.run("verify", "two")
+            operator.run("verify", "three")
+
+        def restore(tag: str) -> None:
+            operator.run("restore", tag, "--replace")
+            for name in "ab":
+                operator.moves(name)
+
+        def refused() -> None:
+            operator.run("restore", "two", code=1)  # it runs
+            operator.run("show", "nothing", code=1)
+            operator.run("frobnicate", code=2)
+
+        def down() -> None:
+            operator.run("down")
+            namespaces = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True,
+                                        check=True).stdout
+            check("operator-test" not in namespaces, namespaces)
+
+        try:
+            for name, function in (("up", up), ("snapshots", snapshots), ("show", show),
+                                   ("verify", verify), ("rm", remove),
+                                   ("restore-second-after-third", lambda: restore("two")),
+                                   ("restore-twice", lambda: restore("two")),
+                                   ("restore-third", lambda: restore("three")),
+                                   ("refusals", refused), ("down", down)):
+                report.run(f"operator-{name}", function)
+        finally:
+            try:
+                operator.run("down", "--force")
+            except Failed:
+                pass
+
+
+main = Report()
+scenario(main)
+main.exit()
