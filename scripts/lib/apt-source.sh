@@ -45,6 +45,11 @@ machine_mirrors() {
 write_sources_list() {
     local mirrors entry archive suite types type uri
     mirrors=$(machine_mirrors)
+    # apt names only what it has lists of; a new machine may have none yet.
+    if [[ -z $mirrors ]] && ((EUID == 0)); then
+        apt-get update
+        mirrors=$(machine_mirrors)
+    fi
     for entry in "$@"; do
         IFS=: read -r archive suite types <<<"$entry"
         uri=$(awk -v kind="$archive" '$1 == kind { print $2; exit }' <<<"$mirrors")
