@@ -245,6 +245,7 @@ void Initiator::handle(size_t member, const Error &m) {
 
 void Initiator::enter(Stage stage, const char *phase, uint64_t timeout_us) {
     stage_ = stage;
+    stage_timeout_us_ = timeout_us;
     stage_deadline_ = timeout_us == 0 ? never : after(now_us_, timeout_us);
     unanswered_ = 0;
     for (Link &link : links_) {
@@ -311,16 +312,16 @@ void Initiator::pass_barrier() {
 
 void Initiator::install() {
     std::vector<Member> members;
+    uint64_t newest = 0;
     for (size_t i = 0; i < links_.size(); i++) {
         const Prepared &prepared = record_.members[i].prepared;
         members.push_back({request_.members[i].name, prepared.macs});
-        record_.epoch = std::max(record_.epoch, prepared.last_epoch);
+        newest = std::max(newest, prepared.last_epoch);
     }
-    if (record_.epoch == never) {
+    if (newest == never) {
         abort("the epoch numbers are used up; a member reports an impossible one");
         return;
     }
-    record_.epoch++;
     std::string error;
     std::optional<MemberTable> table = MemberTable::build(members, error);
     if (!table) {
@@ -328,6 +329,7 @@ void Initiator::install() {
         return;
     }
     table_ = std::move(*table);
+    record_.epoch = newest + 1;
     enter(Stage::install, "install", request_.arm_timeout_us);
     broadcast(Install{run_, record_.epoch, std::move(members)});
 }
@@ -439,7 +441,8 @@ void Initiator::tick(uint64_t now_us) {
                                    duration(request_.abort_timeout_us) + " that all is undone");
         finish(reason_, true);
     } else {
-        abort("timeout in phase " + std::string(phase_) + ": no answer from " + silent_members());
+        abort("timeout in phase " + std::string(phase_) + ": no answer from " + silent_members() +
+              " within " + duration(stage_timeout_us_));
     }
 }
 

@@ -115,6 +115,7 @@ class Initiator {
     MemberTable table_;
     size_t unanswered_ = 0;
     size_t unpromised_ = 0;
+    uint64_t stage_timeout_us_ = 0;
     uint64_t stage_deadline_ = never;
     uint64_t heartbeat_deadline_ = never;
     uint64_t progress_said_us_ = 0;

@@ -56,6 +56,11 @@ std::string without(Json json, std::initializer_list<const char *> keys) {
     return json.empty() ? "" : " " + to_text(json);
 }
 
+// A manifest without what would hide the story; manifest_test.cc looks at all of it.
+std::string describe_result(const std::string &text) {
+    return without(parse_json(text), {"members", "timeline", "format", "version"});
+}
+
 // A message on the wire as a line: its type and what it says, but for the run, which is long.
 std::string describe(const std::string &framed) {
     wire::Decoder decoder;
@@ -88,6 +93,11 @@ void World::log(const std::string &line) {
 }
 
 std::string World::execute(const std::string &command) {
+    constexpr std::string_view quietly = "quietly "; // what another script has shown already
+    if (command.rfind(quietly, 0) == 0) {
+        execute(command.substr(quietly.size()));
+        return "";
+    }
     const Words words = split(command);
     output_.clear();
     until_.clear();
@@ -111,6 +121,10 @@ std::string World::execute(const std::string &command) {
         held_.insert({words.at(1), words.at(2)});
     } else if (verb == "unhold") {
         held_.erase({words.at(1), words.at(2)});
+        if (words[2] == "connect") {
+            events_.insert(events_.end(), held_connects_.begin(), held_connects_.end());
+            held_connects_.clear();
+        }
     } else if (verb == "local") { // local MEMBER ANSWER [JSON]
         local(words.at(1), answer_names.at(words.at(2)), rest_after(command, 3));
         drain(words[1]);
@@ -156,11 +170,13 @@ void World::add_member(const std::string &name) {
         std::free(error);
         return;
     }
-    node.mac = "52:54:00:00:00:0" + std::to_string(nodes_.size() + 1);
+    const auto [mac, first] = macs_.try_emplace(name, macs_.size() + 1);
+    node.mac = "52:54:00:00:00:0" + std::to_string(mac->second);
     nodes_[name] = std::move(node);
 }
 
-// snapshot INITIATOR KEY=VALUE...; members=a,b,c become targets with addresses unix:a, ...
+// snapshot INITIATOR KEY=VALUE...; members=a,b,c@x are targets with addresses unix:a, unix:b,
+// unix:x
 void World::initiate(const Words &words, bool restore) {
     Json request = Json::object();
     if (restore) {
@@ -176,7 +192,10 @@ void World::initiate(const Words &words, bool restore) {
         if (key == "members") {
             std::istringstream names(value);
             for (std::string name; std::getline(names, name, ',');) {
-                request["members"].push_back({{"name", name}, {"address", "unix:" + name}});
+                const size_t at = name.find('@');
+                const std::string address = at == std::string::npos ? name : name.substr(at + 1);
+                request["members"].push_back(
+                    {{"name", name.substr(0, at)}, {"address", "unix:" + address}});
             }
         } else {
             const Json parsed = Json::parse(value, nullptr, false);
@@ -272,6 +291,9 @@ void World::crash(const std::string &name) {
 
 void World::deliver(const Event &event) {
     if (!nodes_.contains(event.to) && event.kind != Event::Kind::connect) {
+        if (event.kind == Event::Kind::message) {
+            log(event.from + " > " + event.to + ": " + describe(event.data));
+        }
         return;
     }
     switch (event.kind) {
@@ -336,12 +358,11 @@ void World::act(const std::string &name, const hs_action &action) {
     case HS_DO_CONNECT: {
         const std::string address = action.text;
         log(name + " connects to " + address);
-        if (!held_.contains({name, "connect"})) {
-            events_.push_back({.kind = Event::Kind::connect,
-                               .from = name,
-                               .to = address.substr(address.find(':') + 1),
-                               .data = address});
-        }
+        auto &queue = held_.contains({name, "connect"}) ? held_connects_ : events_;
+        queue.push_back({.kind = Event::Kind::connect,
+                         .from = name,
+                         .to = address.substr(address.find(':') + 1),
+                         .data = address});
         return;
     }
     case HS_DO_SEND: {
@@ -382,10 +403,14 @@ void World::act(const std::string &name, const hs_action &action) {
         log(name + " says progress " + action.text);
         return;
     case HS_SAY_FINISHED:
-        log(name + (action.failed ? " FAILED: " : " finished: ") + action.text);
+        log(name + (action.failed ? " FAILED: " + std::string(action.text)
+                                  : " finished:" + describe_result(action.text)));
         return;
     case HS_DO_ABORT:
         log(name + " does ABORT: " + action.text);
+        break;
+    case HS_DO_PUBLISH:
+        log(name + " does PUBLISH" + describe_result(action.text));
         break;
     default:
         log(name + " does " + action_names.at(action.kind) +

@@ -62,8 +62,10 @@ class World {
     Node &node(const std::string &name);
 
     std::map<std::string, Node> nodes_;
-    std::map<hs_link, Link> links_; // each end has the same number
+    std::map<std::string, size_t> macs_; // outlive a crash
+    std::map<hs_link, Link> links_;      // each end has the same number
     std::deque<Event> events_;
+    std::deque<Event> held_connects_;
     std::set<std::pair<std::string, std::string>> held_; // member, what: "CUT", "FULL", "connect"..
     std::set<std::string> frozen_;                       // members that do nothing at all
     hs_link next_link_ = 1;
