@@ -9,6 +9,7 @@ disk once it has powered off.
 
 from __future__ import annotations
 
+import re
 import shlex
 import shutil
 import socket
@@ -87,7 +88,11 @@ class Guest(Vm):
         self.machine, self.plan, self.name = machine, plan, plan.name
         self.process, self.messages = machine.vm.process, machine.vm.console
         self.console_from = len(machine.level2_text())
-        self.qmp = Qmp(machine.socket, timeout=60)
+        try:
+            self.qmp = Qmp(machine.socket.dup(), timeout=60)
+        except (QmpClosed, QmpTimeout) as error:
+            raise Failed(f"{self.name}'s QEMU did not start: "
+                         f"{machine.vm.text()[-500:]!r}") from error
 
     def text(self) -> str:
         return self.machine.level2_text()[self.console_from:]
@@ -142,7 +147,7 @@ class Level1:
     def wait(self, pattern: str) -> str:
         found = self.vm.wait_console(rf"level1: (?:{pattern}|fail .*|done)", timeout=180)[0]
         check("level1: fail" not in found and "level1: done" not in found,
-              f"{self.name}: {self.vm.text()[-500:]}")
+              f"{self.name}: {self.vm.text()[-500:]!r}")
         return found
 
     @contextmanager
@@ -163,14 +168,15 @@ class Level1:
     def _quit(self, guest: Guest) -> None:
         guest.qmp.execute("quit")
         guest.qmp.wait_event("SHUTDOWN", timeout=60)
-        end = self.wait(rf"end {guest.name} .*")
-        check(end.strip().endswith("status=0"), f"QEMU ended badly: {end}")
+        self.wait(rf"end {guest.name}\b")
 
     def power_off(self) -> None:
         """Waits until the plan is done and the machine off; after that it is off in any case."""
         try:
             self.vm.wait_console("level1: done", timeout=120)
             self.vm.process.wait(60)
+            ends = re.findall(r"level1: end (\S+) status=(\d+)", self.vm.text())
+            check(ends == [(guest.name, "0") for guest in self.plan], f"the QEMUs ended as {ends}")
         finally:
             self.vm.kill()
             self.socket.close()
