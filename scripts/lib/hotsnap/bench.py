@@ -201,7 +201,11 @@ def main(given: list[str] | None = None) -> int:
         bench = Bench(options)
         bench_guest.clean(bench.folder)
         bench.check_room()
-        bench.run()
+        try:
+            bench.run()
+        except Interrupted:
+            bench_guest.clean(bench.folder)  # also if it came amid cleaning up
+            raise
         if options.json:
             atomic.write_json(options.json, bench.result())
     except EXPECTED as error:

@@ -20,13 +20,13 @@ from .fleet import Fleet
 from .output import say
 from .state import State
 
-BETWEEN_SECONDS = 3.0  # longer than what TCP waits before it sends again
+BETWEEN_SECONDS = 3.0  # longer than what TCP waits before it sends again, a few times over
 
 
 @dataclass
 class Clusters:
-    """`timeouts`: retransmission timeouts in all guests while snapshots were taken;
-    `timeouts_idle`: in as much time without one; `timeouts_restored`: after the restore."""
+    """`timeouts`: retransmission timeouts in all guests in the `seconds` around snapshots;
+    `timeouts_idle`: in as many seconds in between; `timeouts_restored`: after the restore."""
 
     backoff: Series = field(default_factory=lambda: Series("ms"))
     downtime: Series = field(default_factory=lambda: Series("ms"))
@@ -101,32 +101,40 @@ def measure(folder: str, files: str, qemu: str, repeat: int) -> Clusters:
     say("  start three members and their servers")
     with Lab(os.path.join(folder, "cluster"), files, qemu) as lab:
         lab.start()
-        before = lab.timeouts()
-        began = time.monotonic()
+        counters = lab.timeouts()
         for turn in range(repeat):
-            saved = _snapshot(lab, turn, repeat, result)
+            began = time.monotonic()
+            saved = _snapshot(lab, turn, result)
+            time.sleep(BETWEEN_SECONDS)
+            with_snapshot = lab.timeouts()
+            seconds = time.monotonic() - began
+            # The control: a host that is too busy makes guests retransmit without any snapshot.
+            time.sleep(seconds)
+            without = lab.timeouts()
+            lab.complain()
+            result.seconds += seconds
+            result.timeouts += with_snapshot - counters
+            result.timeouts_idle += without - with_snapshot
+            result.samples[-1].update(tcp_timeouts=with_snapshot - counters,
+                                      tcp_timeouts_without_snapshot=without - with_snapshot)
+            say(f"  {turn + 1}/{repeat}: backoff {result.backoff.samples[-1]:.2f} ms, longest pause "
+                f"{result.downtime.samples[-1]:.2f} ms; in {seconds:.0f} s "
+                f"{with_snapshot - counters} TCP timeouts, in as many without a snapshot "
+                f"{without - with_snapshot}")
             if turn + 1 < repeat:
                 shutil.rmtree(saved.path)
-        result.seconds = time.monotonic() - began
-        result.timeouts = lab.timeouts() - before
-        lab.complain()
-        say(f"  as long without a snapshot: {result.seconds:.0f} s")
-        before = lab.timeouts()
-        time.sleep(result.seconds)
-        result.timeouts_idle = lab.timeouts() - before
-        lab.complain()
-        _restore(lab, saved, result)
+                counters = without
+        _restore(lab, saved, counters, result)
     return result
 
 
-def _snapshot(lab: Lab, turn: int, repeat: int, result: Clusters) -> bundle.Bundle:
+def _snapshot(lab: Lab, turn: int, result: Clusters) -> bundle.Bundle:
     """Each member is the initiator in its turn."""
     lab.guests.read()
     lab.last = lab.guests.counters()
     before = os.getloadavg()[0]
     initiator = list(trial.MEMBERS)[turn % len(trial.MEMBERS)]
     saved = lab.snapshot(f"t{turn}", initiator)
-    time.sleep(BETWEEN_SECONDS)
     result.backoff.add(saved.backoff_max_ms())
     result.downtime.add(saved.downtime_max_ms())
     result.samples.append({
@@ -140,17 +148,15 @@ def _snapshot(lab: Lab, turn: int, repeat: int, result: Clusters) -> bundle.Bund
             "steps_us": {step["name"]: step["us"] for step in member["pause"]["steps"]},
             "held": member["channel"].get("held"), "frames": member["channel"]["frames"],
         } for member in saved.members]})
-    say(f"  {turn + 1}/{repeat}: backoff {saved.backoff_max_ms():.2f} ms, longest pause "
-        f"{saved.downtime_max_ms():.2f} ms")
     return saved
 
 
-def _restore(lab: Lab, saved: bundle.Bundle, result: Clusters) -> None:
+def _restore(lab: Lab, saved: bundle.Bundle, timeouts: int, result: Clusters) -> None:
+    """`timeouts`: what the guests had counted just before that snapshot."""
     say("  kill the members and restore the last snapshot")
     lab.restore(saved)
-    before = lab.timeouts()
     lab.guests.flow("watch the restored guests", 4)
-    result.timeouts_restored = lab.timeouts() - before
+    result.timeouts_restored = lab.timeouts() - timeouts
     lab.guests.read()
     result.checks = trial.judge(lab.last, lab.guests.counters())
     failures = lab.guests.failures()

@@ -106,9 +106,9 @@ def measure(folder: str, files: str, qemu: str, repeat: int) -> Copies:
         guest.start()
         fill(guest)
         scratch = os.path.join(guest.state.bundles, "fio")
-        size = FILL_MIB * MIB
+        size = 0
         for turn in range(repeat):
-            # In turns, and each first in every other turn.
+            # In turns, and each first in every other turn. fio writes as much as the copy did.
             for what in ("copy", "fio") if turn % 2 == 0 else ("fio", "copy"):
                 os.sync()  # what was removed last is being discarded
                 time.sleep(QUIET_SECONDS)
@@ -119,6 +119,7 @@ def measure(folder: str, files: str, qemu: str, repeat: int) -> Copies:
                 else:
                     sample.update(_copy(guest, f"t{turn}"))
                     result.copy.add(sample["bytes_per_s"] / MIB)
+                    size = sample["bytes_written"] // MIB * MIB
                 result.samples.append(sample)
             say(f"  {turn + 1}/{repeat}: copy {result.copy.samples[-1]:.0f} MiB/s, fio "
                 f"{result.fio.samples[-1]:.0f} MiB/s")

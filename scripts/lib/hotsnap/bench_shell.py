@@ -13,13 +13,14 @@ from .errors import HotsnapError
 
 # The terminal echoes what is typed: the quotes keep the echo from being taken for the answer.
 _TYPED = "echo '<<'beg; {command}; echo '<<'end\n"
-_ANSWER = re.compile(r"^<<beg\r*\n(.*?)^<<end\r*$", re.S | re.M)
+_ANSWER = re.compile(r"^<<beg\n(.*?)^<<end$", re.S | re.M)
+_CONTROL = re.compile(r"\x1b\[[?0-9;]*[A-Za-z]|\r")  # what an interactive shell adds
 
 
 def answer(output: str) -> str | None:
     """What a command printed, once all of it is there."""
-    match = _ANSWER.search(output)
-    return match[1].replace("\r", "") if match else None
+    match = _ANSWER.search(_CONTROL.sub("", output))
+    return match[1] if match else None
 
 
 class Shell:
