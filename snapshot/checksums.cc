@@ -13,8 +13,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define XXH_INLINE_ALL
+#define XXH_STATIC_LINKING_ONLY // the size of XXH3_state_t
 #include <xxhash.h>
+#if defined(__x86_64__)
+#include <xxh_x86dispatch.h> // the same functions, with the vector instructions that there are
+#endif
 
 namespace hotsnap {
 

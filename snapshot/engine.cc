@@ -76,7 +76,7 @@ bool write_faults(WriteTrap &trap, const GuestMemory &memory) {
     }
     // Untouched while it was trapped: the kernel did hold the write back.
     const bool held = byte->load() == 0;
-    trap.detach();
+    trap.detach(false);
     writer.join();
     return seen && held && byte->load() == 1;
 }

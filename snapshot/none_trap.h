@@ -19,7 +19,7 @@ class NoneTrap final : public WriteTrap {
     size_t next_faults(std::span<WriteFault>) override { return 0; }
     void wait() override {}
     void wake() override {}
-    void detach() override {}
+    void detach(bool) override {}
 };
 
 } // namespace hotsnap

@@ -49,7 +49,7 @@ Session::Session(SnapshotOptions options, std::vector<MemoryBlock> blocks)
         prepare();
     } catch (...) {
         // In slices; closing the descriptor would do it in one piece, and stop the VM meanwhile.
-        trap_->detach();
+        trap_->detach(false);
         if (writer_) {
             unlink(options_.image_path.c_str());
         }
@@ -195,7 +195,12 @@ void Session::complete_image() {
         }
         throw Error("internal: ledger: " + *wrong + "; report this, the image was not kept");
     }
-    trap_->detach();
+    {
+        // Every page is saved, and who saved it releases it: the copier has; once the fault thread
+        // has no fault in hand, it has too.
+        const FaultService::Quiet quiet(*faults_);
+    }
+    trap_->detach(true);
     if (!writer_->drain()) {
         return; // stopped
     }
@@ -233,7 +238,7 @@ void Session::stop_everything() {
         quiet.set_mode(FaultService::Mode::discard);
     }
     copier_->stop();
-    trap_->detach();
+    trap_->detach(false);
     unlink(options_.image_path.c_str());
     unlink(options_.sums_path.c_str());
 }

@@ -30,8 +30,9 @@ StagingPool::~StagingPool() {
     munmap(base_, slots_ * group_bytes);
 }
 
-bool StagingPool::available(User user, size_t count) const {
-    return free_.size() >= count + (user == User::fault ? 0 : reserved_);
+// How many slots must be free for a user to take `count`.
+size_t StagingPool::needed(User user, size_t count) const {
+    return count + (user == User::fault ? 0 : reserved_);
 }
 
 void StagingPool::take(std::span<Slot> out) {
@@ -43,7 +44,7 @@ void StagingPool::take(std::span<Slot> out) {
 
 bool StagingPool::try_acquire(User user, std::span<Slot> out) {
     const std::lock_guard lock(mutex_);
-    if (closed_ || !available(user, out.size())) {
+    if (closed_ || free_.size() < needed(user, out.size())) {
         return false;
     }
     take(out);
@@ -52,8 +53,14 @@ bool StagingPool::try_acquire(User user, std::span<Slot> out) {
 
 bool StagingPool::acquire(User user, std::span<Slot> out) {
     std::unique_lock lock(mutex_);
-    auto &condition = user == User::fault ? for_faults_ : for_background_;
-    condition.wait(lock, [&] { return closed_ || available(user, out.size()); });
+    const size_t need = needed(user, out.size());
+    if (user == User::fault) {
+        for_faults_.wait(lock, [&] { return closed_ || free_.size() >= need; });
+    } else if (free_.size() < need) {
+        background_wants_ = std::max(need, needed(user, (slots_ - reserved_) / 4));
+        for_background_.wait(lock, [&] { return closed_ || free_.size() >= background_wants_; });
+        background_wants_ = 0;
+    }
     if (closed_) {
         return false;
     }
@@ -62,12 +69,16 @@ bool StagingPool::acquire(User user, std::span<Slot> out) {
 }
 
 void StagingPool::release(std::span<const Slot> slots) {
+    bool wake_background;
     {
         const std::lock_guard lock(mutex_);
         free_.insert(free_.end(), slots.begin(), slots.end());
+        wake_background = background_wants_ != 0 && free_.size() >= background_wants_;
     }
     for_faults_.notify_all();
-    for_background_.notify_all();
+    if (wake_background) {
+        for_background_.notify_all();
+    }
 }
 
 void StagingPool::close() {

@@ -4,8 +4,9 @@
 // ahead so that taking one never faults.
 //
 // A part is reserved for faults: the background copy gets a slot only while more than that part is
-// free, so it can never make a guest wait. Who needs several slots takes all or none, so two
-// takers cannot wait for each other; and who holds a claim on a page already has its slots
+// free, so it can never make a guest wait. When it has to wait it sleeps until a quarter of its
+// share is free, rather than waking up for every slot. Who needs several slots takes all or none,
+// so two takers cannot wait for each other; and who holds a claim on a page already has its slots
 // (page_ledger.h, rule 2), so what a taker waits for depends on storage alone.
 #pragma once
 
@@ -46,7 +47,7 @@ class StagingPool {
     size_t index_of(Slot slot) const { return static_cast<size_t>(slot - base_) / group_bytes; }
 
   private:
-    bool available(User user, size_t count) const;
+    size_t needed(User user, size_t count) const;
     void take(std::span<Slot> out);
 
     size_t slots_;
@@ -56,6 +57,7 @@ class StagingPool {
     std::condition_variable for_faults_;
     std::condition_variable for_background_;
     std::vector<Slot> free_;
+    size_t background_wants_ = 0; // free slots that a waiting background copy wants to see
     bool closed_ = false;
 };
 

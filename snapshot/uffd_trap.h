@@ -32,13 +32,13 @@ class UffdTrap final : public WriteTrap {
     size_t next_faults(std::span<WriteFault> faults) override;
     void wait() override;
     void wake() override;
-    void detach() override;
+    void detach(bool all_released) override;
     std::optional<uint64_t> absent_pagemap_entry() const override { return absent_entry_; }
 
   private:
     void protect(uint64_t start, uint64_t length, bool on) const;
     void attach_block(const MemoryBlock &block) const;
-    void detach_block(const MemoryBlock &block) const;
+    void detach_block(const MemoryBlock &block, bool all_released) const;
     std::optional<uint64_t> sample_absent_entry() const;
 
     Features wanted_;

@@ -48,8 +48,9 @@ class WriteTrap {
     virtual void wait() = 0;
     virtual void wake() = 0;
 
-    // Removes every protection and wakes all, in slices. No arm may run or follow.
-    virtual void detach() = 0;
+    // Removes every protection and wakes all, in slices. No arm may run or follow. When every page
+    // has been released already, and no release is under way, `all_released` saves half the work.
+    virtual void detach(bool all_released) = 0;
 
     // How /proc/self/pagemap shows an armed page of anonymous memory that nothing backs, if that
     // cannot be mistaken for anything else.

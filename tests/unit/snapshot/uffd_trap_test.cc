@@ -96,7 +96,7 @@ TEST_P(Trap, DetachLetsEveryoneGo) {
             [&, i] { *reinterpret_cast<volatile char *>(block.host + i * MiB) = 'x'; });
     }
     next_fault(trap); // read and never answered: detach has to wake it all the same
-    trap.detach();
+    trap.detach(false);
     for (std::thread &writer : writers) {
         writer.join();
     }
@@ -160,7 +160,7 @@ TEST(UffdTrap, WaitEndsByFaultAndByWake) {
     std::thread writer([&] { *reinterpret_cast<volatile char *>(block.host) = 'x'; });
     trap.wait();
     next_fault(trap);
-    trap.detach();
+    trap.detach(false);
     writer.join();
 }
 
