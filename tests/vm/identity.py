@@ -19,7 +19,7 @@ def identity(options: dict, engine: str = "auto") -> tuple[int, dict]:
         solo.wait_console(r"writer solo pages=[1-9]")
         # Slow enough that the guest writes to much of the memory before it is copied.
         manifest = cluster.snapshot("t", x_dump=True, engine=engine,
-                                    bandwidth=0 if engine == "none" else 64 << 20)
+                                    bandwidth=64 << 20)
         check(solo.running(), "the guest does not run after the snapshot")
         folder = cluster.bundles / "t" / "solo"
         with Image(folder / "state") as image, Image(folder / "state.dump") as dump:
