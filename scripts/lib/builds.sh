@@ -48,15 +48,29 @@ configure_once() {
     printf '%s\n' "$stamp" >"$dir/hotsnap-configured"
 }
 
-# build_host DIR [MESON-ARGUMENT...]: the libraries and their tests; other folders than
+# configure_host DIR [MESON-ARGUMENT...]: the libraries and their tests; other folders than
 # build/host hold the same with a sanitizer.
-build_host() {
+configure_host() {
     local dir=$1 label=${1##*/}
     need_package_sets tools libs tests
     ensure_meson
     # Named compilers keep meson from choosing ccache with a cache outside of the checkout.
     configure_once "$dir" "$label" "the libraries ($label)" "" \
         env CC=gcc CXX=g++ /usr/bin/meson setup "${@:2}" "$dir" "$HOTSNAP_ROOT"
+}
+
+# build_libraries: what QEMU links against, in build/host; the tests take much longer to compile.
+build_libraries() {
+    configure_host "$HOTSNAP_BUILD/host"
+    run_ninja "build the libraries" build-libraries "$HOTSNAP_BUILD/host" \
+        snapshot/libhotsnap-snapshot.a coordinator/libhotsnap-coordinator.a ||
+        die "the libraries do not compile" "the whole log: build/logs/build-libraries.log"
+}
+
+# build_host DIR [MESON-ARGUMENT...]: libraries and tests.
+build_host() {
+    local dir=$1 label=${1##*/}
+    configure_host "$@"
     run_ninja "build the libraries ($label)" "build-$label" "$dir" ||
         die "the libraries do not compile" "the whole log: build/logs/build-$label.log"
 }

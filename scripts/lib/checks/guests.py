@@ -31,7 +31,8 @@ def vm(context: Context) -> None:
     tests = tests_in(context.path("tests", "vm"))
     if not tests:
         raise CannotRun("there are no tests in tests/vm")
-    context.script("build", "qemu", "stock", "guest")
+    context.script("build", "qemu", "stock")
+    context.script("guest-image", "--generic")
     for path in tests:
         context.run(os.path.basename(path), [path], timeout_of(read_text(path)),
                     env={"HOTSNAP_BUILD": context.build, "PYTHONDONTWRITEBYTECODE": "1"},
