@@ -117,8 +117,8 @@ def measure(folder: str, files: str, qemu: str, repeat: int) -> Clusters:
             result.timeouts_idle += without - with_snapshot
             result.samples[-1].update(tcp_timeouts=with_snapshot - counters,
                                       tcp_timeouts_without_snapshot=without - with_snapshot)
-            say(f"  {turn + 1}/{repeat}: backoff {result.backoff.samples[-1]:.2f} ms, longest pause "
-                f"{result.downtime.samples[-1]:.2f} ms; in {seconds:.0f} s "
+            say(f"  {turn + 1}/{repeat}: backoff {result.backoff.samples[-1]:.2f} ms, longest "
+                f"pause {result.downtime.samples[-1]:.2f} ms; in {seconds:.0f} s "
                 f"{with_snapshot - counters} TCP timeouts, in as many without a snapshot "
                 f"{without - with_snapshot}")
             if turn + 1 < repeat:

@@ -69,7 +69,8 @@ class GuestShell(unittest.TestCase):
     ECHO = "echo '<<'beg; cat x; echo '<<'end\r\n\x1b[?2004l\r"
 
     def test_answer_without_echo_and_control_codes(self):
-        output = "root@vm:/# " + self.ECHO + "<<beg\r\none\r\ntwo\r\n<<end\r\n\x1b[?2004hroot@vm:/# "
+        output = ("root@vm:/# " + self.ECHO +
+                  "<<beg\r\none\r\ntwo\r\n<<end\r\n\x1b[?2004hroot@vm:/# ")
         self.assertEqual(answer(output), "one\ntwo\n")
 
     def test_nothing_before_all_of_it_is_there(self):
