@@ -110,9 +110,9 @@ typedef enum hs_local_kind {
                               tells whether members' pauses can be compared */
     HS_LOCAL_INSTALLED,    /* {} */
     HS_LOCAL_ARMED,        /* {} */
-    HS_LOCAL_CUT,          /* {"white_sent":{"src>dst":N}, "pause":{"begin_ns","end_ns","steps":[..]},
-                              "cause":"snapshot"|"red-frame"}; also unasked, when a red frame
-                              forced the cut before SNAPSHOT came. CLOCK_MONOTONIC */
+    HS_LOCAL_CUT, /* {"white_sent":{"src>dst":N}, "pause":{"begin_ns","end_ns","steps":[..]},
+                     "cause":"snapshot"|"red-frame"}; also unasked, when a red frame
+                     forced the cut before SNAPSHOT came. CLOCK_MONOTONIC */
     HS_LOCAL_CHANNELS_FIN, /* {"recorded":N,"lost":N} */
     HS_LOCAL_FULL_FIN,     /* {..report of this member, goes into the manifest..}; all its files
                               (image, disks, channel) are complete and durable */
@@ -166,8 +166,7 @@ void hs_coordinator_bytes(hs_coordinator *c, hs_link link, const uint8_t *data, 
 /* Too early or unasked calls do no harm. */
 void hs_coordinator_tick(hs_coordinator *c, uint64_t now_us);
 /* `json` may be NULL for {}. */
-void hs_coordinator_local(hs_coordinator *c, hs_local_kind kind, const char *json,
-                          uint64_t now_us);
+void hs_coordinator_local(hs_coordinator *c, hs_local_kind kind, const char *json, uint64_t now_us);
 
 /* Next thing to do; false when there is none. Call in a loop after each call above. */
 bool hs_coordinator_next_action(hs_coordinator *c, hs_action *action);

@@ -59,9 +59,9 @@ typedef enum hs_verdict {
 } hs_verdict;
 
 typedef struct hs_frame {
-    uint32_t nic;            /* index given by hs_mediator_add_nic */
+    uint32_t nic; /* index given by hs_mediator_add_nic */
     hs_direction direction;
-    const uint8_t *data;     /* starts with `vnet_header_size` bytes of virtio-net header */
+    const uint8_t *data; /* starts with `vnet_header_size` bytes of virtio-net header */
     size_t size;
     size_t vnet_header_size; /* 0, 10 or 12 */
 } hs_frame;
@@ -74,10 +74,10 @@ typedef struct hs_mediator_stats {
     uint64_t held_from_guest;            /* broadcasts held until coloring ended */
     uint64_t recorded;                   /* frames of channel state */
     uint64_t recorded_bytes;
-    uint64_t lost;                       /* white segments declared lost */
-    uint64_t on_the_fly;                 /* red frames that arrived before our cut */
-    uint64_t unrecorded;                 /* channel state beyond the record's bound */
-    uint64_t dropped;                    /* frames beyond the bound of held frames */
+    uint64_t lost;       /* white segments declared lost */
+    uint64_t on_the_fly; /* red frames that arrived before our cut */
+    uint64_t unrecorded; /* channel state beyond the record's bound */
+    uint64_t dropped;    /* frames beyond the bound of held frames */
 } hs_mediator_stats;
 
 hs_mediator *hs_mediator_new(void);

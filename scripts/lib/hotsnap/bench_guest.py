@@ -31,7 +31,7 @@ GIB, MIB = 1 << 30, 1 << 20
 NAME = "vm"
 JOB = "bench"
 BOOT_TIMEOUT, WRITE_TIMEOUT, SNAPSHOT_TIMEOUT = 300.0, 60.0, 900.0
-KERNEL_LINE = "console=ttyS0 quiet mitigations=off"
+KERNEL_LINE = "console=ttyS0 quiet mitigations=off no_timer_check"
 _PR_SET_THP_DISABLE = 41
 
 
@@ -114,7 +114,7 @@ def with_shell(state: State) -> dict[str, Shell]:
         path = os.path.join(state.directory, "run", member.name + ".tty")
         shells[member.name] = Shell(path)
         members.append(dataclasses.replace(
-            member, append=f"{member.append} no_timer_check hs.shell=ttyS1",
+            member, append=f"{member.append} hs.shell=ttyS1",
             args=member.args + serial_port(path)))
     state.cluster = dataclasses.replace(state.cluster, members=tuple(members))
     return shells

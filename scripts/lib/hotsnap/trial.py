@@ -22,7 +22,7 @@ from .output import Progress
 from .state import State
 
 MEMBERS = {"cache": "10.77.0.1", "client": "10.77.0.2", "db": "10.77.0.3"}
-KERNEL_LINE = "console=ttyS0 quiet mitigations=off"
+KERNEL_LINE = "console=ttyS0 quiet mitigations=off no_timer_check"
 BOOT_TIMEOUT, FLOW_TIMEOUT, ROWS_TIMEOUT = 300.0, 120.0, 180.0
 
 

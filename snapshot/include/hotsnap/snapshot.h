@@ -88,36 +88,36 @@ typedef struct hs_snapshot_options {
 
 /* Page manners: who saved a page (HotSnap, Table 2). Unit: 4 KiB pages. */
 typedef struct hs_page_counts {
-    uint64_t total;        /* pages of all blocks */
-    uint64_t zero;         /* of all manners: pages that are zero, kept as holes */
-    uint64_t background;   /* saved by the background copy */
-    uint64_t guest_write;  /* saved because a vCPU thread was about to write */
-    uint64_t dma_write;    /* saved because another thread was about to write (device emulation) */
-    uint64_t kvm_write;    /* saved by KVM itself; engine "kvm" only */
-    uint64_t neighbors;    /* of guest and DMA writes: saved along with the page that faulted */
+    uint64_t total;       /* pages of all blocks */
+    uint64_t zero;        /* of all manners: pages that are zero, kept as holes */
+    uint64_t background;  /* saved by the background copy */
+    uint64_t guest_write; /* saved because a vCPU thread was about to write */
+    uint64_t dma_write;   /* saved because another thread was about to write (device emulation) */
+    uint64_t kvm_write;   /* saved by KVM itself; engine "kvm" only */
+    uint64_t neighbors;   /* of guest and DMA writes: saved along with the page that faulted */
 } hs_page_counts;
 
 typedef struct hs_snapshot_stats {
     size_t struct_size; /* in: sizeof(hs_snapshot_stats) */
     hs_page_counts pages;
-    uint64_t bytes_total;         /* of memory */
-    uint64_t bytes_done;          /* of memory saved (copied to staging or written) */
-    uint64_t bytes_written;       /* to the image */
-    uint64_t bandwidth;           /* limit now, 0 = none */
-    uint64_t faults;              /* write faults answered after the cut */
-    uint64_t fault_us_max;        /* longest time between reading a fault and releasing it */
+    uint64_t bytes_total;   /* of memory */
+    uint64_t bytes_done;    /* of memory saved (copied to staging or written) */
+    uint64_t bytes_written; /* to the image */
+    uint64_t bandwidth;     /* limit now, 0 = none */
+    uint64_t faults;        /* write faults answered after the cut */
+    uint64_t fault_us_max;  /* longest time between reading a fault and releasing it */
     uint64_t fault_us_sum;
-    uint64_t staging_full_waits;  /* faults that had to wait for storage */
-    uint64_t arm_passes;          /* protect passes of hs_snapshot_arm */
-    uint64_t arm_us;              /* time of hs_snapshot_arm's first convergence */
-    uint64_t arm_faults;          /* writes seen while arming */
-    uint64_t cut_pages;           /* pages written since the last pass, protected in the pause */
-    uint64_t cut_us;              /* time of hs_snapshot_cut */
-    uint64_t copy_us;             /* from hs_snapshot_start to the last page saved, so far */
-    uint64_t image_size;          /* final file size, once known */
-    uint64_t sums_xxh3;           /* XXH3-64 of the sums file, once finished */
-    bool direct_io;               /* image is written with O_DIRECT */
-    char engine[16];              /* the engine in use */
+    uint64_t staging_full_waits; /* faults that had to wait for storage */
+    uint64_t arm_passes;         /* protect passes of hs_snapshot_arm */
+    uint64_t arm_us;             /* time of hs_snapshot_arm's first convergence */
+    uint64_t arm_faults;         /* writes seen while arming */
+    uint64_t cut_pages;          /* pages written since the last pass, protected in the pause */
+    uint64_t cut_us;             /* time of hs_snapshot_cut */
+    uint64_t copy_us;            /* from hs_snapshot_start to the last page saved, so far */
+    uint64_t image_size;         /* final file size, once known */
+    uint64_t sums_xxh3;          /* XXH3-64 of the sums file, once finished */
+    bool direct_io;              /* image is written with O_DIRECT */
+    char engine[16];             /* the engine in use */
 } hs_snapshot_stats;
 
 /* Zeroes `options` and sets struct_size and defaults. */
