@@ -17,6 +17,8 @@ declare -A PACKAGE_SETS=(
         libcap-ng-dev flex bison perl rsync"
     # what a QEMU without bundled firmware boots from (see --firmwarepath in qemu-build.sh)
     [firmware]="seabios qemu-system-data ipxe-qemu"
+    # the operator's command, and the VM tests
+    [operator]="python3 python3-xxhash iproute2 util-linux mount e2fsprogs"
     # the style checks
     [style]="clang-format shellcheck git perl python3"
 )

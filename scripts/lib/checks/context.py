@@ -45,6 +45,10 @@ class Context:
         if status != 0:
             raise CannotRun(f"'scripts/{' '.join(command)}' failed: see its output above")
 
+    def packages(self, *names: str) -> None:
+        """Install what is missing of these sets of scripts/lib/packages.sh."""
+        self.script("lib/need-packages", *names)
+
     def log(self, program: str) -> str:
         return os.path.join(self.logs, self.report.group,
                             re.sub(r"[^A-Za-z0-9_.+-]+", "-", program) + ".log")

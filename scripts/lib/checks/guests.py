@@ -31,6 +31,7 @@ def vm(context: Context) -> None:
     tests = tests_in(context.path("tests", "vm"))
     if not tests:
         raise CannotRun("there are no tests in tests/vm")
+    context.packages("operator")
     context.script("build", "qemu", "stock")
     context.script("guest-image", "--generic")
     for path in tests:

@@ -36,7 +36,9 @@ int main() { std::thread t([] { shared = 1; }); shared = 2; t.join(); return 0; 
 
 
 def unit(context: Context) -> None:
-    context.script("build", "libs")
+    context.packages("operator", "style")
+    # The scripts' tests use QEMU's tools: without a QEMU they would be skipped.
+    context.script("build", "libs", "qemu")
     run_meson_tests(context, "host", simulation=False)
     for path in sorted(glob.glob(context.path("tests", "unit", "python", "test_*.py"))):
         context.run(os.path.basename(path),

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import sys
 from collections.abc import Callable, Iterable
 
@@ -118,7 +117,7 @@ def shell_faults(root: str, paths: list[str]) -> str:
 
 
 def style(context: Context) -> None:
-    subprocess.run([context.path("scripts", "lib", "need-packages"), "style"], check=True)
+    context.packages("style")
     root = context.root
     texts = {}
     for path in files(root):
