@@ -15,6 +15,11 @@
 #include "qobject/qjson.h"
 
 #define JOB_POLL_NS (5 * SCALE_MS)
+/*
+ * Only waited out when a frame was lost; short of a busy host's scheduling
+ * delays a late frame would be taken for a lost one.
+ */
+#define DRAIN_MS 1000
 
 typedef struct HotsnapJob {
     Job common;
@@ -251,9 +256,8 @@ void qmp_hotsnap_cluster(const char *job_id, const char *tag,
     qdict_put_str(request, "directory", directory);
     qdict_put(request, "members", members_json(members));
     qdict_put_bool(request, "coloring", !has_coloring || coloring);
-    if (has_drain_ms) {
-        qdict_put_int(request, "drain_us", drain_ms * 1000LL);
-    }
+    qdict_put_int(request, "drain_us",
+                  (has_drain_ms ? drain_ms : DRAIN_MS) * 1000LL);
     if (has_x_dump && x_dump) {
         /* The pause is O(RAM): nobody must give up waiting for it. */
         qdict_put_int(request, "cut_timeout_us", 600 * 1000000LL);
