@@ -18,6 +18,18 @@ std::string text_or(const char *text, const char *otherwise) {
     return text ? text : otherwise;
 }
 
+/*
+ * Runs an event. Whatever goes wrong inside must end the run, not the virtual machine: no exception
+ * is expected here, but none may cross the interface either.
+ */
+template <typename Body> void event(hs_coordinator *c, uint64_t now_us, Body body) {
+    try {
+        body(c->impl);
+    } catch (const std::exception &e) {
+        c->impl.give_up(std::string("internal error: ") + e.what(), now_us);
+    }
+}
+
 bool initiate(hs_coordinator *c, Request::Kind kind, const char *request, uint64_t now_us,
               char **error) {
     return guarded(error, false, [&] {
@@ -47,31 +59,34 @@ bool hs_coordinator_restore(hs_coordinator *c, const char *request_json, uint64_
 }
 
 void hs_coordinator_cancel(hs_coordinator *c, const char *reason, uint64_t now_us) {
-    c->impl.cancel(text_or(reason, "by the user"), now_us);
+    event(c, now_us, [&](Coordinator &it) { it.cancel(text_or(reason, "by the user"), now_us); });
 }
 
 void hs_coordinator_link_up(hs_coordinator *c, hs_link link, bool inbound, const char *address,
                             uint64_t now_us) {
-    c->impl.link_up(link, inbound, text_or(address, ""), now_us);
+    event(c, now_us,
+          [&](Coordinator &it) { it.link_up(link, inbound, text_or(address, ""), now_us); });
 }
 
 void hs_coordinator_link_down(hs_coordinator *c, hs_link link, const char *address,
                               const char *reason, uint64_t now_us) {
-    c->impl.link_down(link, text_or(address, ""), text_or(reason, "connection closed"), now_us);
+    event(c, now_us, [&](Coordinator &it) {
+        it.link_down(link, text_or(address, ""), text_or(reason, "connection closed"), now_us);
+    });
 }
 
 void hs_coordinator_bytes(hs_coordinator *c, hs_link link, const uint8_t *data, size_t size,
                           uint64_t now_us) {
-    c->impl.bytes(link, {data, size}, now_us);
+    event(c, now_us, [&](Coordinator &it) { it.bytes(link, {data, size}, now_us); });
 }
 
 void hs_coordinator_tick(hs_coordinator *c, uint64_t now_us) {
-    c->impl.tick(now_us);
+    event(c, now_us, [&](Coordinator &it) { it.tick(now_us); });
 }
 
 void hs_coordinator_local(hs_coordinator *c, hs_local_kind kind, const char *json,
                           uint64_t now_us) {
-    c->impl.local(kind, json, now_us);
+    event(c, now_us, [&](Coordinator &it) { it.local(kind, json, now_us); });
 }
 
 bool hs_coordinator_next_action(hs_coordinator *c, hs_action *action) {

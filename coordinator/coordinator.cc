@@ -386,6 +386,15 @@ void Coordinator::tick(uint64_t now_us) {
     settle();
 }
 
+void Coordinator::give_up(const std::string &reason, uint64_t now_us) {
+    advance(now_us);
+    if (initiator_) {
+        initiator_->fail(reason, now_us_);
+    }
+    peer_.on_local(HS_LOCAL_FAILED, {{"error", reason}}, now_us_);
+    settle();
+}
+
 std::optional<Action> Coordinator::next_action() {
     if (actions_.empty()) {
         return std::nullopt;

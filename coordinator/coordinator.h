@@ -44,6 +44,9 @@ class Coordinator final : private PeerOutlet, private InitiatorOutlet {
     void tick(uint64_t now_us);
     void local(hs_local_kind kind, const char *json, uint64_t now_us);
 
+    // After an error inside: ends what is on here.
+    void give_up(const std::string &reason, uint64_t now_us);
+
     std::optional<Action> next_action();
     Json status() const;
 

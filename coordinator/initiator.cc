@@ -370,9 +370,13 @@ void Initiator::on_publish_failed(const std::string &reason, uint64_t now_us) {
 }
 
 void Initiator::cancel(const std::string &reason, uint64_t now_us) {
+    fail("cancelled: " + reason, now_us);
+}
+
+void Initiator::fail(const std::string &reason, uint64_t now_us) {
     now_us_ = now_us;
     if (stage_ != Stage::publish && stage_ != Stage::abort && stage_ != Stage::done) {
-        abort("cancelled: " + reason);
+        abort(reason);
     }
 }
 

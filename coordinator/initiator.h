@@ -50,6 +50,7 @@ class Initiator {
     void on_published(uint64_t now_us);
     void on_publish_failed(const std::string &reason, uint64_t now_us);
     void cancel(const std::string &reason, uint64_t now_us);
+    void fail(const std::string &reason, uint64_t now_us); // of this process
     void tick(uint64_t now_us);
 
     uint64_t deadline() const;

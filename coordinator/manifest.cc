@@ -29,11 +29,12 @@ std::optional<Pause> pause_of(const MemberRecord &member) {
 bool comparable(const RunRecord &record) {
     std::string first;
     for (const MemberRecord &member : record.members) {
-        const std::string boot = get_string(member.prepared.info, "boot_id", "");
-        if (boot.empty() || (!first.empty() && boot != first)) {
+        const auto boot = member.prepared.info.find("boot_id");
+        if (boot == member.prepared.info.end() || !boot->is_string() ||
+            (!first.empty() && *boot != first)) {
             return false;
         }
-        first = boot;
+        first = boot->get<std::string>();
     }
     return true;
 }

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Both headers as C11 sees them, and the contracts that only a C caller meets: ownership of
+// strings, NULL errors, struct sizes.
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "hotsnap/coordinator.h"
+#include "hotsnap/mediator.h"
+
+static int failures;
+
+#define CHECK(condition)                                                                           \
+    do {                                                                                           \
+        if (!(condition)) {                                                                        \
+            fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition);                        \
+            failures++;                                                                            \
+        }                                                                                          \
+    } while (0)
+
+/* Strings are freed as hs_string_free() of the snapshot library does. */
+static void check_string(char *text, const char *part)
+{
+    CHECK(text && strstr(text, part));
+    if (text && !strstr(text, part)) {
+        fprintf(stderr, "  '%s' has no '%s'\n", text, part);
+    }
+    free(text);
+}
+
+static void test_coordinator(void)
+{
+    char *error = NULL;
+    hs_action action;
+    bool prepared = false, connected = false, timer = false;
+
+    CHECK(!hs_coordinator_new("a/b", &error));
+    check_string(error, "a/b");
+    CHECK(!hs_coordinator_new(NULL, NULL));
+
+    hs_coordinator *c = hs_coordinator_new("db", NULL);
+    CHECK(c);
+    CHECK(!hs_coordinator_next_action(c, &action));
+    error = NULL;
+    CHECK(!hs_coordinator_snapshot(c, "{", 0, &error));
+    check_string(error, "JSON");
+    CHECK(!hs_coordinator_snapshot(c, NULL, 0, NULL));
+    CHECK(hs_coordinator_snapshot(c,
+                                  "{\"tag\":\"t1\",\"directory\":\"/b\",\"members\":["
+                                  "{\"name\":\"web\",\"address\":\"unix:/run/web.sock\"}]}",
+                                  1000, NULL));
+    while (hs_coordinator_next_action(c, &action)) {
+        CHECK(action.text);
+        prepared |= action.kind == HS_DO_PREPARE && strstr(action.text, "\"t1\"");
+        connected |= action.kind == HS_DO_CONNECT && !strcmp(action.text, "unix:/run/web.sock");
+        timer |= action.kind == HS_DO_TIMER && action.deadline_us > 1000;
+    }
+    CHECK(prepared && connected && timer);
+    hs_coordinator_link_up(c, 7, false, "unix:/run/web.sock", 2000);
+    CHECK(hs_coordinator_next_action(c, &action));
+    CHECK(action.kind == HS_DO_SEND && action.link == 7 && action.size > 4 && action.data);
+    check_string(hs_coordinator_status_json(c), "\"phase\":\"prepare\"");
+    hs_coordinator_bytes(c, 7, (const uint8_t *)"\xff\xff\xff\xff", 4, 3000);
+    bool failed = false;
+    hs_coordinator_local(c, HS_LOCAL_ABORTED, NULL, 4000);
+    while (hs_coordinator_next_action(c, &action)) {
+        failed |= action.kind == HS_SAY_FINISHED && action.failed;
+    }
+    CHECK(failed);
+    hs_coordinator_free(c);
+    hs_coordinator_free(NULL);
+}
+
+static const char *members = "[{\"name\":\"a\",\"macs\":[\"52:54:00:00:00:01\"]},"
+                             "{\"name\":\"b\",\"macs\":[\"52:54:00:00:00:02\"]}]";
+
+static void test_mediator(void)
+{
+    const uint8_t mac[6] = {0x52, 0x54, 0, 0, 0, 1};
+    uint8_t octet = 0;
+    uint8_t sent[60] = {0x52, 0x54, 0, 0, 0, 2, 0x52, 0x54, 0, 0, 0, 1, 8, 0};
+    uint8_t received[60] = {0x52, 0x54, 0, 0, 0, 1, 0x56, 0x54, 0, 0, 0, 2, 8, 0};
+    char *error = NULL;
+    hs_mediator *m = hs_mediator_new();
+    uint32_t nic = hs_mediator_add_nic(m, "net0", mac);
+    hs_frame out = {nic, HS_FROM_GUEST, sent, sizeof(sent), 0};
+    hs_frame in = {nic, HS_TO_GUEST, received, sizeof(received), 0};
+    char folder[] = "/tmp/hotsnap-c-XXXXXX", pcap[64], vnet[64];
+
+    CHECK(mkdtemp(folder));
+    snprintf(pcap, sizeof(pcap), "%s/p", folder);
+    snprintf(vnet, sizeof(vnet), "%s/v", folder);
+    check_string(hs_mediator_nics_json(m), "52:54:00:00:00:01");
+    CHECK(!hs_mediator_prepare(m, 2, "a", "[]", true, &error));
+    check_string(error, "'a'");
+    CHECK(!hs_mediator_prepare(m, 2, NULL, NULL, true, NULL));
+    CHECK(hs_mediator_prepare(m, 2, "a", members, true, NULL));
+    hs_mediator_start_coloring(m);
+    CHECK(hs_mediator_frame(m, &out, 0, &octet) == HS_PASS && octet == 0x56);
+    hs_mediator_cut(m);
+    CHECK(hs_mediator_frame(m, &out, 0, &octet) == HS_PASS && octet == 0x5a);
+    check_string(hs_mediator_white_sent_json(m), "\"52:54:00:00:00:01>52:54:00:00:00:02\":1");
+    CHECK(hs_mediator_frame(m, &in, 5, &octet) == HS_PASS && octet == 0x52);
+    CHECK(hs_mediator_expect(m, "{\"52:54:00:00:00:02>52:54:00:00:00:01\":1}", NULL));
+    CHECK(hs_mediator_channels_complete(m));
+
+    hs_mediator_stats stats = {.struct_size = sizeof(stats)};
+    hs_mediator_get_stats(m, &stats);
+    CHECK(stats.white_sent == 1 && stats.recorded == 1 && stats.red_sent == 1);
+    struct {
+        size_t struct_size;
+        uint64_t white_sent, next;
+    } older = {.struct_size = 2 * sizeof(size_t), .next = 42};
+    hs_mediator_get_stats(m, (hs_mediator_stats *)&older);
+    CHECK(older.white_sent == 1 && older.next == 42 && older.struct_size == 2 * sizeof(size_t));
+
+    CHECK(hs_mediator_write_channel(m, pcap, vnet, NULL));
+    error = NULL;
+    CHECK(!hs_mediator_write_channel(m, pcap, vnet, &error));
+    check_string(error, pcap);
+    hs_mediator_end_coloring(m);
+    hs_mediator_reset(m);
+    CHECK(!hs_mediator_next_released(m, &in));
+    hs_mediator_remove_nic(m, nic);
+    hs_mediator_free(m);
+
+    hs_playback *p = hs_playback_open(pcap, vnet, NULL);
+    CHECK(p && hs_playback_count(p) == 1);
+    CHECK(p && hs_playback_next(p, &in) && in.size == 60 && in.data[6] == 0x52 && in.nic == nic);
+    CHECK(p && !hs_playback_next(p, &in));
+    hs_playback_free(p);
+    error = NULL;
+    CHECK(!hs_playback_open(pcap, pcap, &error));
+    check_string(error, pcap);
+    unlink(pcap);
+    unlink(vnet);
+    rmdir(folder);
+}
+
+int main(void)
+{
+    test_coordinator();
+    test_mediator();
+    return failures ? 1 : 0;
+}

@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include <gtest/gtest.h>
+#include <rapidcheck.h>
+
+#include "messages.h"
+#include "wire.h"
+
+namespace hotsnap {
+namespace {
+
+std::span<const uint8_t> bytes(const std::string &text) {
+    return {reinterpret_cast<const uint8_t *>(text.data()), text.size()};
+}
+
+TEST(WireTest, Frame) {
+    EXPECT_EQ(wire::frame("abc"), std::string("\0\0\0\3abc", 7));
+}
+
+// In whatever pieces a stream comes, the messages are the same.
+TEST(WireTest, PiecesDoNotMatter) {
+    EXPECT_TRUE(rc::check([](std::vector<std::string> messages) {
+        std::string stream;
+        std::vector<std::string> sent;
+        for (const std::string &message : messages) {
+            if (!message.empty()) {
+                stream += wire::frame(message);
+                sent.push_back(message);
+            }
+        }
+        wire::Decoder decoder;
+        std::vector<std::string> received;
+        for (size_t at = 0; at < stream.size();) {
+            const size_t piece = *rc::gen::inRange<size_t>(1, stream.size() - at + 1);
+            decoder.feed(bytes(stream.substr(at, piece)));
+            at += piece;
+            while (auto message = decoder.next()) {
+                received.push_back(*message);
+            }
+        }
+        RC_ASSERT(received == sent);
+        RC_ASSERT(decoder.error().empty());
+    }));
+}
+
+TEST(WireTest, TooLongBreaksTheStreamForGood) {
+    for (const std::string &head : {std::string("\0\0\0\0", 4), std::string("\1\0\0\1", 4),
+                                    std::string("\xff\xff\xff\xff", 4), std::string("GET ")}) {
+        wire::Decoder decoder;
+        decoder.feed(bytes(wire::frame("first") + head));
+        EXPECT_EQ(decoder.next(), "first");
+        EXPECT_FALSE(decoder.next());
+        EXPECT_FALSE(decoder.error().empty());
+        decoder.feed(bytes(wire::frame("more")));
+        EXPECT_FALSE(decoder.next());
+    }
+    wire::Decoder decoder;
+    decoder.feed(bytes(std::string("\1\0\0\0", 4))); // exactly the largest
+    EXPECT_FALSE(decoder.next());
+    EXPECT_TRUE(decoder.error().empty());
+}
+
+// Every type survives the way to JSON and back.
+TEST(MessagesTest, RoundTrip) {
+    const Mac a(0x525400000001), b(0x525400000002);
+    const std::vector<Message> messages = {
+        Hello{1, "db"},
+        Error{"why"},
+        Prepare{"r", "t1", "/b", false, 1, 2, 3, {{"x", 1}}},
+        Prepared{"r", 7, {a, b}, {{{"nic", "net0"}}}, {{"boot_id", "x"}}},
+        Refused{"r", "no"},
+        Install{"r", 8, {{"db", {a}}, {"web", {b}}}},
+        Installed{"r"},
+        Arm{"r"},
+        Armed{"r"},
+        Snapshot{"r"},
+        TransientSnapFin{"r", {{{a, b}, 17}}, {{"begin_ns", 1}}, "snapshot"},
+        AllTransientSnapFin{"r", {{{a, b}, 17}, {{b, a}, 0}}},
+        ChannelsFin{"r", 3, 4},
+        ColoringEnd{"r"},
+        FullSnapFin{"r", {{"memory", {{"file", "db/state"}}}}},
+        AllFullSnapFin{"r"},
+        Abort{"r", "why"},
+        Aborted{"r", ""},
+        Progress{"r", 1, 2},
+        Heartbeat{"r"},
+        Restore{"r", "/b/t1", 1, 2, Json::object()},
+        Loaded{"r", Json::object()},
+        Start{"r"},
+        Started{"r", {{"played", 1}}},
+        Restored{"r"},
+    };
+    ASSERT_EQ(messages.size(), std::variant_size_v<Message>);
+    for (size_t i = 0; i < messages.size(); i++) {
+        EXPECT_EQ(messages[i].index(), i);
+        const std::string text = encode(messages[i]);
+        const Message back = decode(text);
+        EXPECT_EQ(back.index(), i) << text;
+        EXPECT_EQ(encode(back), text);
+        EXPECT_EQ(run_of(back), i < 2 ? "" : "r") << text;
+        // Without any one of its fields it is refused.
+        const Json json = parse_json(text);
+        for (const auto &[key, value] : json.items()) {
+            Json less = json;
+            less.erase(key);
+            if (key == "coloring") {
+                continue; // has a default
+            }
+            EXPECT_THROW(decode(to_text(less)), BadInput) << text << " without " << key;
+            Json wrong = json;
+            wrong[key] = value.is_boolean() ? Json(1) : Json(true);
+            EXPECT_THROW(decode(to_text(wrong)), BadInput) << text << " with a wrong " << key;
+        }
+    }
+}
+
+TEST(MessagesTest, BadInput) {
+    for (const char *text : {"", "{", "[]", "null", "{}", "{\"type\":7}", "{\"type\":\"ARM\"}",
+                             "{\"type\":\"ARM\",\"run\":7}", "\xff\xfe"}) {
+        EXPECT_THROW(decode(text), BadInput) << text;
+    }
+    EXPECT_THROW(decode(R"({"type":"MAKE_COFFEE"})"), UnknownMessage);
+    EXPECT_THROW(
+        decode(
+            R"({"type":"TRANSIENT_SNAP_FIN","run":"r","white_sent":{"a>b":1},"pause":{},"cause":""})"),
+        BadInput);
+    std::string deep = R"({"type":"FULL_SNAP_FIN","run":"r","report":{"x":)" +
+                       std::string(1'000'000, '[') + std::string(1'000'000, ']') + "}}";
+    EXPECT_THROW(decode(deep), BadInput);
+    EXPECT_NO_THROW(decode(R"({"type":"ABORT","run":"r","reason":"[[[[\"[[["})"));
+}
+
+TEST(MessagesTest, AnyTextIsRefusedOrRead) {
+    EXPECT_TRUE(rc::check([](const std::string &text) {
+        try {
+            decode(text);
+        } catch (const BadInput &) {
+        }
+    }));
+    // Nearer to the truth: a good message with a changed byte.
+    const std::string good = encode(TransientSnapFin{
+        "run", {{{Mac(0x525400000001), Mac(0x525400000002)}, 17}}, {{"begin_ns", 1}}, "snapshot"});
+    EXPECT_TRUE(rc::check([&good] {
+        std::string text = good;
+        const int changes = *rc::gen::inRange(1, 4);
+        for (int i = 0; i < changes; i++) {
+            text[*rc::gen::inRange<size_t>(0, text.size())] =
+                static_cast<char>(*rc::gen::arbitrary<uint8_t>());
+        }
+        try {
+            decode(text);
+        } catch (const BadInput &) {
+        }
+    }));
+}
+
+TEST(JsonTest, TextThatIsNotUtf8IsReplaced) {
+    EXPECT_NO_THROW(encode(Abort{"r", "cannot open \xff\xfe"}));
+    EXPECT_NO_THROW(decode(encode(Abort{"r", "cannot open \xff\xfe"})));
+}
+
+} // namespace
+} // namespace hotsnap
