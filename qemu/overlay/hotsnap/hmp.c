@@ -57,6 +57,10 @@ void hmp_info_hotsnap(Monitor *mon, const QDict *qdict)
     if (hmp_handle_error(mon, err)) {
         return;
     }
+    if (!info->name) {
+        monitor_printf(mon, "This VM is not a member of a cluster\n");
+        return;
+    }
     monitor_printf(mon, "member:  %s, listens at %s\n", info->name,
                    info->address);
     monitor_printf(mon, "phase:   %s, role %s, epoch %" PRIu64 "\n",

@@ -80,13 +80,13 @@ void hotsnap_query_update(HotsnapEpoch *e)
 
 HotsnapInfo *qmp_query_hotsnap(Error **errp)
 {
-    HotsnapMember *m = hotsnap_member(errp);
-    HotsnapInfo *info;
+    HotsnapMember *m = hotsnap_member(NULL);
+    HotsnapInfo *info = g_new0(HotsnapInfo, 1);
 
     if (!m) {
-        return NULL;
+        info->role = g_strdup("none");
+        return info;
     }
-    info = g_new0(HotsnapInfo, 1);
     info->name = g_strdup(m->name);
     info->address = g_strdup(m->listen);
     info->phase = m->phase;
