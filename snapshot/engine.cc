@@ -65,8 +65,10 @@ bool write_faults(WriteTrap &trap, const GuestMemory &memory) {
     trap.attach(memory);
     trap.prepare(all);
     trap.arm(all);
+    // Relaxed: some tools do a stronger store under a lock of their own, which would stay locked.
+    constexpr auto relaxed = std::memory_order_relaxed;
     auto *byte = reinterpret_cast<std::atomic<char> *>(block.host);
-    std::thread writer = spawn("hs-probe", [byte] { byte->store(1); });
+    std::thread writer = spawn("hs-probe", [byte] { byte->store(1, relaxed); });
     std::array<WriteFault, 1> fault;
     bool seen = false;
     const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(2);
@@ -75,10 +77,10 @@ bool write_faults(WriteTrap &trap, const GuestMemory &memory) {
         std::this_thread::yield();
     }
     // Untouched while it was trapped: the kernel did hold the write back.
-    const bool held = byte->load() == 0;
+    const bool held = byte->load(relaxed) == 0;
     trap.detach(false);
     writer.join();
-    return seen && held && byte->load() == 1;
+    return seen && held && byte->load(relaxed) == 1;
 }
 
 } // namespace

@@ -38,8 +38,6 @@ void reserve_huge_pages(uint64_t pages) {
     std::ofstream(path) << before + reserved;
 }
 
-// The library must see these writes only through the kernel, as with a real guest, whose writes no
-// sanitizer sees either.
 __attribute__((no_sanitize("thread", "address"))) void poke(std::byte *at, uint64_t value) {
     *reinterpret_cast<volatile uint64_t *>(at) = value;
 }
@@ -52,6 +50,16 @@ uint64_t next(uint64_t &state) { // xorshift64
 }
 
 } // namespace
+
+__attribute__((noinline, no_sanitize("thread", "address"))) void guest_write(std::byte *at,
+                                                                             uint8_t value) {
+    *reinterpret_cast<volatile uint8_t *>(at) = value;
+}
+
+__attribute__((noinline, no_sanitize("thread", "address"))) uint8_t
+guest_read(const std::byte *at) {
+    return *reinterpret_cast<const volatile uint8_t *>(at);
+}
 
 Region::Region(std::string name, Kind kind, uint64_t length)
     : name_(std::move(name)), kind_(kind), length_(length) {

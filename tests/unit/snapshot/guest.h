@@ -47,6 +47,11 @@ class Region {
     std::string why_;
 };
 
+// One access of a guest: seen by the library, and ordered, through the kernel only, as with a real
+// guest; so no sanitizer sees it either.
+void guest_write(std::byte *at, uint8_t value);
+uint8_t guest_read(const std::byte *at);
+
 // Threads that write to the regions until destroyed; they can be paused like vCPUs.
 class Writers {
   public:
