@@ -51,7 +51,7 @@ static void cancel_bh(void *opaque)
 {
     HotsnapMember *m = opaque;
 
-    hs_coordinator_cancel(m->coordinator, "cancelled by the user",
+    hs_coordinator_cancel(m->coordinator, "by the user",
                           hotsnap_now_us());
     hotsnap_dispatch(m);
     object_unref(OBJECT(m));
