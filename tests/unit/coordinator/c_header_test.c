@@ -20,8 +20,7 @@ static int failures;
     } while (0)
 
 /* Strings are freed as hs_string_free() of the snapshot library does. */
-static void check_string(char *text, const char *part)
-{
+static void check_string(char *text, const char *part) {
     CHECK(text && strstr(text, part));
     if (text && !strstr(text, part)) {
         fprintf(stderr, "  '%s' has no '%s'\n", text, part);
@@ -29,8 +28,7 @@ static void check_string(char *text, const char *part)
     free(text);
 }
 
-static void test_coordinator(void)
-{
+static void test_coordinator(void) {
     char *error = NULL;
     hs_action action;
     bool prepared = false, connected = false, timer = false;
@@ -75,8 +73,7 @@ static void test_coordinator(void)
 static const char *members = "[{\"name\":\"a\",\"macs\":[\"52:54:00:00:00:01\"]},"
                              "{\"name\":\"b\",\"macs\":[\"52:54:00:00:00:02\"]}]";
 
-static void test_mediator(void)
-{
+static void test_mediator(void) {
     const uint8_t mac[6] = {0x52, 0x54, 0, 0, 0, 1};
     uint8_t octet = 0;
     uint8_t sent[60] = {0x52, 0x54, 0, 0, 0, 2, 0x52, 0x54, 0, 0, 0, 1, 8, 0};
@@ -138,8 +135,7 @@ static void test_mediator(void)
     rmdir(folder);
 }
 
-int main(void)
-{
+int main(void) {
     test_coordinator();
     test_mediator();
     return failures ? 1 : 0;
