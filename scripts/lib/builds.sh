@@ -75,10 +75,11 @@ build_host() {
         die "the libraries do not compile" "the whole log: build/logs/build-$label.log"
 }
 
-# build_sanitized NAME SANITIZERS: build/host-NAME. A report ends the program, so that a test which
-# provokes one fails.
+# build_sanitized NAME SANITIZERS PARTS: build/host-NAME, with the tests of these PARTS. A report
+# ends the program, so that a test which provokes one fails.
 build_sanitized() {
     build_host "$HOTSNAP_BUILD/host-$1" "-Db_sanitize=$2" -Db_lundef=false \
+        -Doptimization=1 "-Dtest_parts=$3" \
         -Dc_args=-fno-sanitize-recover=all -Dcpp_args=-fno-sanitize-recover=all
 }
 
