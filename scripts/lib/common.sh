@@ -173,14 +173,20 @@ install_packages() {
     ((EUID == 0)) || die "these packages are missing: $*" \
         "run 'sudo apt-get install --no-install-recommends $*', or this script as root"
     step_must_finish=1
-    # The machine's package lists may be absent or older than its mirror.
+    # A new machine has no package lists yet; an old one may have lists of what its mirror no
+    # longer has, which only shows when it is asked for.
+    apt-cache show "$@" >/dev/null 2>&1 || update_package_lists
     if ! HOTSNAP_FAILURE_LINES=0 run_step "install ${#} package(s)" apt-install "${command[@]}" "$@"; then
-        run_step "update the package lists" apt-update \
-            env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=900 update || true
+        update_package_lists
         run_step "install ${#} package(s)" apt-install "${command[@]}" "$@" ||
             die "apt-get could not install: $*" "see the log above; repair apt, then run this again"
     fi
     step_must_finish=
+}
+
+update_package_lists() {
+    run_step "update the package lists" apt-update \
+        env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=900 update || true
 }
 
 # --- the build lock ----------------------------------------------------------------------------
