@@ -71,6 +71,7 @@ void FaultService::stop() {
 }
 
 void FaultService::run() {
+    ask_for_priority();
     std::array<WriteFault, faults_at_once> faults;
     SpinTime spin;
     uint64_t idle_since = now_ns();

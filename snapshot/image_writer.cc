@@ -132,6 +132,7 @@ void ImageWriter::discard() {
 }
 
 void ImageWriter::run() {
+    ask_for_priority(); // a fault that finds no free slot waits for this thread
     for (;;) {
         bool stopping;
         {

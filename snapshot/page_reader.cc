@@ -8,9 +8,12 @@
 #include <array>
 #include <bit>
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
 #include <fcntl.h>
+#include <fstream>
 #include <linux/magic.h>
+#include <string_view>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
@@ -47,6 +50,19 @@ void read_pages(const MemoryBlock &block, uint64_t first, uint64_t count, std::b
         out += n;
         left -= static_cast<size_t>(n);
     }
+}
+
+uint64_t anonymous_bytes_of_process() {
+    uint64_t kib = 0;
+    std::ifstream status("/proc/self/status");
+    for (std::string line; std::getline(status, line);) {
+        for (const std::string_view name : {"RssAnon:", "VmSwap:"}) {
+            if (line.starts_with(name)) {
+                kib += std::strtoull(line.c_str() + name.size(), nullptr, 10);
+            }
+        }
+    }
+    return kib == 0 ? ~uint64_t{0} : kib * 1024; // 0: this kernel does not tell
 }
 
 } // namespace
@@ -172,24 +188,24 @@ GroupMask PageReader::copy(const MemoryBlock &block, uint64_t first, GroupMask m
     return static_cast<GroupMask>(nonzero);
 }
 
-uint64_t PageReader::resident_bytes() const {
-    constexpr uint64_t window = 16384; // pages asked about at a time
-    uint64_t pages = 0;
+// Asking about each page would take as long as a pass over all memory; the kernel's own accounts
+// are at hand: of the process for anonymous memory, of the file for shared memory.
+uint64_t PageReader::resident_bytes(uint64_t not_guest) const {
+    uint64_t anonymous = 0;
+    uint64_t others = 0;
     for (const MemoryBlock &block : memory_.blocks()) {
         struct stat file;
-        if (way_of(block) == Way::pread && fstat(block.fd, &file) == 0) {
-            const uint64_t allocated = static_cast<uint64_t>(file.st_blocks) * 512 / page_bytes;
-            pages += std::min(allocated, block.pages());
-            continue;
-        }
-        for (uint64_t first = 0; first < block.pages(); first += window) {
-            const PageRun run{&block, first, std::min(window, block.pages() - first)};
-            std::vector<bool> absent(run.count);
-            find_absent(run, absent);
-            pages += run.count - static_cast<uint64_t>(std::ranges::count(absent, true));
+        if (way_of(block) == Way::pagemap) {
+            anonymous += block.length;
+        } else if ((way_of(block) == Way::pread || way_of(block) == Way::seek) &&
+                   fstat(block.fd, &file) == 0) {
+            others += std::min(static_cast<uint64_t>(file.st_blocks) * 512, block.length);
+        } else {
+            others += block.length;
         }
     }
-    return pages * page_bytes;
+    const uint64_t process = anonymous_bytes_of_process();
+    return std::min(anonymous, process - std::min(process, not_guest)) + others;
 }
 
 } // namespace hotsnap

@@ -47,8 +47,9 @@ class PageReader {
     // thread.
     GroupMask copy(const MemoryBlock &block, uint64_t first, GroupMask mask, Slot slot) const;
 
-    // Upper bound of the bytes that are not holes, for the space check.
-    uint64_t resident_bytes() const;
+    // Upper bound of the bytes that are not holes, for the space check; in O(1). `not_guest`:
+    // anonymous memory of this process that is known not to be the guest's.
+    uint64_t resident_bytes(uint64_t not_guest) const;
 
   private:
     enum class Way { plain, pagemap, seek, pagemap_and_seek, pread };

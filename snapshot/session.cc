@@ -96,7 +96,7 @@ std::function<void(const std::string &)> Session::aborter() {
 }
 
 void Session::check_space() const {
-    const uint64_t data = reader_->resident_bytes();
+    const uint64_t data = reader_->resident_bytes(pool_.slots() * group_bytes);
     const uint64_t sums = layout_.pages_end() / page_bytes * sizeof(uint64_t);
     const uint64_t needed = data + sums + space_margin;
     const uint64_t free = free_bytes_for(options_.image_path);

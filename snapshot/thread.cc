@@ -3,6 +3,8 @@
 
 #include <csignal>
 #include <pthread.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 namespace hotsnap {
 
@@ -22,6 +24,11 @@ std::thread spawn(const char *name, std::function<void()> body) {
         pthread_sigmask(SIG_SETMASK, &before, nullptr);
         throw;
     }
+}
+
+void ask_for_priority() {
+    constexpr int niceness = -15;
+    setpriority(PRIO_PROCESS, static_cast<id_t>(gettid()), niceness);
 }
 
 } // namespace hotsnap

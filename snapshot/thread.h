@@ -12,6 +12,11 @@ namespace hotsnap {
 // std::system_error when the system has no thread to give.
 std::thread spawn(const char *name, std::function<void()> body);
 
+// Has the calling thread come ahead of others where the system allows it, and changes nothing where
+// it does not. For threads a guest waits for: on a small host that its vCPUs keep busy, a thread of
+// the same rank gets a processor milliseconds late.
+void ask_for_priority();
+
 // One step of a spin loop.
 inline void relax_cpu() {
 #if defined(__x86_64__) || defined(__i386__)

@@ -102,15 +102,15 @@ TEST(Failure, TooLittleSpaceIsNoticedBefore) {
 
 TEST(Failure, SpaceThatRunsOutDuringTheCopy) {
     const Folder folder;
-    const int status = in_file_system(folder.path(), "tmpfs", "size=40m", [&] {
+    const int status = in_file_system(folder.path(), "tmpfs", "size=100m", [&] {
         setenv("TMPDIR", folder.path().c_str(), 1);
-        Region ram("pc.ram", Kind::anonymous, 128 * MiB);
+        Region ram("pc.ram", Kind::anonymous, 256 * MiB);
         ram.fill(0, 1000); // little memory in use when the space is checked
         Snapshot snapshot({&ram});
-        Writers writers({&ram}, 2, 128 * MiB);
+        Writers writers({&ram}, 2, 256 * MiB);
         writers.pause();
         ASSERT_EQ(snapshot.create(), "");
-        ram.fill(0, 128 * MiB / 4096);
+        ram.fill(0, 256 * MiB / 4096);
         writers.resume();
         ASSERT_EQ(snapshot.arm(), "");
         writers.pause();
