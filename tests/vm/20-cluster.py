@@ -8,6 +8,7 @@ of the restored cluster, with another initiator each time.
 """
 
 import json
+import re
 import time
 from pathlib import Path
 
@@ -53,12 +54,21 @@ def rows_are_there(cluster: Cluster, tag: str) -> None:
           f"the client had {acknowledged} rows acknowledged, the disk has {found.group(1)}")
 
 
+def disk_writes(cluster: Cluster) -> int:
+    """How many writes of hs-disktag have completed, waiting for the first line."""
+    console = cluster["db"].vm
+    console.wait_console(r"disktag db issued=")
+    return int(re.findall(r"disktag db issued=\d+ completed=(\d+)", console.text())[-1])
+
+
 def alive(cluster: Cluster, before: Chatter | None = None, seconds: float = 4) -> Chatter:
     """All pairs exchange messages, none is missing, no connection was made anew."""
     first = Chatter.wait(cluster)
+    disk = disk_writes(cluster)
     time.sleep(seconds)
     last = Chatter.wait(cluster)
     last.must_have_moved_on(first)
+    check(disk_writes(cluster) > disk, "the database member's disk takes no more writes")
     last.must_be_unharmed(before)
     return last
 

@@ -240,9 +240,6 @@ static void *arm_task(void *opaque)
             hs_string_free(error);
         }
     }
-    if (!err) {
-        hotsnap_quiesce(e);
-    }
     rcu_unregister_thread();
     hotsnap_epoch_drop_if_aborting(e, &err);
     hotsnap_epoch_task_done(e);
@@ -405,14 +402,13 @@ void hotsnap_epoch_abort(HotsnapMember *m, const char *text)
 {
     HotsnapEpoch *e = m->epoch;
 
-    /* Frames and disks first: they must flow whatever else is to undo. */
+    /* Frames first: they must flow whatever else is left to undo. */
     hs_mediator_reset(m->mediator);
     hotsnap_filters_release(m);
     if (!e) {
         hotsnap_local(m, HS_LOCAL_ABORTED, NULL);
         return;
     }
-    hotsnap_quiesce_end(e);
     if (e->aborting) {
         return;
     }

@@ -90,7 +90,6 @@ typedef struct HotsnapEpoch {
     QemuEvent memory_event;
     char *memory_error;    /* set before memory_event */
 
-    QEMUTimer *hold_timer; /* while disk requests are held back */
     QEMUTimer *progress_timer;
 
     bool task_running;
@@ -215,10 +214,6 @@ bool hotsnap_disks_switch(HotsnapEpoch *e, Error **errp); /* in the pause */
 bool hotsnap_disks_settle(HotsnapEpoch *e, Error **errp); /* after it */
 void hotsnap_disks_undo(HotsnapEpoch *e);
 void hotsnap_disks_free(HotsnapEpoch *e);
-
-/* quiesce.c */
-void hotsnap_quiesce(HotsnapEpoch *e); /* worker */
-void hotsnap_quiesce_end(HotsnapEpoch *e); /* if it holds requests back */
 
 /* pause.c */
 bool hotsnap_pause_and_cut(HotsnapEpoch *e, Error **errp);

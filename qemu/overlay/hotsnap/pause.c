@@ -6,10 +6,11 @@
  * packet mediator. Order matters:
  *
  *   stop       vCPUs stand still, devices know (queued packets are flushed).
- *   drain      in-flight disk requests complete; quiesce.c saw to it that
- *              there are hardly any. No new ones start. From here on nothing
- *              writes to guest memory: vCPUs stopped, block layer quiescent
- *              (iothreads included), network and timers behind the BQL.
+ *   drain      in-flight disk requests complete; no new ones start. From here
+ *              on nothing writes to guest memory: vCPUs stopped, block layer
+ *              quiescent (iothreads included), network and timers behind the
+ *              BQL. They must complete, not wait: a request that a device has
+ *              taken from its queue is in no device's saved state.
  *   devices    state to a buffer. Before "protect", since saving may touch
  *              guest memory.
  *   protect    the memory's instant.
@@ -114,7 +115,6 @@ bool hotsnap_pause_and_cut(HotsnapEpoch *e, Error **errp)
     step_done(&clock, "color");
 
     bdrv_drain_all_end();
-    hotsnap_quiesce_end(e);
     step_done(&clock, "undrain");
 
     if (was_live) {
