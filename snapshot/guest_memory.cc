@@ -68,7 +68,7 @@ const MemoryBlock *GuestMemory::block_of_address(uint64_t address) const {
         return nullptr;
     }
     const MemoryBlock *block = *std::prev(next);
-    return address - address_of(*block) < block->length ? block : nullptr;
+    return address - address_of(*block) < block->mapped_length() ? block : nullptr;
 }
 
 PageRun GuestMemory::aligned_run(const MemoryBlock &block, uint64_t page, uint64_t pages) {

@@ -31,6 +31,8 @@ struct MemoryBlock {
     uint64_t pages() const { return length / page_bytes; }
     uint64_t unit_pages() const { return page_size / page_bytes; }
     bool huge() const { return page_size > page_bytes; }
+    // Whole backing pages: the last one need not be used to its end, but is trapped as a whole.
+    uint64_t mapped_length() const { return (length + page_size - 1) & ~(page_size - 1); }
 };
 
 // A run of pages of one block; `first` counts from the start of the block.

@@ -81,11 +81,6 @@ uint64_t needed_features(const GuestMemory &memory) {
     return needed;
 }
 
-// Of the mapping, which is at least as long as the used part of the block.
-uint64_t mapped_length(const MemoryBlock &block) {
-    return (block.length + block.page_size - 1) & ~(block.page_size - 1);
-}
-
 uint64_t start_of(const MemoryBlock &block) {
     return reinterpret_cast<uint64_t>(block.host);
 }
@@ -128,7 +123,7 @@ void UffdTrap::attach(const GuestMemory &memory) {
 
 void UffdTrap::attach_block(const MemoryBlock &block) const {
     uffdio_register request{};
-    request.range = {start_of(block), mapped_length(block)};
+    request.range = {start_of(block), block.mapped_length()};
     request.mode = UFFDIO_REGISTER_MODE_WP;
     if (ioctl(uffd_.get(), UFFDIO_REGISTER, &request) < 0) {
         const char *hint = "";
@@ -246,7 +241,7 @@ void UffdTrap::detach(bool all_released) {
 // protection the kernel's unregister wakes nobody. In between nothing can begin to wait, since
 // nothing is protected any more.
 void UffdTrap::detach_block(const MemoryBlock &block, bool all_released) const {
-    const uint64_t end = start_of(block) + mapped_length(block);
+    const uint64_t end = start_of(block) + block.mapped_length();
     // hugetlbfs: a slice must be made of whole pages.
     const uint64_t slice = std::max(detach_slice, block.page_size);
     for (uint64_t at = start_of(block); at < end; at += slice) {

@@ -63,6 +63,35 @@ TEST(Failure, BadOptionsAreRefused) {
     EXPECT_EQ(snapshot.folder.files(), 0u);
 }
 
+// A page that cannot be read fails the snapshot, and nobody is left waiting for it.
+TEST(Failure, MemoryThatCannotBeRead) {
+    Region ram("pc.ram", Kind::huge_memfd, 16 * MiB);
+    if (!ram.usable()) {
+        GTEST_SKIP() << ram.why();
+    }
+    ram.fill(0, 16 * MiB / 4096);
+    const int empty = open("/dev/null", O_RDWR);
+    Snapshot snapshot({&ram});
+    snapshot.adjust = [=](hs_ram_block &block) { block.fd = empty; };
+    Writers writers({&ram}, 3, 16 * MiB);
+    ASSERT_EQ(snapshot.create(), "");
+    ASSERT_EQ(snapshot.arm(), "");
+    writers.pause();
+    ASSERT_EQ(snapshot.cut(), "");
+    writers.resume();
+    std::string error = snapshot.start(); // a fault may have met it already
+    if (error.empty()) {
+        error = snapshot.wait();
+    }
+    EXPECT_TRUE(contains(error, "cannot read memory block \"pc.ram\"")) << error;
+    EXPECT_EQ(snapshot.folder.files(), 0u);
+    const uint64_t writes = writers.writes();
+    while (writers.writes() < writes + 10'000) {
+        std::this_thread::yield();
+    }
+    close(empty);
+}
+
 // Runs `body` in a child with a mount namespace of its own, in which a file system of `type` is
 // mounted at `path`. The child's exit status says how it went: 0 passed, 77 not possible here.
 template <typename Body>

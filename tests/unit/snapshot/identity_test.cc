@@ -176,6 +176,30 @@ TEST(Identity, DumpHoldsTheSameMemory) {
     EXPECT_TRUE(other.tail.empty());
 }
 
+// The used length need not be whole huge pages.
+TEST(Identity, BlockThatEndsInsideAHugePage) {
+    for (const Kind kind : {Kind::huge_memfd, Kind::huge_anonymous}) {
+        Region ram("pc.ram", kind, 6 * MiB);
+        if (!ram.usable()) {
+            GTEST_SKIP() << ram.why();
+        }
+        const uint64_t used = 4 * MiB + 21 * 4096;
+        ram.fill(0, 1536);
+        Snapshot snapshot({&ram});
+        snapshot.adjust = [](hs_ram_block &block) { block.length = used; };
+        Writers writers({&ram}, 2, 6 * MiB);
+        ASSERT_EQ(snapshot.create(), "");
+        ASSERT_EQ(snapshot.arm(), "");
+        writers.pause();
+        ASSERT_EQ(snapshot.cut(), "");
+        std::vector<std::byte> at_cut(ram.memory(), ram.memory() + used);
+        writers.resume();
+        ASSERT_EQ(snapshot.start(), "");
+        ASSERT_EQ(snapshot.wait(), "");
+        EXPECT_EQ(torn_pages(at_cut, snapshot.load().blocks.at("pc.ram").memory), 0u);
+    }
+}
+
 TEST(Holes, UntouchedMemoryIsNeitherPopulatedNorWritten) {
     for (const Kind kind : {Kind::anonymous, Kind::memfd, Kind::private_memfd, Kind::huge_memfd}) {
         Region ram("pc.ram", kind, 256 * MiB);

@@ -52,6 +52,9 @@ std::string Snapshot::create() {
     std::vector<hs_ram_block> blocks;
     for (const Region *region : regions_) {
         blocks.push_back(region->block());
+        if (adjust) {
+            adjust(blocks.back());
+        }
     }
     char *error = nullptr;
     handle_ = hs_snapshot_new(&options, blocks.data(), blocks.size(), &error);

@@ -7,6 +7,7 @@
 #include "mapped_ram.h"
 
 #include <condition_variable>
+#include <functional>
 #include <mutex>
 #include <optional>
 #include <string>
@@ -23,6 +24,7 @@ class Snapshot {
     hs_snapshot_options options;
     std::string image;
     std::string sums;
+    std::function<void(hs_ram_block &)> adjust; // of what create() passes
 
     // Each returns the error, empty when there was none.
     std::string create();
