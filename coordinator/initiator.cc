@@ -29,7 +29,6 @@ Initiator::Initiator(Request request, std::string run, InitiatorOutlet &out)
 void Initiator::start(uint64_t now_us) {
     now_us_ = now_us;
     heartbeat_deadline_ = after(now_us, request_.heartbeat_us);
-    unpromised_ = links_.size();
     if (request_.kind == Request::Kind::snapshot) {
         enter(Stage::prepare, "prepare", request_.prepare_timeout_us);
     } else {
@@ -81,8 +80,8 @@ void Initiator::on_member_down(size_t member, const std::string &reason, uint64_
     case Stage::full:
     case Stage::publish:
         // All channels are closed and its part is durable: whatever became of the member, the
-        // bundle needs it no more. (In the drain stage its channels still count: then abort.)
-        if (link.promised) {
+        // bundle needs it no more.
+        if (stage_ == Stage::publish || link.answered) {
             record_.warnings.push_back(name(member) + " was lost (" + reason +
                                        ") after its part was complete; its files are kept");
             return;
@@ -180,21 +179,11 @@ void Initiator::handle(size_t member, const ChannelsFin &m) {
 }
 
 void Initiator::handle(size_t member, const FullSnapFin &m) {
-    Link &link = links_[member];
-    const bool has_cut = stage_ == Stage::drain ||
-                         stage_ == Stage::full || // or else this is the cut's stage:
-                         (stage_ == Stage::snapshot && link.answered);
-    if (!has_cut || link.promised) {
-        if (stage_ != Stage::abort && stage_ != Stage::publish) {
-            abort(name(member) + " sent an unexpected FULL_SNAP_FIN");
-        }
-        return;
+    if (legal<FullSnapFin>(member, {Stage::full})) {
+        record_.members[member].report = m.report;
+        say_progress(true);
+        answer(member);
     }
-    link.promised = true;
-    unpromised_--;
-    record_.members[member].report = m.report;
-    say_progress(true);
-    publish_if_all_promised();
 }
 
 void Initiator::handle(size_t member, const Loaded &m) {
@@ -289,7 +278,10 @@ void Initiator::pass_barrier() {
     case Stage::drain:
         enter(Stage::full, "full", request_.full_timeout_us);
         broadcast(ColoringEnd{run_});
-        publish_if_all_promised();
+        return;
+    case Stage::full:
+        enter(Stage::publish, "publish", 0);
+        out_.act(HS_DO_PUBLISH, to_text(snapshot_manifest(request_, record_)));
         return;
     case Stage::load:
         enter(Stage::start, "start", request_.start_timeout_us);
@@ -303,7 +295,6 @@ void Initiator::pass_barrier() {
         finish(reason_, true);
         return;
     case Stage::settle:
-    case Stage::full:
     case Stage::publish:
     case Stage::done:
         return; // not left by a barrier
@@ -344,13 +335,6 @@ void Initiator::expect() {
     enter(Stage::drain, "transient-fin", after(request_.drain_us, request_.cut_timeout_us));
     for (size_t i = 0; i < links_.size(); i++) {
         out_.send(i, AllTransientSnapFin{run_, std::move(expected[i])});
-    }
-}
-
-void Initiator::publish_if_all_promised() {
-    if (stage_ == Stage::full && unpromised_ == 0) {
-        enter(Stage::publish, "publish", 0);
-        out_.act(HS_DO_PUBLISH, to_text(snapshot_manifest(request_, record_)));
     }
 }
 
@@ -456,8 +440,8 @@ void Initiator::check_silence() {
     }
     for (size_t i = 0; i < links_.size(); i++) {
         const Link &link = links_[i];
-        const bool owes = stage_ == Stage::full ? !link.promised : !link.answered;
-        if (i != request_.self && owes && now_us_ >= after(link.heard_us, request_.silence_us)) {
+        if (i != request_.self && !link.answered &&
+            now_us_ >= after(link.heard_us, request_.silence_us)) {
             abort(name(i) + " does not answer: it said nothing for " +
                   duration(request_.silence_us));
             return;
@@ -470,8 +454,7 @@ std::string Initiator::silent_members() const {
     std::string names;
     size_t count = 0;
     for (size_t i = 0; i < links_.size(); i++) {
-        const bool owes = stage_ == Stage::full ? !links_[i].promised : !links_[i].answered;
-        if (owes && count++ < most_named) {
+        if (!links_[i].answered && count++ < most_named) {
             names += (names.empty() ? "" : ", ") + name(i);
         }
     }
@@ -516,7 +499,6 @@ void Initiator::add_status(Json &status) const {
         const Link &link = links_[i];
         const char *state = link.gone       ? "lost"
                             : !link.up      ? "connecting"
-                            : link.promised ? "full"
                             : link.answered ? "waiting"
                                             : phase_;
         members.push_back({{"name", request_.members[i].name},

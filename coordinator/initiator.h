@@ -64,7 +64,6 @@ class Initiator {
         bool up = false;       // PREPARE or RESTORE could be sent
         bool gone = false;     // was lost, or never came up
         bool answered = false; // this stage's barrier
-        bool promised = false; // FULL_SNAP_FIN came
         uint64_t heard_us = 0;
         uint64_t done = 0, total = 0;
     };
@@ -91,7 +90,6 @@ class Initiator {
     void pass_barrier();
     void install();
     void expect();
-    void publish_if_all_promised();
     void succeed(const char *phase, Json result);
     void abort(const std::string &reason);
     void finish(const std::string &text, bool failed);
@@ -115,7 +113,6 @@ class Initiator {
     RunRecord record_;        // what goes into the manifest
     MemberTable table_;
     size_t unanswered_ = 0;
-    size_t unpromised_ = 0;
     uint64_t stage_timeout_us_ = 0;
     uint64_t stage_deadline_ = never;
     uint64_t heartbeat_deadline_ = never;

@@ -9,6 +9,7 @@ namespace {
 
 constexpr size_t record_limit = size_t{64} << 20;
 constexpr size_t held_limit = size_t{64} << 20;
+constexpr size_t former_tables = 8;
 constexpr size_t source_octet_at = 6; // of the frame, behind the virtio-net header
 
 std::vector<uint8_t> copy_of(const hs_frame &frame, uint8_t source_octet) {
@@ -73,7 +74,10 @@ bool Mediator::prepare(uint64_t epoch, std::string_view self, std::vector<Member
         own_base_ += static_cast<uint32_t>(m->macs.size());
     }
     counts_.start(own->macs.size(), table->mac_count());
-    former_ = std::move(table_);
+    if (!table_.empty()) {
+        former_.push_front(std::move(table_));
+        former_.resize(std::min(former_.size(), former_tables));
+    }
     table_ = std::move(*table);
     stats_ = {};
     state_ = State::installed;
@@ -179,7 +183,6 @@ void Mediator::reset() {
     recording_ = false;
     closed_ = false;
     record_.clear();
-    former_ = {};
     for (HoldQueue &queue : queues_) {
         queue.release();
     }
@@ -300,8 +303,8 @@ hs_verdict Mediator::to_guest(const hs_frame &frame, const FrameView &view, int6
     const auto from = table_.find(source);
     if (from) {
         source_octet = table_.mac(from->mac).first_octet();
-    } else if (const auto former = former_.find(source)) {
-        source_octet = former_.mac(former->mac).first_octet();
+    } else {
+        source_octet = former_octet(source);
     }
     // Once a red frame waits for our cut, all later frames do, whoever sent them and whichever NIC
     // they are for: the guest sees them in the order they came.
@@ -333,6 +336,15 @@ hs_verdict Mediator::to_guest(const hs_frame &frame, const FrameView &view, int6
         queue.hold_ready(std::move(copy));
     }
     return held;
+}
+
+uint8_t Mediator::former_octet(Mac source) const {
+    for (const MemberTable &table : former_) {
+        if (const auto from = table.find(source)) {
+            return table.mac(from->mac).first_octet();
+        }
+    }
+    return source.first_octet();
 }
 
 void Mediator::save(uint32_t nic, size_t vnet_size, std::vector<uint8_t> data, int64_t time_ns) {

@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cstdint>
+#include <deque>
 #include <map>
 #include <optional>
 #include <string>
@@ -72,6 +73,7 @@ class Mediator {
                                                      uint32_t nic, Mac destination) const;
     void save(uint32_t nic, size_t vnet_size, std::vector<uint8_t> data, int64_t time_ns);
     void check_complete();
+    uint8_t former_octet(Mac source) const;
 
     std::vector<Nic> nics_;
     State state_ = State::off;
@@ -80,7 +82,9 @@ class Mediator {
     uint32_t own_base_ = 0; // index of its first MAC; the others follow
     bool coloring_ = true;
     MemberTable table_;
-    MemberTable former_; // of the epoch before, while an epoch is on
+    // Of the epochs before, the last first: a member that was left behind in one of them (it lost
+    // its initiator, and does not know yet) still sends colored frames.
+    std::deque<MemberTable> former_;
     ChannelCounts counts_;
     bool holding_ = false;   // a red frame came before our cut
     bool recording_ = false; // from our cut until the channels are closed

@@ -46,6 +46,8 @@ const char *to_string(Peer::State state) {
         return "drained";
     case Peer::State::copying:
         return "copying";
+    case Peer::State::promised:
+        return "promised";
     case Peer::State::loading:
         return "loading";
     case Peer::State::loaded:
@@ -109,7 +111,7 @@ void Peer::begin(hs_link link, const std::string &initiator, const std::string &
     run_ = run;
     tag_.clear();
     epoch_ = 0;
-    promised_ = false;
+    report_.reset();
     reason_.clear();
     undo_error_.clear();
     done_ = total_ = 0;
@@ -184,13 +186,12 @@ void Peer::handle(const ColoringEnd &) {
         state_ = State::copying;
         say_phase("full");
         out_.act(HS_DO_END_COLORING, epoch_json());
+        promise();
     }
 }
 
 void Peer::handle(const AllFullSnapFin &) {
-    if (!promised_) {
-        legal<AllFullSnapFin>({});
-    } else if (legal<AllFullSnapFin>({State::copying})) {
+    if (legal<AllFullSnapFin>({State::promised})) {
         keep("committed", false, "");
     }
 }
@@ -290,7 +291,11 @@ void Peer::on_local(hs_local_kind kind, const Json &json, uint64_t now_us) {
             }
             return;
         case HS_LOCAL_FULL_FIN:
-            local_full_fin(json);
+            if (legal_local({State::cut, State::draining, State::closing, State::drained,
+                             State::copying})) {
+                report_ = json;
+                promise();
+            }
             return;
         case HS_LOCAL_PROGRESS:
             local_progress(json);
@@ -358,14 +363,11 @@ void Peer::local_cut(const Json &json) {
     say_phase("transient-fin");
 }
 
-void Peer::local_full_fin(const Json &json) {
-    if (promised_ || !legal_local({State::cut, State::draining, State::closing, State::drained,
-                                   State::copying})) {
-        ignored_ += promised_;
-        return;
+void Peer::promise() {
+    if (state_ == State::copying && report_) {
+        state_ = State::promised;
+        reply(FullSnapFin{run_, std::move(*report_)});
     }
-    promised_ = true;
-    reply(FullSnapFin{run_, json});
 }
 
 void Peer::local_progress(const Json &json) {
@@ -406,7 +408,7 @@ void Peer::fail(const std::string &reason) {
     } else {
         reply(Abort{run_, reason});
     }
-    if (!promised_) {
+    if (state_ != State::promised) {
         begin_abort(reason);
     }
 }
@@ -434,13 +436,8 @@ void Peer::lost_initiator(const std::string &reason) {
     if (state_ == State::aborting) {
         return;
     }
-    if (promised_) {
-        // A published bundle may refer to our files. Whether all channels were closed does not
-        // matter any more: if not, the initiator can only abort.
-        if (state_ != State::copying) {
-            out_.act(HS_DO_END_COLORING, epoch_json());
-        }
-        keep("in-doubt", true, text);
+    if (state_ == State::promised) {
+        keep("in-doubt", true, text); // a published bundle may refer to our files
     } else if (state_ == State::starting) {
         reason_ = text; // others may run already: so shall this one, once it has started
     } else if (state_ == State::started) {

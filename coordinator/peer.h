@@ -4,16 +4,20 @@
 //
 //   idle --PREPARE--> preparing > prepared --INSTALL--> installing > installed --ARM--> arming
 //        > armed --SNAPSHOT or a red frame--> cutting > cut --ALL_TRANSIENT_SNAP_FIN--> draining
-//        (> closing) > drained --COLORING_END--> copying --ALL_FULL_SNAP_FIN--> idle, committed
+//        (> closing) > drained --COLORING_END--> copying > promised --ALL_FULL_SNAP_FIN--> idle
 //
 //   idle --RESTORE--> loading > loaded --START--> starting > started --RESTORED--> idle
 //
-// ">" is local work done and reported. FULL_SNAP_FIN goes out in any state from cut to copying;
-// from then on this member has promised to keep its files, and only the initiator decides:
+// ">" is local work done and reported. FULL_SNAP_FIN is a promise: from then on only the initiator
+// decides whether this member's files are needed.
 //
 //   before FULL_SNAP_FIN   initiator lost or local failure  -> abort alone
 //   after it               initiator lost                   -> in doubt: keep all, VM runs on
 //                          local failure                    -> tell the initiator, wait
+//
+// The promise waits for COLORING_END, also when this member's part is complete before. A member
+// that is in doubt goes natural; had it promised while another still recorded, its frames, sent
+// after its cut, would be taken there for channel state of a bundle that is published all the same.
 #ifndef HOTSNAP_PEER_H
 #define HOTSNAP_PEER_H
 
@@ -41,6 +45,7 @@ class Peer {
         closing,
         drained,
         copying,
+        promised,
         loading,
         loaded,
         starting,
@@ -89,7 +94,7 @@ class Peer {
 
     void local_prepared(const Json &json);
     void local_cut(const Json &json);
-    void local_full_fin(const Json &json);
+    void promise(); // when our part is complete and coloring has ended
     void local_progress(const Json &json);
     void local_aborted(const Json &json);
     void fail(const std::string &reason);
@@ -122,7 +127,7 @@ class Peer {
     uint64_t drain_us_ = 0;
     uint64_t heartbeat_us_ = 0;
     uint64_t silence_us_ = 0;
-    bool promised_ = false; // FULL_SNAP_FIN is out
+    std::optional<Json> report_; // of our part, once it is complete
     std::string phase_;
     std::string reason_; // of the abort
     std::string undo_error_;

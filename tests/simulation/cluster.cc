@@ -61,9 +61,9 @@ void Cluster::build() {
 
 void Cluster::boot(size_t index) {
     const Home &home = homes_[index];
-    members_[index] =
-        std::make_shared<Member>(Member::World{config_, events_, ledger_, network_, control_},
-                                 home.name, next_incarnation_++, home.nics, random_.fork());
+    members_[index] = std::make_shared<Member>(
+        Member::World{config_, events_, ledger_, network_, control_, on_complete_}, home.name,
+        next_incarnation_++, home.nics, random_.fork());
     members_[index]->start();
 }
 
@@ -106,6 +106,7 @@ size_t Cluster::pick_alive() {
 
 void Cluster::command() {
     command_++; // what was planned for the one before does not happen any more
+    on_complete_ = nullptr;
     talking_ = true;
     traffic();
     events_.run_until(events_.now_us() + random_.between(1000, 20'000));
@@ -164,12 +165,30 @@ void Cluster::give_command(size_t leader) {
 
 void Cluster::plan_fault() {
     const uint64_t when = random_.chance(0.5) ? random_.below(30'000) : random_.below(300'000);
-    const uint64_t kind = random_.below(6);
+    const uint64_t kind = random_.below(8);
     const size_t victim = pick_alive();
     if (kind == 0) { // each step of everyone may fail
         for (const auto &member : members_) {
             member->set_failure_chance(0.3 / static_cast<double>(members_.size()));
         }
+        return;
+    }
+    if (kind >= 6) { // whoever completes its part first is cut off, or dies, soon after
+        on_complete_ = [this, kind](Member &member) {
+            on_complete_ = nullptr;
+            const auto name = member.name();
+            events_.after(random_.between(300, 5000), [this, kind, name] {
+                if (kind == 6) {
+                    control_.break_all_of(name);
+                    return;
+                }
+                for (const auto &one : members_) {
+                    if (one->alive() && one->name() == name) {
+                        one->crash();
+                    }
+                }
+            });
+        };
         return;
     }
     events_.after(when, [this, kind, victim, command = command_] {

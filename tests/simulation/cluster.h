@@ -52,6 +52,7 @@ class Cluster {
     ControlPlane control_;
     std::vector<Home> homes_;
     std::vector<std::shared_ptr<Member>> members_; // parallel; a crashed one stays, not alive
+    std::function<void(Member &)> on_complete_;
     Incarnation next_incarnation_ = 0;
     bool talking_ = false;
     uint64_t command_ = 0;

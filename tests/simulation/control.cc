@@ -85,7 +85,7 @@ void ControlPlane::close(const std::string &from, hs_link id) {
     });
 }
 
-void ControlPlane::break_link(hs_link id, const std::string &reason) {
+void ControlPlane::break_link(hs_link id, const std::string &reason, const std::string &at_once) {
     const auto at = links_.find(id);
     if (at == links_.end()) {
         return;
@@ -96,13 +96,17 @@ void ControlPlane::break_link(hs_link id, const std::string &reason) {
         if (!link.open[end]) {
             continue;
         }
-        uint64_t last = link.last_us[end];
         const std::string name = link.ends[end];
-        events_.at(arrival(name, last), [this, id, name, reason] {
-            if (const auto there = ends_.find(name); there != ends_.end()) {
-                there->second.down(id, "", reason);
-            }
-        });
+        uint64_t last = link.last_us[end];
+        if (at_once.empty() ? random_.chance(0.25) : name != at_once) {
+            last = std::max(last, events_.now_us() + random_.between(1000, 3'000'000));
+        }
+        events_.at(name == at_once ? events_.now_us() : arrival(name, last),
+                   [this, id, name, reason] {
+                       if (const auto there = ends_.find(name); there != ends_.end()) {
+                           there->second.down(id, "", reason);
+                       }
+                   });
     }
 }
 
@@ -115,15 +119,25 @@ void ControlPlane::break_one() {
     break_link(at->first, "connection reset");
 }
 
-void ControlPlane::detach(const std::string &name) {
-    ends_.erase(name);
-    std::vector<hs_link> gone;
+void ControlPlane::break_all_of(const std::string &name) {
+    for (const hs_link id : links_of(name)) {
+        break_link(id, "connection reset", name);
+    }
+}
+
+std::vector<hs_link> ControlPlane::links_of(const std::string &name) const {
+    std::vector<hs_link> found;
     for (const auto &[id, link] : links_) {
         if (link.ends[0] == name || link.ends[1] == name) {
-            gone.push_back(id);
+            found.push_back(id);
         }
     }
-    for (const hs_link id : gone) {
+    return found;
+}
+
+void ControlPlane::detach(const std::string &name) {
+    ends_.erase(name);
+    for (const hs_link id : links_of(name)) {
         break_link(id, "the process is gone");
     }
 }

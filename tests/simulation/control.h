@@ -7,6 +7,7 @@
 #include <functional>
 #include <map>
 #include <string>
+#include <vector>
 
 #include "event_queue.h"
 #include "hotsnap/coordinator.h"
@@ -34,6 +35,8 @@ class ControlPlane {
 
     // Breaks a random connection, if there is one.
     void break_one();
+    // Breaks all of its connections: it hears at once, the others may take seconds.
+    void break_all_of(const std::string &name);
     // Holds back all that goes to and comes from it, until `end_us`.
     void freeze(const std::string &name, uint64_t end_us) { frozen_until_us_[name] = end_us; }
 
@@ -45,7 +48,9 @@ class ControlPlane {
     };
 
     uint64_t arrival(const std::string &to, uint64_t &last_us);
-    void break_link(hs_link id, const std::string &reason);
+    // Each end hears of it in its own time; `at_once` hears now, and then the other one late.
+    void break_link(hs_link id, const std::string &reason, const std::string &at_once = "");
+    std::vector<hs_link> links_of(const std::string &name) const;
 
     EventQueue &events_;
     Random random_;

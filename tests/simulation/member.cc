@@ -349,7 +349,7 @@ void Member::cut_and_resume(const char *cause, uint64_t begin_us) {
                              {"pause", {{"begin_ns", begin_us * 1000}, {"end_ns", now() * 1000}}},
                              {"cause", cause}});
         release_frames();
-        copy(random_.between(1000, 150'000));
+        copy(random_.chance(0.3) ? random_.between(10, 2000) : random_.between(1000, 150'000));
     });
 }
 
@@ -406,6 +406,10 @@ void Member::report_full() {
     run().recorded[incarnation_] = std::move(recorded);
     run().complete.insert(incarnation_);
     local(HS_LOCAL_FULL_FIN, {{"memory", {{"file", name_ + "/state"}}}});
+    take_actions();
+    if (world_.on_complete) {
+        world_.on_complete(*this);
+    }
 }
 
 // The end of a run.

@@ -36,6 +36,8 @@ class Member : public std::enable_shared_from_this<Member> {
         Ledger &ledger;
         Network &network;
         ControlPlane &control;
+        // Called when a member's part is complete, and it has just said so.
+        std::function<void(Member &)> &on_complete;
     };
 
     Member(World world, std::string name, Incarnation incarnation, std::vector<Nic> nics,

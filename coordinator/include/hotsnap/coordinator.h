@@ -115,7 +115,8 @@ typedef enum hs_local_kind {
                      forced the cut before SNAPSHOT came. CLOCK_MONOTONIC */
     HS_LOCAL_CHANNELS_FIN, /* {"recorded":N,"lost":N} */
     HS_LOCAL_FULL_FIN,     /* {..report of this member, goes into the manifest..}; all its files
-                              (image, disks, channel) are complete and durable */
+                              (image, disks, channel) are complete and durable. At any time
+                              after HS_LOCAL_CUT */
     HS_LOCAL_PROGRESS,     /* {"done":N,"total":N} */
     HS_LOCAL_PUBLISHED,    /* {} */
     HS_LOCAL_ABORTED,      /* {}, or {"error":".."} when something could not be undone */

@@ -156,14 +156,18 @@ TEST_F(MediatorTest, ReceivedColorsAreRestored) {
     EXPECT_EQ(receive(mac_a, red_even).mask, red_even); // late, after the epoch
 }
 
-TEST_F(MediatorTest, LateFramesOfTheFormerGroupAreRestored) {
+TEST_F(MediatorTest, LateFramesOfFormerGroupsAreRestored) {
     prepare();
-    mediator.reset();
-    std::string error;
-    ASSERT_TRUE(mediator.prepare(3, "b", {{"a", {mac_a}}, {"b", {mac_b, mac_b2}}}, true, error));
-    EXPECT_EQ(receive(mac_c, red_even).mask, red_even);
-    mediator.start_coloring();
-    EXPECT_EQ(receive(mac_c, red_odd).verdict, HS_PASS); // c is no member of this epoch
+    for (uint64_t epoch = 3; epoch < 10; epoch++) {
+        mediator.reset();
+        EXPECT_EQ(receive(mac_c, red_even).mask, red_even);
+        std::string error;
+        ASSERT_TRUE(
+            mediator.prepare(epoch, "b", {{"a", {mac_a}}, {"b", {mac_b, mac_b2}}}, true, error));
+        EXPECT_EQ(receive(mac_c, red_even).mask, red_even);
+        mediator.start_coloring();
+        EXPECT_EQ(receive(mac_c, red_odd).verdict, HS_PASS); // c is no member of this epoch
+    }
 }
 
 TEST_F(MediatorTest, FirstRedFrameForcesTheCutAndAllWaitForIt) {
