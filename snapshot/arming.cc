@@ -104,8 +104,12 @@ void Arming::first_pass() {
 }
 
 void Arming::pass() {
-    // Held until what was not reached is in the list again: stop() must not see it in between.
+    // Held until what was not reached is in the list again: stop() must not see it in between. And
+    // nothing is taken after stop(): finish() would miss it.
     const std::lock_guard lock(working_);
+    if (stopping_) {
+        return;
+    }
     uint64_t pages = 0;
     const std::vector<PageRun> runs = coalesce(dirty_.take(), joined_gap, most_pages, pages);
     size_t done = 0;

@@ -8,7 +8,7 @@
 
 namespace hotsnap {
 
-class NoneTrap final : public WriteTrap {
+class NoneTrap : public WriteTrap {
   public:
     const char *name() const override { return "none"; }
     bool traps() const override { return false; }

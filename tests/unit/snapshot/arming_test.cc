@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
 // After arming and the cut every page is protected, as the kernel itself says.
+#include "arming.h"
+#include "none_trap.h"
 #include "snapshot_case.h"
 
 #include <gtest/gtest.h>
@@ -102,6 +104,43 @@ TEST(Arming, AbortEndsItAtOnce) {
     EXPECT_EQ(snapshot.cut(), "changed my mind");
     EXPECT_EQ(unprotected_pages(ram), 64 * MiB / 4096);
     EXPECT_EQ(snapshot.folder.files(), 0u);
+}
+
+// Counts what it is asked to protect.
+class CountingTrap final : public NoneTrap {
+  public:
+    void arm(const PageRun &) override { armed++; }
+    std::atomic<uint64_t> armed{0};
+};
+
+// Between stop() and finish() every run is either protected or in the list. A pass that began
+// after stop() once took the list, and what it held was unprotected at the cut.
+TEST(Arming, TakesNothingAfterStop) {
+    Region ram("pc.ram", Kind::anonymous, MiB);
+    MemoryBlock block;
+    block.idstr = "pc.ram";
+    block.host = ram.memory();
+    block.length = ram.length();
+    const GuestMemory memory({block});
+    std::vector<PageRun> runs;
+    for (uint64_t page = 0; page < 200; page += 20) {
+        runs.push_back({&memory.blocks()[0], page, 1});
+    }
+    for (int round = 0; round < 3000; round++) {
+        CountingTrap trap;
+        DirtyList dirty;
+        hotsnap::Arming arming(memory, trap, dirty, [](const std::string &) {});
+        arming.start();
+        ASSERT_TRUE(arming.wait_converged(0));
+        const uint64_t first_pass = trap.armed;
+        dirty.add(runs);
+        if (round % 2 == 0) {
+            std::this_thread::yield();
+        }
+        arming.stop();
+        const uint64_t armed = trap.armed - first_pass;
+        ASSERT_EQ(armed + dirty.take().size(), runs.size()) << "round " << round;
+    }
 }
 
 } // namespace
