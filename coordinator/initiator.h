@@ -81,9 +81,11 @@ class Initiator {
     void handle(size_t member, const Abort &m);
     void handle(size_t member, const Aborted &m);
     void handle(size_t member, const Error &m);
-    template <typename M> void handle(size_t member, const M &m); // what only a peer may be told
+    template <typename M> void handle(size_t member, const M &) { // not for an initiator
+        legal(M::type, member, {});
+    }
     // For a message in the wrong stage, or twice: ends the run, the member is not sane.
-    template <typename M> bool legal(size_t member, std::initializer_list<Stage> stages);
+    bool legal(const char *type, size_t member, std::initializer_list<Stage> stages);
 
     void enter(Stage stage, const char *phase, uint64_t timeout_us);
     void answer(size_t member); // passes the barrier when it was the last

@@ -85,11 +85,11 @@ class Peer {
     void handle(const Restored &m);
     void handle(const Abort &m);
     void handle(const Heartbeat &m);
-    template <typename M> void handle(const M &m); // what only an initiator may be told
+    template <typename M> void handle(const M &) { legal(M::type, {}); } // not for a peer
     void begin(hs_link link, const std::string &initiator, const std::string &run);
     bool in(std::initializer_list<State> states) const;
     // For a message in the wrong state: says so to the initiator.
-    template <typename M> bool legal(std::initializer_list<State> states);
+    bool legal(const char *type, std::initializer_list<State> states);
     bool legal_local(std::initializer_list<State> states);
 
     void local_prepared(const Json &json);

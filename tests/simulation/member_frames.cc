@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// The data plane of a simulated member: guest, mediator, network.
+#include <algorithm>
+
+#include "member.h"
+
+namespace hotsnap::sim {
+
+void Member::guest_sends(size_t nic, Mac destination, size_t segments) {
+    if (!alive_ || paused_) {
+        return;
+    }
+    Frame frame{nics_[nic].mac, destination, {}};
+    for (size_t i = 0; i < (nics_[nic].vnet_size ? segments : 1); i++) {
+        Segment segment{};
+        segment.from = incarnation_;
+        segment.sent_sequence = sequence_;
+        segment.source_mac = frame.source.value();
+        segment.destination_mac = destination.value();
+        segment.run = run_;
+        segment.white_epoch = white_ ? epoch_ : 0;
+        frame.segments.push_back(world_.ledger.segments.size());
+        world_.ledger.segments.push_back(std::move(segment));
+    }
+    sequence_++;
+    const std::vector<uint8_t> data = to_bytes(frame, nics_[nic].vnet_size);
+    uint8_t octet = 0;
+    const hs_frame given{static_cast<uint32_t>(nic), HS_FROM_GUEST, data.data(), data.size(),
+                         nics_[nic].vnet_size};
+    const hs_verdict verdict = mediator_.frame(given, static_cast<int64_t>(now()) * 1000, octet);
+    frame.source = frame.source.masked(frame.source.first_octet() ^ octet);
+    if (verdict == HS_PASS || mutated(Mutation::broadcast_through)) {
+        to_network(nic, frame);
+    }
+}
+
+void Member::to_network(size_t nic, const Frame &frame) {
+    world_.network.send(nics_[nic].port, frame);
+}
+
+void Member::network_delivers(size_t nic, const Frame &frame) {
+    if (paused_) {
+        tap_.emplace_back(nic, frame);
+        return;
+    }
+    to_guest(nic, frame);
+    report_channels();
+    take_actions();
+}
+
+void Member::to_guest(size_t nic, const Frame &frame) {
+    const std::vector<uint8_t> data = to_bytes(frame, nics_[nic].vnet_size);
+    uint8_t octet = 0;
+    const hs_frame given{static_cast<uint32_t>(nic), HS_TO_GUEST, data.data(), data.size(),
+                         nics_[nic].vnet_size};
+    const hs_verdict verdict = mediator_.frame(given, static_cast<int64_t>(now()) * 1000, octet);
+    Frame natural = frame;
+    if (!mutated(Mutation::keep_color)) {
+        natural.source = frame.source.masked(frame.source.first_octet() ^ octet);
+    }
+    if (verdict == HS_PASS || mutated(Mutation::skip_hold)) {
+        guest_receives(nic, natural);
+    }
+    if (verdict == HS_HOLD_AND_CUT) {
+        begin_cut("red-frame");
+    }
+}
+
+void Member::guest_receives(size_t nic, const Frame &frame) {
+    if (frame.destination != nics_[nic].mac && !frame.destination.is_group()) {
+        return; // flooded, not for this NIC
+    }
+    for (const uint64_t number : frame.segments) {
+        Segment &segment = world_.ledger.segments[number];
+        segment.deliveries.push_back({incarnation_, nic, sequence_});
+        // A member that was started again while the others were in an epoch knows no alias: its
+        // guest may see a few. It has had no part in that epoch.
+        const auto sent_in = world_.ledger.runs.find(segment.run);
+        const bool knows = sent_in != world_.ledger.runs.end() &&
+                           sent_in->second.members.contains(name_) &&
+                           sent_in->second.members.at(name_) == incarnation_;
+        if (frame.source.value() != segment.source_mac && knows) {
+            world_.ledger.violations.push_back("delivery: " + name_ + " received " +
+                                               frame.source.to_string() + " as source of segment " +
+                                               std::to_string(number));
+        }
+    }
+    sequence_++;
+}
+
+void Member::release_frames() {
+    std::vector<std::pair<hs_direction, std::pair<size_t, Frame>>> released;
+    for (hs_frame held; mediator_.next_released(held);) {
+        released.push_back(
+            {held.direction, {held.nic, from_bytes(held.data, held.size, held.vnet_header_size)}});
+    }
+    if (mutated(Mutation::lose_held)) {
+        released.clear();
+    }
+    if (mutated(Mutation::reverse_held)) {
+        std::reverse(released.begin(), released.end());
+    }
+    for (const auto &[direction, frame] : released) {
+        if (direction == HS_TO_GUEST && !mutated(Mutation::skip_hold)) {
+            guest_receives(frame.first, frame.second);
+        } else if (direction == HS_FROM_GUEST && !mutated(Mutation::broadcast_through)) {
+            to_network(frame.first, frame.second);
+        }
+    }
+    while (!paused_ && !tap_.empty()) {
+        const auto [nic, frame] = std::move(tap_.front());
+        tap_.pop_front();
+        to_guest(nic, frame);
+    }
+    report_channels();
+}
+
+} // namespace hotsnap::sim

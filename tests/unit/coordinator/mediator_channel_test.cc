@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// The packet mediator: counts, channel state, and when channels are closed.
+#include "mediator_case.h"
+
+namespace hotsnap {
+namespace {
+
+TEST_F(MediatorTest, RecordsWhatWasSentBeforeTheSendersCut) {
+    cut();
+    EXPECT_EQ(receive(mac_a, white_even, 1).verdict, HS_PASS);
+    receive(mac_a, 0, 2);                   // before it began to color
+    receive(mac_a, 0, 3, everyone);         // broadcasts of red members wait
+    receive(mac_a, red_odd, 4);             // of an older epoch
+    receive(mac_a, white_odd, 5);           // of an aborted one
+    receive(mac_a, red_even, 10);           // after the cut
+    receive(outsider, 0, 11);               // no member
+    receive(mac_a, 0, 12, outsider);        // not for us
+    receive(mac_a, white_even, 13, mac_b2); // flooded: for our other NIC, which gets it, too
+    EXPECT_EQ(recorded(), Payloads({1, 2, 3, 4, 5}));
+    EXPECT_EQ(mediator.stats().recorded, 5u);
+    mediator.close_channels();
+    receive(mac_a, white_even, 14);
+    EXPECT_EQ(mediator.stats().recorded, 5u);
+}
+
+TEST_F(MediatorTest, ChannelsAreCompleteByCount) {
+    cut();
+    receive(mac_a, white_even);
+    EXPECT_FALSE(mediator.channels_complete()); // nobody knows yet what to expect
+    expect({{{mac_a, mac_b}, 2}, {{mac_c, mac_b2}, 1}});
+    EXPECT_FALSE(mediator.channels_complete());
+    receive(mac_a, white_odd); // does not count: not of this epoch
+    receive(mac_a, white_even);
+    EXPECT_FALSE(mediator.channels_complete());
+    receive(mac_c, white_even, 0, mac_b2, 1);
+    EXPECT_TRUE(mediator.channels_complete());
+    EXPECT_EQ(mediator.stats().lost, 0u);
+    EXPECT_EQ(mediator.stats().recorded, 4u);
+}
+
+TEST_F(MediatorTest, WhiteFramesBeforeOurCutCountButAreNotRecorded) {
+    arm();
+    receive(mac_a, white_even);
+    receive(mac_a, white_even);
+    mediator.cut();
+    expect({{{mac_a, mac_b}, 2}});
+    EXPECT_TRUE(mediator.channels_complete());
+    EXPECT_EQ(mediator.stats().recorded, 0u);
+}
+
+TEST_F(MediatorTest, NothingExpectedIsComplete) {
+    cut();
+    expect({});
+    EXPECT_TRUE(mediator.channels_complete());
+}
+
+TEST_F(MediatorTest, RedClosesAChannelAndWhatIsMissingIsLost) {
+    cut();
+    expect({{{mac_a, mac_b}, 5}, {{mac_c, mac_b}, 1}});
+    receive(mac_a, white_even);
+    receive(mac_a, red_even);
+    EXPECT_FALSE(mediator.channels_complete()); // c is open
+    receive(mac_c, white_even);
+    EXPECT_TRUE(mediator.channels_complete());
+    EXPECT_EQ(mediator.stats().lost, 4u);
+}
+
+TEST_F(MediatorTest, GivingUpDeclaresLosses) {
+    cut();
+    expect({{{mac_a, mac_b}, 5}});
+    receive(mac_a, white_even);
+    mediator.close_channels();
+    EXPECT_TRUE(mediator.channels_complete());
+    EXPECT_EQ(mediator.stats().lost, 4u);
+    receive(mac_a, white_even); // too late: delivered, and stays lost
+    EXPECT_EQ(mediator.stats().lost, 4u);
+    EXPECT_EQ(mediator.stats().recorded, 1u);
+}
+
+TEST_F(MediatorTest, ExpectIsChecked) {
+    std::string error;
+    EXPECT_FALSE(mediator.expect({}, error));
+    arm();
+    EXPECT_FALSE(mediator.expect({}, error));
+    mediator.cut();
+    EXPECT_FALSE(mediator.expect({{{mac_a, mac_c}, 1}}, error));
+    EXPECT_NE(error.find(mac_c.to_string()), std::string::npos) << error;
+    EXPECT_FALSE(mediator.expect({{{outsider, mac_b}, 1}}, error));
+    EXPECT_FALSE(mediator.expect({{{mac_a.masked(red_even), mac_b}, 1}}, error));
+    EXPECT_TRUE(mediator.expect({}, error));
+    EXPECT_FALSE(mediator.expect({}, error));
+}
+
+TEST_F(MediatorTest, WhiteSentIsCountedByPair) {
+    arm();
+    send(mac_a);
+    send(mac_a);
+    frame(HS_FROM_GUEST, mac_b2, mac_c, 0, 1);
+    send(outsider);
+    send(everyone);
+    mediator.cut();
+    send(mac_a);
+    EXPECT_EQ(mediator.white_sent(), (PairCounts{{{mac_b, mac_a}, 2}, {{mac_b2, mac_c}, 1}}));
+    EXPECT_EQ(mediator.stats().white_sent, 3u);
+    EXPECT_EQ(mediator.stats().red_sent, 1u);
+}
+
+TEST_F(MediatorTest, TheRecordIsBounded) {
+    cut();
+    std::vector<uint8_t> data = bytes(mac_a.masked(white_even), mac_b, 0);
+    data.resize(60'000);
+    const hs_frame given{0, HS_TO_GUEST, data.data(), data.size(), 0};
+    uint8_t octet = 0;
+    for (int i = 0; i < 2000; i++) {
+        EXPECT_EQ(mediator.frame(given, 0, octet), HS_PASS);
+    }
+    const hs_mediator_stats stats = mediator.stats();
+    EXPECT_EQ(stats.recorded + stats.unrecorded, 2000u);
+    EXPECT_GT(stats.unrecorded, 0u);
+    EXPECT_LE(stats.recorded_bytes, uint64_t{64} << 20);
+}
+
+} // namespace
+} // namespace hotsnap
