@@ -248,6 +248,24 @@ def same_name_twice(cluster: Cluster) -> None:
             members=[cluster["b"].address, cluster["b"].address])
 
 
+def silent_member(cluster: Cluster) -> None:
+    """A peer stands still while the copies run: it is given up, and undoes its part when it is
+    back. The initiator has finished its own part by then."""
+    a, b = cluster["a"].vm, cluster["b"].vm
+    tag = start(cluster)
+    reach(a, "full")
+    reach(b, "full")
+    b.process.send_signal(signal.SIGSTOP)
+    try:
+        error = a.wait_job(f"snap-{tag}", 120)
+        check(error and "'b' does not answer" in error, f"error: {error}")
+        print(f"# {error}")
+        check(a.running(), "a does not run")
+    finally:
+        b.process.send_signal(signal.SIGCONT)
+    unharmed(cluster, tag)
+
+
 def lost_initiator(cluster: Cluster) -> None:
     """The initiator's connections break: peers undo their part by themselves."""
     with DelayedSocket(cluster["b"].socket, cluster.place.path / "cut.sock", 0.0) as relay:
@@ -314,6 +332,7 @@ def one_cluster(report: Report) -> None:
         case(cancelled_while_preparing)
         case(cancelled, "full")
         case(lost_initiator)
+        case(silent_member)
         report.run("failure-snapshot-afterwards", lambda: cluster.snapshot("good"))
         case(killed_peer)
         case(disks_are_whole)

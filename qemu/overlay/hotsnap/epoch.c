@@ -56,8 +56,10 @@ static void epoch_finish_abort(HotsnapEpoch *e)
 {
     HotsnapMember *m = e->member;
     g_autofree char *partial = g_path_get_dirname(e->folder);
+    /* An unfinished image removes itself; a finished one must be removed. */
     static const char *const files[] = {
-        "channel.pcap", "channel.vnet", "state.dump", NULL
+        "state", "state.sums", "state.dump", "channel.pcap", "channel.vnet",
+        NULL
     };
 
     hs_snapshot_free(e->snapshot);
