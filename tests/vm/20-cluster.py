@@ -86,6 +86,9 @@ def run(report: Report) -> None:
             pauses = [m["pause"] for m in manifest["members"]]
             print(f"# {tag}: backoff_max_us={manifest['cut']['backoff_max_us']}, pauses "
                   f"{[(p['end_ns'] - p['begin_ns']) // 1000 for p in pauses]} us")
+            for member in cluster.members:
+                raised = member.vm.real_time_threads()
+                check(not raised, f"{member.name}: threads kept their priority: {raised}")
             consistent(cluster, tag)
             alive(cluster)
 

@@ -63,6 +63,9 @@ def unharmed(cluster: Cluster, tag: str) -> None:
             check(time.monotonic() < deadline, f"{member.name}: overlays left: {overlays}")
             time.sleep(0.1)
     settle(cluster)
+    for member in cluster.members:
+        raised = member.vm.real_time_threads()
+        check(not raised, f"{member.name}: threads kept their priority: {raised}")
 
 
 def new_tag() -> str:
@@ -187,6 +190,22 @@ def cancelled_while_preparing(cluster: Cluster) -> None:
         b.process.send_signal(signal.SIGCONT)
     a.wait_job(f"snap-{tag}")
     unharmed(cluster, tag)
+
+
+def priority(cluster: Cluster) -> None:
+    """Armed and waiting for its cut, a member's loops have real-time priority; no longer."""
+    a, b = cluster["a"].vm, cluster["b"].vm
+    with DelayedSocket(cluster["b"].socket, cluster.place.path / "slow.sock", 0.5) as relay:
+        tag = start(cluster, bandwidth=0, coloring=False,
+                    members=[cluster["a"].address, {"name": "b", "address": f"unix:{relay.path}"}])
+        deadline = time.monotonic() + 30
+        while len(raised := b.real_time_threads()) < 2:
+            check(time.monotonic() < deadline, f"armed, these have real-time priority: {raised}")
+        error = a.wait_job(f"snap-{tag}")
+        check(error is None, f"error: {error}")
+    print(f"# {raised}")
+    for vm in (a, b):
+        check(not vm.real_time_threads(), f"{vm.name}: {vm.real_time_threads()} keep it")
 
 
 def second_snapshot(cluster: Cluster) -> None:
@@ -327,6 +346,7 @@ def one_cluster(report: Report) -> None:
         case(outside_address)
         case(wrong_name)
         case(same_name_twice)
+        case(priority)
         case(second_snapshot)
         case(migration_runs)
         case(cancelled_while_preparing)

@@ -25,6 +25,8 @@ static void epoch_free(HotsnapEpoch *e)
     HotsnapMember *m = e->member;
 
     hotsnap_query_update(e);
+    hotsnap_priority_lower(e->raised);
+    g_array_unref(e->raised);
     timer_free(e->progress_timer);
     hotsnap_guard_leave(e);
     hs_snapshot_free(e->snapshot);
@@ -90,6 +92,8 @@ static void epoch_task_done(void *opaque)
     e->task_running = false;
     if (e->aborting) {
         epoch_finish_abort(e);
+    } else if (e->armed && !e->cut_done) {
+        hotsnap_priority_raise_loops(e->member, e->raised);
     }
 }
 
@@ -181,6 +185,7 @@ void hotsnap_epoch_prepare(HotsnapMember *m, QDict *request)
     e->folder = g_strdup_printf("%s/%s.partial/%s", directory, tag, m->name);
     e->coloring = qdict_get_try_bool(request, "coloring", true);
     e->disks = g_array_new(false, true, sizeof(HotsnapDisk));
+    e->raised = g_array_new(false, false, sizeof(int));
     qemu_event_init(&e->channels_event, false);
     qemu_event_init(&e->memory_event, false);
     if (options) {

@@ -80,6 +80,7 @@ typedef struct HotsnapEpoch {
     Error *migration_blocker;
     bool discard_disabled;
     bool armed;            /* memory is protected: the cut may be taken */
+    GArray *raised;        /* threads with real-time priority until the cut */
     bool cut_done;
     const char *cut_cause;
     HotsnapPause pause;
@@ -217,6 +218,11 @@ void hotsnap_disks_free(HotsnapEpoch *e);
 
 /* pause.c */
 bool hotsnap_pause_and_cut(HotsnapEpoch *e, Error **errp);
+
+/* priority.c; @raised is an array of thread ids */
+void hotsnap_priority_raise_loops(HotsnapMember *m, GArray *raised);
+void hotsnap_priority_raise_vcpus(GArray *raised);
+void hotsnap_priority_lower(GArray *raised);
 
 /* vmstate.c */
 bool hotsnap_vmstate_new_snapshot(HotsnapEpoch *e, Error **errp);

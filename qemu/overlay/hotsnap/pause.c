@@ -75,13 +75,16 @@ bool hotsnap_pause_and_cut(HotsnapEpoch *e, Error **errp)
     HotsnapMember *m = e->member;
     bool was_live = runstate_is_live(runstate_get());
     PauseClock clock = { .pause = &e->pause };
+    g_autoptr(GArray) vcpus = g_array_new(false, false, sizeof(int));
     char *error = NULL;
     bool ok;
 
     e->pause.count = 0;
     e->pause.begin_ns = clock.last_ns = hotsnap_now_ns();
     global_state_store();
+    hotsnap_priority_raise_vcpus(vcpus);
     vm_pause_unflushed(RUN_STATE_SAVE_VM);
+    hotsnap_priority_lower(vcpus);
     step_done(&clock, "stop");
 
     bdrv_drain_all_begin();
@@ -122,6 +125,7 @@ bool hotsnap_pause_and_cut(HotsnapEpoch *e, Error **errp)
     }
     step_done(&clock, "resume");
     e->pause.end_ns = clock.last_ns;
+    hotsnap_priority_lower(e->raised);
 
     for (unsigned i = 0; i < e->pause.count; i++) {
         trace_hotsnap_pause_step(e->pause.step[i].name, e->pause.step[i].us);
