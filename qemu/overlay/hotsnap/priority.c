@@ -23,7 +23,7 @@
 
 static void raise_thread(GArray *raised, int tid)
 {
-    /* The least real-time priority. Nothing that a thread starts inherits it. */
+    /* The least real-time priority. What a thread starts has none. */
     struct sched_param param = { .sched_priority = 1 };
     int policy = sched_getscheduler(tid);
 
