@@ -7,6 +7,7 @@
 #include "engine.h"
 #include "error.h"
 #include "file.h"
+#include "kvm_calls.h"
 #include "session.h"
 
 #include <algorithm>
@@ -17,10 +18,15 @@
 using namespace hotsnap;
 
 struct hs_snapshot {
-    hs_snapshot(SnapshotOptions options, std::vector<MemoryBlock> blocks)
-        : session(std::move(options), std::move(blocks)) {}
+    hs_snapshot(SnapshotOptions options, std::vector<MemoryBlock> blocks,
+                std::unique_ptr<WriteTrap> trap)
+        : session(std::move(options), std::move(blocks), std::move(trap)) {}
     Session session;
 };
+
+static_assert(HS_KVM_EXIT == KVM_EXIT_HOTSNAP);
+static_assert(offsetof(kvm_hotsnap_exit, hva) == offsetof(hs_kvm_exit, hva) &&
+              sizeof(kvm_hotsnap_exit) == sizeof(hs_kvm_exit));
 
 namespace {
 
@@ -60,12 +66,14 @@ std::string text(const char *given, const char *what) {
     return given;
 }
 
-SnapshotOptions options_from(const hs_snapshot_options &given) {
+hs_snapshot_options with_defaults(const hs_snapshot_options &given) {
     hs_snapshot_options defaults;
     hs_snapshot_options_init(&defaults);
-    const hs_snapshot_options c = versioned(given, defaults);
+    return versioned(given, defaults);
+}
+
+SnapshotOptions options_from(const hs_snapshot_options &c) {
     SnapshotOptions options;
-    options.engine = text(c.engine, "engine");
     options.image_path = text(c.image_path, "image_path");
     options.sums_path = text(c.sums_path, "sums_path");
     options.bandwidth = c.bandwidth;
@@ -76,6 +84,7 @@ SnapshotOptions options_from(const hs_snapshot_options &given) {
     options.stream.section_id = c.ram_section_id;
     options.stream.version_id = c.ram_version_id;
     options.stream.section_footer = c.section_footer;
+    options.open_dma_trap = (c.x_open_traps & HS_OPEN_TRAP_DMA) != 0;
     options.vcpu_tids.assign(c.vcpu_tids, c.vcpu_tids + c.vcpu_tid_count);
     if (c.on_finished != nullptr) {
         options.on_finished = [call = c.on_finished, opaque = c.opaque](const char *error) {
@@ -95,6 +104,7 @@ MemoryBlock block_from(const hs_ram_block &c) {
     block.fd_offset = c.fd_offset;
     block.shared = c.shared;
     block.read_only = c.read_only;
+    block.save_at_cut = c.save_at_cut;
     return block;
 }
 
@@ -110,6 +120,7 @@ void hs_snapshot_options_init(hs_snapshot_options *options) {
     options->engine = "auto";
     options->section_footer = true;
     options->ram_version_id = 4;
+    options->kvm_vm_fd = -1;
 }
 
 bool hs_engine_probe(const char *engine, bool shared, bool huge, char **error) {
@@ -124,7 +135,9 @@ hs_snapshot *hs_snapshot_new(const hs_snapshot_options *options, const hs_ram_bl
     return guarded(error, static_cast<hs_snapshot *>(nullptr), [&] {
         std::vector<MemoryBlock> memory;
         std::transform(blocks, blocks + block_count, std::back_inserter(memory), block_from);
-        return new hs_snapshot(options_from(*options), std::move(memory));
+        const hs_snapshot_options given = with_defaults(*options);
+        auto trap = make_trap(text(given.engine, "engine"), given.kvm_vm_fd, given.x_open_traps);
+        return new hs_snapshot(options_from(given), std::move(memory), std::move(trap));
     });
 }
 
@@ -140,6 +153,21 @@ bool hs_snapshot_cut(hs_snapshot *s, char **error) {
         s->session.cut();
         return true;
     });
+}
+
+bool hs_snapshot_guest_write(hs_snapshot *s, const void *host) {
+    return guarded(nullptr, false, [&] { return s->session.before_guest_write(host); });
+}
+
+void hs_snapshot_dma_write(hs_snapshot *s, const void *host, size_t size) {
+    guarded(nullptr, false, [&] {
+        s->session.before_dma_write(host, size);
+        return true;
+    });
+}
+
+bool hs_kvm_offered(int kvm_vm_fd) {
+    return kvm_hotsnap_version(kvm_vm_fd) == KVM_HOTSNAP_VERSION;
 }
 
 bool hs_snapshot_dump(hs_snapshot *s, const char *path, char **error) {

@@ -28,7 +28,7 @@ void Copier::run() {
             first += chunk.count;
         }
     }
-    // Everything has been claimed; claims are short.
+    // Everything has been claimed, or is on its way from the kernel; both are short.
     while (parts_.ledger.saved_pages() < parts_.ledger.pages() && !stopping_) {
         std::this_thread::sleep_for(std::chrono::microseconds(50));
     }
@@ -42,7 +42,7 @@ void Copier::stop() {
 // Number of pages from `first` to the next boundary.
 uint64_t Copier::chunk_at(const MemoryBlock &block, uint64_t first) const {
     const uint64_t left = block.pages() - first;
-    if (block.huge()) {
+    if (block.by_unit()) {
         return std::min(block.unit_pages(), left);
     }
     uint64_t skew = reinterpret_cast<uint64_t>(block.host) / page_bytes % chunk_pages;
@@ -54,12 +54,12 @@ uint64_t Copier::chunk_at(const MemoryBlock &block, uint64_t first) const {
 
 void Copier::copy(const PageRun &chunk) {
     std::vector<bool> absent;
-    if (!chunk.block->huge()) {
+    if (!chunk.block->by_unit()) {
         absent.resize(chunk.count);
         parts_.reader.find_absent(chunk, absent);
     }
     const uint64_t before = saver_.staged_bytes();
-    if (!saver_.save(chunk, absent, Manner::background, PageSaver::no_page)) {
+    if (!saver_.save(chunk, absent, Manner::background, PageSaver::Wanted{})) {
         return; // closed: stopping
     }
     saver_.release(chunk);

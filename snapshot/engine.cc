@@ -2,6 +2,8 @@
 #include "engine.h"
 
 #include "error.h"
+#include "hotsnap/snapshot.h"
+#include "kvm_trap.h"
 #include "none_trap.h"
 #include "thread.h"
 #include "uffd_trap.h"
@@ -83,9 +85,27 @@ bool write_faults(WriteTrap &trap, const GuestMemory &memory) {
     return seen && held && byte->load(relaxed) == 1;
 }
 
+uint32_t arm_flags(uint32_t open_traps) {
+    return ((open_traps & HS_OPEN_TRAP_GUEST) != 0 ? KVM_HOTSNAP_ARM_NO_GUEST_TRAP : 0u) |
+           ((open_traps & HS_OPEN_TRAP_KVM) != 0 ? KVM_HOTSNAP_ARM_NO_KVM_TRAP : 0u);
+}
+
 } // namespace
 
-std::unique_ptr<WriteTrap> make_trap(std::string_view engine) {
+std::unique_ptr<WriteTrap> make_trap(std::string_view engine, int kvm_vm_fd, uint32_t open_traps) {
+    const bool kvm = kvm_hotsnap_version(kvm_vm_fd) == KVM_HOTSNAP_VERSION;
+    if (engine == "kvm" && kvm_vm_fd < 0) {
+        throw Error("engine kvm needs a VM that runs under KVM; start QEMU with -accel kvm, or use "
+                    "engine uffd");
+    }
+    if (engine == "kvm" && !kvm) {
+        throw Error("this host's KVM does not offer engine kvm in the version needed (" +
+                    std::to_string(KVM_HOTSNAP_VERSION) +
+                    "); load the patched modules (kvm-patches/), or use engine uffd");
+    }
+    if (engine == "kvm" || (engine == "auto" && kvm)) {
+        return std::make_unique<KvmTrap>(std::make_unique<KvmVm>(kvm_vm_fd), arm_flags(open_traps));
+    }
     if (engine == "auto" || engine == "uffd") {
         return std::make_unique<UffdTrap>();
     }
@@ -93,7 +113,7 @@ std::unique_ptr<WriteTrap> make_trap(std::string_view engine) {
         return std::make_unique<NoneTrap>();
     }
     throw Error("there is no snapshot engine \"" + std::string(engine) +
-                "\"; choose auto, uffd or none");
+                "\"; choose auto, kvm, uffd or none");
 }
 
 void probe_engine(std::string_view engine, bool shared, bool huge) {

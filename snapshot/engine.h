@@ -10,8 +10,11 @@
 
 namespace hotsnap {
 
-// "auto" is the best there is. Throws Error for a name that is not known.
-std::unique_ptr<WriteTrap> make_trap(std::string_view engine);
+// "auto" is the best there is: kvm where the VM's KVM offers it, else uffd. `kvm_vm_fd` is the
+// VM's, or -1; `open_traps`, for tests: HS_OPEN_TRAP_... (snapshot.h). Throws Error for a name that
+// is not known, and for kvm where KVM does not offer it.
+std::unique_ptr<WriteTrap> make_trap(std::string_view engine, int kvm_vm_fd = -1,
+                                     uint32_t open_traps = 0);
 
 // Tries an engine on a few pages: protects, writes, sees the fault, releases. `shared` and `huge`
 // say of what kind the pages are. Throws Error when it does not work.

@@ -157,7 +157,7 @@ void FaultService::track(std::span<const WriteFault> faults) {
         released_.push_back(run);
     }
     dirty_.add(released_);
-    counts_.tracked.fetch_add(faults.size(), std::memory_order_relaxed);
+    tracked_.fetch_add(faults.size(), std::memory_order_relaxed);
 }
 
 void FaultService::copy_on_write(std::span<const WriteFault> faults) {
@@ -167,12 +167,7 @@ void FaultService::copy_on_write(std::span<const WriteFault> faults) {
         if (!released_just_now(fault) && !save_around(fault)) {
             break; // the pool is closed: an abort is on its way and will release everything
         }
-        const uint64_t us = ns_to_us(now_ns() - begin);
-        counts_.answered.fetch_add(1, std::memory_order_relaxed);
-        counts_.us_sum.fetch_add(us, std::memory_order_relaxed);
-        if (us > counts_.us_max.load(std::memory_order_relaxed)) {
-            counts_.us_max.store(us, std::memory_order_relaxed);
-        }
+        counts_.add(ns_to_us(now_ns() - begin));
     }
     saver_.flush();
 }
@@ -183,15 +178,15 @@ bool FaultService::save_around(const WriteFault &fault) {
     if (run.block == nullptr) {
         return true;
     }
-    const uint64_t lead = run.block->first_page + (run.block->huge() ? run.first : page);
+    const uint64_t lead = run.block->first_page + (run.block->by_unit() ? run.first : page);
     if (!parts_.ledger.saved(lead)) {
         std::vector<bool> absent;
-        if (run.block->shared && !run.block->huge()) {
+        if (run.block->shared && !run.block->by_unit()) {
             // Reading a neighbor that nothing backs would give it memory for good.
             absent.resize(run.count);
             parts_.reader.find_absent(run, absent);
         }
-        if (!saver_.save(run, absent, manner_of(fault.tid), page)) {
+        if (!saver_.save(run, absent, manner_of(fault.tid), {page, 1})) {
             return false;
         }
         parts_.ledger.wait_saved(lead);

@@ -15,6 +15,7 @@
 #pragma once
 
 #include "dirty_list.h"
+#include "fault_counts.h"
 #include "page_saver.h"
 #include "write_trap.h"
 
@@ -30,13 +31,6 @@ namespace hotsnap {
 class FaultService {
   public:
     enum class Mode { tracking, cow, discard };
-
-    struct Counts {
-        std::atomic<uint64_t> tracked{0}; // before the cut
-        std::atomic<uint64_t> answered{0};
-        std::atomic<uint64_t> us_max{0};
-        std::atomic<uint64_t> us_sum{0};
-    };
 
     class Quiet {
       public:
@@ -61,7 +55,8 @@ class FaultService {
     // Joins the thread. By then the trap must be detached, or faults would hang.
     void stop();
 
-    const Counts &counts() const { return counts_; }
+    const FaultCounts &counts() const { return counts_; }
+    uint64_t tracked() const { return tracked_; } // faults before the cut
     uint64_t full_waits() const { return saver_.full_waits(); }
 
   private:
@@ -82,7 +77,8 @@ class FaultService {
     uint64_t cluster_pages_;
     std::function<void(const std::string &)> on_error_;
     PageSaver saver_;
-    Counts counts_;
+    FaultCounts counts_;
+    std::atomic<uint64_t> tracked_{0};
 
     std::atomic<bool> stopping_{false};
     std::atomic<int> quiet_wanted_{0};

@@ -72,7 +72,7 @@ const MemoryBlock *GuestMemory::block_of_address(uint64_t address) const {
 }
 
 PageRun GuestMemory::aligned_run(const MemoryBlock &block, uint64_t page, uint64_t pages) {
-    if (block.huge()) {
+    if (block.by_unit()) {
         pages = block.unit_pages();
     }
     const uint64_t first = page & ~(pages - 1);

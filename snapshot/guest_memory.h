@@ -21,16 +21,20 @@ struct MemoryBlock {
     std::string idstr;
     std::byte *host = nullptr;
     uint64_t length = 0;             // bytes, a multiple of page_bytes
-    uint64_t page_size = page_bytes; // of the backing; one write fault covers this much
+    uint64_t page_size = page_bytes; // of the backing
     int fd = -1;                     // backing file, or -1
     uint64_t fd_offset = 0;
     bool shared = false;
     bool read_only = false;
-    uint64_t first_page = 0; // number of its first page among the pages of all blocks
+    bool save_at_cut = false; // is written behind the trap's back (snapshot.h)
+    bool split = false;       // the trap takes huge pages apart: one write fault covers 4 KiB
+    uint64_t first_page = 0;  // number of its first page among the pages of all blocks
 
     uint64_t pages() const { return length / page_bytes; }
-    uint64_t unit_pages() const { return page_size / page_bytes; }
     bool huge() const { return page_size > page_bytes; }
+    // What one write fault covers: a backing page or 4 KiB; and whether it is more than 4 KiB.
+    uint64_t unit_pages() const { return split ? 1 : page_size / page_bytes; }
+    bool by_unit() const { return unit_pages() > 1; }
     // Whole backing pages: the last one need not be used to its end, but is trapped as a whole.
     uint64_t mapped_length() const { return (length + page_size - 1) & ~(page_size - 1); }
 };
@@ -62,7 +66,7 @@ class GuestMemory {
     const MemoryBlock &block_of_page(uint64_t number) const;
     const MemoryBlock *block_of_address(uint64_t address) const;
 
-    // The aligned run of `pages` (a power of two; huge pages: one backing page) around a page.
+    // The aligned run of `pages` (a power of two; by_unit: one unit) around a page.
     static PageRun aligned_run(const MemoryBlock &block, uint64_t page, uint64_t pages);
 
   private:

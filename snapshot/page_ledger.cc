@@ -32,6 +32,29 @@ bool PageLedger::claim_unit(uint64_t first, uint64_t count) {
     return true;
 }
 
+void PageLedger::cede(uint64_t first, GroupMask mask) {
+    for (unsigned left = mask; left != 0; left &= left - 1) {
+        // Release: what the claimer read of the page, it has read.
+        states_[first + static_cast<unsigned>(std::countr_zero(left))].store(
+            ceded_state, std::memory_order_release);
+    }
+}
+
+bool PageLedger::claim_kernels(uint64_t page) {
+    for (int spins = 0;; spins++) {
+        uint8_t state = states_[page].load(std::memory_order_relaxed);
+        if ((state & saved_bit) != 0) {
+            return false;
+        }
+        if (state != claimed_state &&
+            states_[page].compare_exchange_weak(state, claimed_state, std::memory_order_acquire,
+                                                std::memory_order_relaxed)) {
+            return true;
+        }
+        pause_in_spin(spins);
+    }
+}
+
 void PageLedger::save(uint64_t first, GroupMask mask, GroupMask zero, GroupMask neighbors,
                       Manner manner) {
     zero &= mask;
@@ -58,14 +81,8 @@ void PageLedger::save(uint64_t first, GroupMask mask, GroupMask zero, GroupMask 
 }
 
 void PageLedger::wait_saved(uint64_t page) const {
-    // The claimer only copies, at most one huge page; but it may have lost its processor, so give
-    // ours away after a while.
     for (int spins = 0; !saved(page); spins++) {
-        if (spins < 2000) {
-            relax_cpu();
-        } else {
-            std::this_thread::yield();
-        }
+        pause_in_spin(spins);
     }
 }
 
@@ -86,7 +103,9 @@ std::optional<std::string> PageLedger::disproof() const {
         const uint8_t state = states_[page].load(std::memory_order_acquire);
         if ((state & saved_bit) == 0) {
             return "page " + std::to_string(page) + " of " + std::to_string(pages_) +
-                   (state == claimed_state ? " was claimed but not saved" : " was not saved");
+                   (state == claimed_state ? " was claimed but not saved"
+                    : state == ceded_state ? " was left to KVM, and its copy did not come"
+                                           : " was not saved");
         }
         saved_count++;
         recount.zero += (state & zero_bit) != 0;

@@ -4,6 +4,11 @@
 // first, and so that this can be proved at the end (HotSnap, LISA '13, Table 2: page manners).
 //
 //     Unsaved --claim--> Claimed --save--> Saved (manner, zero?, neighbor?)
+//        |                |    ^
+//        |              cede   claim_kernels
+//        |                v    |
+//        |                Ceded
+//        +----claim_kernels----> Claimed, as above
 //
 // Rules that the rest of the library rests on:
 //  1. Only the thread whose claim succeeded copies the page and calls save.
@@ -11,9 +16,19 @@
 //     slots before it claims. A claim is therefore always short, and who waits for one may spin.
 //  3. Write protection of a page is removed only after its state is Saved. save() stores with
 //     release order and saved() loads with acquire order: who sees Saved knows the copy is done.
-//  4. Saved is final.
+//  4. Saved is final, and nothing becomes Unsaved again.
 //
-// Of a huge page, the state of the first 4 KiB page stands for all.
+// Where the kernel saves pages too (kvm_trap.h), its bitmap decides whose copy counts, and the
+// ledger follows: a claimer that finds the kernel was first cedes the claim, and the one thread
+// that takes the kernel's copies from its ring claims the page, from Unsaved or from Ceded. Why it
+// never finds Saved: a page is saved by a claimer of claim() only after that claimer has won the
+// page's bit, or by claim_kernels()'s only for a copy with which the kernel has won it; a bit is
+// won once. Why it need not wait for long when it finds Claimed: that claimer only copies (rule 2),
+// and then finds the bit set, so it cedes. Ceded is not Unsaved, so that nobody else claims the
+// page only to find out the same, and who saw that nothing of a group is Unsaved need not take a
+// slot for it.
+//
+// Of a huge page saved as a unit, the state of the first 4 KiB page stands for all.
 #pragma once
 
 #include "guest_memory.h"
@@ -48,6 +63,12 @@ class PageLedger {
     // Claims a huge page of `count` pages as a whole.
     bool claim_unit(uint64_t first, uint64_t count);
 
+    // Gives up claims of the caller: the kernel has saved these pages, and only its copies count.
+    void cede(uint64_t first, GroupMask mask);
+
+    // Claims a page that the kernel has saved. False when it is saved already, which cannot be.
+    bool claim_kernels(uint64_t page);
+
     // Saves the pages of `mask`, claimed by the caller, of the group that begins at `first`.
     // `zero` and `neighbors` tell which of them are. Stores in falling order, so that the first
     // page, which stands for a huge page, comes last.
@@ -79,6 +100,7 @@ class PageLedger {
   private:
     static constexpr uint8_t unsaved_state = 0;
     static constexpr uint8_t claimed_state = 1;
+    static constexpr uint8_t ceded_state = 2;
     static constexpr uint8_t saved_bit = 0x80;
     static constexpr uint8_t zero_bit = 0x40;
     static constexpr uint8_t neighbor_bit = 0x20;

@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "page_saver.h"
 
+#include "error.h"
+#include "zero_page.h"
+
 #include <algorithm>
 #include <bit>
+#include <cstring>
 
 namespace hotsnap {
 
@@ -12,13 +16,13 @@ GroupMask first_pages(uint64_t count) {
     return static_cast<GroupMask>((uint32_t{1} << count) - 1);
 }
 
-// Every page of the group but the wanted one; none when there is no wanted one at all.
-GroupMask neighbors_in(const PageRun &group, uint64_t wanted) {
-    if (wanted == PageSaver::no_page) {
-        return 0;
+// Every page of the group but the wanted ones; none when there are no wanted ones at all.
+GroupMask neighbors_in(const PageRun &group, const PageSaver::Wanted &wanted) {
+    unsigned mask = 0;
+    for (uint64_t i = 0; i < group.count && wanted.count > 0; i++) {
+        mask |= (group.first + i - wanted.first < wanted.count ? 0u : 1u) << i;
     }
-    const uint64_t i = wanted - group.first;
-    return static_cast<GroupMask>(i < group_pages ? ~(1u << i) : ~0u);
+    return static_cast<GroupMask>(mask);
 }
 
 } // namespace
@@ -28,8 +32,8 @@ PageSaver::~PageSaver() {
 }
 
 bool PageSaver::save(const PageRun &run, const std::vector<bool> &absent, Manner manner,
-                     uint64_t wanted) {
-    if (run.block->huge()) {
+                     Wanted wanted) {
+    if (run.block->by_unit()) {
         return save_unit(run, manner, wanted);
     }
     for (uint64_t done = 0; done < run.count; done += group_pages) {
@@ -46,7 +50,7 @@ bool PageSaver::save(const PageRun &run, const std::vector<bool> &absent, Manner
     return true;
 }
 
-bool PageSaver::save_group(const PageRun &group, GroupMask absent, Manner manner, uint64_t wanted) {
+bool PageSaver::save_group(const PageRun &group, GroupMask absent, Manner manner, Wanted wanted) {
     bool needs_slot = false;
     bool needs_claim = false;
     for (uint64_t i = 0; i < group.count; i++) {
@@ -68,7 +72,12 @@ bool PageSaver::save_group(const PageRun &group, GroupMask absent, Manner manner
     if (present != 0) {
         data = copy(group, present, spare_.back());
     }
-    parts_.ledger.save(group.number(), claimed, static_cast<GroupMask>(~data),
+    const GroupMask ours = parts_.trap.confirm(group, claimed);
+    if (ours != claimed) {
+        parts_.ledger.cede(group.number(), claimed & static_cast<GroupMask>(~ours));
+        data &= ours;
+    }
+    parts_.ledger.save(group.number(), ours, static_cast<GroupMask>(~data),
                        neighbors_in(group, wanted), manner);
     if (data != 0) {
         stage(group, data, spare_.back());
@@ -80,7 +89,7 @@ bool PageSaver::save_group(const PageRun &group, GroupMask absent, Manner manner
     return true;
 }
 
-bool PageSaver::save_unit(const PageRun &unit, Manner manner, uint64_t wanted) {
+bool PageSaver::save_unit(const PageRun &unit, Manner manner, Wanted wanted) {
     const size_t groups = (unit.count + group_pages - 1) / group_pages;
     if (!parts_.ledger.unsaved(unit.number())) {
         return true;
@@ -123,6 +132,26 @@ bool PageSaver::save_unit(const PageRun &unit, Manner manner, uint64_t wanted) {
     return true;
 }
 
+bool PageSaver::save_kernels(const PageRun &page, const std::byte *copy) {
+    if (!get_slots(1)) {
+        return false;
+    }
+    if (!parts_.ledger.claim_kernels(page.number())) {
+        throw Error("internal: KVM saved a page that was saved before; report this, the image was "
+                    "not kept");
+    }
+    const GroupMask data = is_zero(copy, page_bytes) ? 0 : 1;
+    if (data != 0) {
+        std::memcpy(spare_.back(), copy, page_bytes);
+    }
+    parts_.ledger.save(page.number(), 1, static_cast<GroupMask>(~data), 0, Manner::kvm_write);
+    if (data != 0) {
+        stage(page, data, spare_.back());
+        spare_.pop_back();
+    }
+    return true;
+}
+
 bool PageSaver::get_slots(size_t count) {
     if (spare_.size() >= count) {
         return true;
@@ -161,7 +190,7 @@ void PageSaver::stage(const PageRun &group, GroupMask data, Slot slot) {
 }
 
 bool PageSaver::release(const PageRun &run) {
-    if (run.block->huge()) {
+    if (run.block->by_unit()) {
         const bool saved = parts_.ledger.saved(run.number());
         if (saved) {
             parts_.trap.release(run);
@@ -185,6 +214,14 @@ bool PageSaver::release(const PageRun &run) {
 void PageSaver::flush() {
     parts_.writer.submit(staged_);
     staged_.clear();
+}
+
+void PageSaver::rest() {
+    flush();
+    if (!spare_.empty()) {
+        parts_.pool.release(spare_);
+        spare_.clear();
+    }
 }
 
 } // namespace hotsnap

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
 // Saves pages into staging: claim, copy, mark saved, and later hand over to the image writer. The
-// fault thread and the background copy have one each; it is not shared between threads.
+// fault thread and the background copy have one each; no two threads use one at the same time.
 //
 // Order of things, which keeps the image right and everyone moving:
 //  1. Slots first. A claim is made only with the slots for it in hand, so between claim and save
@@ -9,6 +9,11 @@
 //  2. Nothing staged is kept back while waiting for slots: what was filled goes to the writer
 //     before the wait, so the pool always fills up again as long as storage moves.
 //  3. Protection last: release() touches only pages that are Saved, whoever saved them.
+//
+// A trap in which the kernel saves pages too (kvm_trap.h) is asked after the copy which of them
+// count (WriteTrap::confirm). The others have been saved by the kernel before: the own copies,
+// which may be of later content, are thrown away, and the claims are ceded to whoever brings the
+// kernel's copies (ring_service.h).
 #pragma once
 
 #include "guest_memory.h"
@@ -37,18 +42,24 @@ struct SaveParts {
 
 class PageSaver {
   public:
-    static constexpr uint64_t no_page = ~uint64_t{0};
+    // Pages of a block that someone is about to write; others that are saved on that occasion count
+    // as their neighbors. None: nobody writes.
+    struct Wanted {
+        uint64_t first = 0;
+        uint64_t count = 0;
+    };
 
     PageSaver(const SaveParts &parts, StagingPool::User user) : parts_(parts), user_(user) {}
     ~PageSaver();
     PageSaver(const PageSaver &) = delete;
     PageSaver &operator=(const PageSaver &) = delete;
 
-    // Saves what is still unsaved of a run, which begins on a group and, of huge pages, is one.
-    // `absent` as of PageReader::find_absent, or empty. `wanted` is the page of the block that
-    // someone wants to write (others count as its neighbors), or no_page. False when the pool was
-    // closed.
-    bool save(const PageRun &run, const std::vector<bool> &absent, Manner manner, uint64_t wanted);
+    // Saves what is still unsaved of a run, which begins on a group and, of units, is one. `absent`
+    // as of PageReader::find_absent, or empty. False when the pool was closed.
+    bool save(const PageRun &run, const std::vector<bool> &absent, Manner manner, Wanted wanted);
+
+    // Saves a page that the kernel has copied. False when the pool was closed.
+    bool save_kernels(const PageRun &page, const std::byte *copy);
 
     // Removes the protection of those pages of the run that are saved; tells whether all are.
     bool release(const PageRun &run);
@@ -56,12 +67,15 @@ class PageSaver {
     // Hands what was staged to the writer.
     void flush();
 
+    // The same, and gives back slots in hand: for a saver that may not be used for long.
+    void rest();
+
     uint64_t staged_bytes() const { return staged_bytes_; } // so far
     uint64_t full_waits() const { return full_waits_.load(std::memory_order_relaxed); }
 
   private:
-    bool save_group(const PageRun &group, GroupMask absent, Manner manner, uint64_t wanted);
-    bool save_unit(const PageRun &unit, Manner manner, uint64_t wanted);
+    bool save_group(const PageRun &group, GroupMask absent, Manner manner, Wanted wanted);
+    bool save_unit(const PageRun &unit, Manner manner, Wanted wanted);
     bool get_slots(size_t count);
     GroupMask copy(const PageRun &group, GroupMask mask, Slot slot);
     void stage(const PageRun &group, GroupMask data, Slot slot);

@@ -2,7 +2,6 @@
 #include "session.h"
 
 #include "clock.h"
-#include "engine.h"
 #include "error.h"
 #include "image_dump.h"
 #include "thread.h"
@@ -38,12 +37,20 @@ uint64_t slots_of(const SnapshotOptions &options, const GuestMemory &memory) {
     return std::max(bytes / group_bytes, 4 * ((unit + group_pages - 1) / group_pages));
 }
 
+std::vector<MemoryBlock> as_trapped(std::vector<MemoryBlock> blocks, const WriteTrap &trap) {
+    for (MemoryBlock &block : blocks) {
+        block.split = trap.has_bitmap();
+    }
+    return blocks;
+}
+
 } // namespace
 
-Session::Session(SnapshotOptions options, std::vector<MemoryBlock> blocks)
-    : options_(std::move(options)), memory_(std::move(blocks)), layout_(options_.stream, memory_),
-      trap_(make_trap(options_.engine)), ledger_(memory_.pages()),
-      pool_(slots_of(options_, memory_), slots_of(options_, memory_) / 2),
+Session::Session(SnapshotOptions options, std::vector<MemoryBlock> blocks,
+                 std::unique_ptr<WriteTrap> trap)
+    : options_(std::move(options)), trap_(std::move(trap)),
+      memory_(as_trapped(std::move(blocks), *trap_)), layout_(options_.stream, memory_),
+      ledger_(memory_.pages()), pool_(slots_of(options_, memory_), slots_of(options_, memory_) / 2),
       limit_(options_.bandwidth) {
     try {
         prepare();
@@ -74,7 +81,11 @@ void Session::prepare() {
                                              cluster_pages, aborter());
     arming_ = std::make_unique<Arming>(memory_, *trap_, dirty_, aborter());
     copier_ = std::make_unique<Copier>(memory_, parts, limit_);
-    if (trap_->traps()) {
+    if (auto *kvm = dynamic_cast<KvmTrap *>(trap_.get())) {
+        ring_ = std::make_unique<RingService>(memory_, *kvm, parts, aborter());
+        writers_ = std::make_unique<WriterService>(memory_, parts, cluster_pages, aborter());
+        ring_->start();
+    } else if (trap_->traps()) {
         faults_->start();
     }
 }
@@ -86,6 +97,8 @@ Session::~Session() {
     }
     // In the order of who uses whom.
     copier_.reset();
+    writers_.reset();
+    ring_.reset();
     arming_.reset();
     faults_.reset();
     writer_.reset();
@@ -119,9 +132,11 @@ void Session::require(Phase phase, const char *call) const {
 
 void Session::arm(uint64_t max_us) {
     require(Phase::created, "hs_snapshot_arm");
-    arming_->start();
-    if (!arming_->wait_converged(max_us)) {
-        require(Phase::created, "hs_snapshot_arm"); // says why it was stopped
+    if (!trap_->has_bitmap()) {
+        arming_->start();
+        if (!arming_->wait_converged(max_us)) {
+            require(Phase::created, "hs_snapshot_arm"); // says why it was stopped
+        }
     }
     const std::lock_guard lock(state_mutex_);
     phase_ = Phase::armed;
@@ -136,14 +151,48 @@ void Session::cut() {
         // An abort is either over, and then stopped_ is seen here, or has to wait for this quiet
         // before it releases the memory.
         require(Phase::armed, "hs_snapshot_cut");
-        cut_pages_ = arming_->finish();
-        quiet.set_mode(FaultService::Mode::cow);
+        if (trap_->has_bitmap()) {
+            trap_->cut();
+            writers_->start();
+            save_untrapped();
+        } else {
+            cut_pages_ = arming_->finish();
+            quiet.set_mode(FaultService::Mode::cow);
+        }
     }
     {
         const std::lock_guard lock(state_mutex_);
         phase_ = Phase::cut;
     }
     cut_us_ = ns_to_us(now_ns() - begin);
+}
+
+// Blocks that are written where no trap sees it: in the pause.
+void Session::save_untrapped() {
+    PageSaver saver({*trap_, ledger_, pool_, *reader_, layout_, *writer_},
+                    StagingPool::User::fault);
+    for (const MemoryBlock &block : memory_.blocks()) {
+        if (!block.save_at_cut) {
+            continue;
+        }
+        const PageRun all{&block, 0, block.pages()};
+        std::vector<bool> absent(all.count);
+        reader_->find_absent(all, absent);
+        if (!saver.save(all, absent, Manner::background, {})) {
+            return; // the pool is closed: an abort is on its way
+        }
+    }
+    saver.rest();
+}
+
+bool Session::before_guest_write(const void *host) {
+    return !writers_ || writers_->before_write(host, 1, Manner::guest_write);
+}
+
+void Session::before_dma_write(const void *host, size_t size) {
+    if (writers_ && !options_.open_dma_trap) {
+        writers_->before_write(host, size, Manner::dma_write);
+    }
 }
 
 void Session::dump(const std::string &path) {
@@ -165,6 +214,7 @@ void Session::start(std::span<const std::byte> tail) {
 
 void Session::copy_and_finish() {
     try {
+        trap_->after_resume();
         copier_->run();
         copied_ns_ = now_ns();
         complete_image();
@@ -199,6 +249,11 @@ void Session::complete_image() {
         // Every page is saved, and who saved it releases it: the copier has; once the fault thread
         // has no fault in hand, it has too.
         const FaultService::Quiet quiet(*faults_);
+    }
+    if (trap_->has_bitmap()) {
+        // The same for those who save here: they leave only when the writer has what they saved.
+        writers_->stop();
+        ring_->quiesce();
     }
     trap_->detach(true);
     if (!writer_->drain()) {
@@ -238,6 +293,9 @@ void Session::stop_everything() {
         quiet.set_mode(FaultService::Mode::discard);
     }
     copier_->stop();
+    if (writers_) {
+        writers_->stop();
+    }
     trap_->detach(false);
     unlink(options_.image_path.c_str());
     unlink(options_.sums_path.c_str());
@@ -257,14 +315,15 @@ void Session::get_stats(hs_snapshot_stats &stats) const {
     stats.bytes_done = ledger_.saved_pages() * page_bytes;
     stats.bytes_written = writer_->bytes_written();
     stats.bandwidth = limit_.rate();
-    const FaultService::Counts &faults = faults_->counts();
+    const FaultCounts &faults = writers_ ? writers_->counts() : faults_->counts();
     stats.faults = faults.answered;
     stats.fault_us_max = faults.us_max;
     stats.fault_us_sum = faults.us_sum;
-    stats.staging_full_waits = faults_->full_waits();
+    stats.staging_full_waits =
+        writers_ ? writers_->full_waits() + ring_->full_waits() : faults_->full_waits();
     stats.arm_passes = arming_->passes();
     stats.arm_us = arming_->converge_us();
-    stats.arm_faults = faults.tracked;
+    stats.arm_faults = faults_->tracked();
     stats.cut_pages = cut_pages_;
     stats.cut_us = cut_us_;
     if (const uint64_t started = started_ns_; started != 0) {

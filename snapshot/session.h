@@ -5,10 +5,14 @@
 //     created --arm--> armed --cut--> cut --start--> copying --> finished
 //        any phase --abort, or a failure of a part--> stopped
 //
-// Threads: the caller's; hs-arming (arming.h); hs-faults (fault_service.h); hs-writer
-// (image_writer.h); hs-snapshot, from start on: copies, then completes the image and calls
-// on_finished. Each part has its own mutex; none is held while another part is called, except
-// FaultService::Quiet, under which traps are armed and nothing waits.
+// Two kinds of traps (write_trap.h), each with the parts it needs: arming and a fault thread; or,
+// for a trap with a bitmap, a ring thread and a service for the threads that write.
+//
+// Threads: the caller's; hs-arming (arming.h); hs-faults (fault_service.h) or hs-kvm-ring
+// (ring_service.h) and those that write (writer_service.h); hs-writer (image_writer.h);
+// hs-snapshot, from start on: copies, then completes the image and calls on_finished. Each part has
+// its own mutex; none is held while another part is called, except FaultService::Quiet, under which
+// traps are armed and nothing waits.
 //
 // abort may come from any of them. It tells every part to stop, waits only for what is short (one
 // ioctl, one chunk), releases the memory and removes the files; it joins no thread. The thread
@@ -26,6 +30,8 @@
 #include "page_ledger.h"
 #include "page_reader.h"
 #include "rate_limit.h"
+#include "ring_service.h"
+#include "writer_service.h"
 
 #include <memory>
 #include <string>
@@ -33,7 +39,6 @@
 namespace hotsnap {
 
 struct SnapshotOptions {
-    std::string engine = "auto";
     std::string image_path;
     std::string sums_path;
     uint64_t bandwidth = 0;
@@ -41,12 +46,14 @@ struct SnapshotOptions {
     uint64_t cluster_pages = 0; // 0: default
     StreamFormat stream;
     std::vector<int> vcpu_tids;
+    bool open_dma_trap = false; // for tests
     std::function<void(const char *error)> on_finished;
 };
 
 class Session {
   public:
-    Session(SnapshotOptions options, std::vector<MemoryBlock> blocks);
+    Session(SnapshotOptions options, std::vector<MemoryBlock> blocks,
+            std::unique_ptr<WriteTrap> trap);
     ~Session();
     Session(const Session &) = delete;
     Session &operator=(const Session &) = delete;
@@ -56,7 +63,9 @@ class Session {
     void dump(const std::string &path);
     void start(std::span<const std::byte> tail);
 
-    // Any thread.
+    // Any thread. See snapshot.h.
+    bool before_guest_write(const void *host);
+    void before_dma_write(const void *host, size_t size);
     void abort(const std::string &reason);
     void get_stats(hs_snapshot_stats &stats) const;
     void set_bandwidth(uint64_t rate) { limit_.set_rate(rate); }
@@ -68,14 +77,15 @@ class Session {
     void require(Phase phase, const char *call) const;
     void check_space() const;
     void copy_and_finish();
+    void save_untrapped();
     void complete_image();
     void stop_everything();
     std::function<void(const std::string &)> aborter();
 
     SnapshotOptions options_;
+    std::unique_ptr<WriteTrap> trap_;
     GuestMemory memory_;
     ImageLayout layout_;
-    std::unique_ptr<WriteTrap> trap_;
     PageLedger ledger_;
     StagingPool pool_;
     RateLimit limit_;
@@ -84,6 +94,8 @@ class Session {
     Fd sums_fd_;
     std::unique_ptr<ImageWriter> writer_;
     std::unique_ptr<FaultService> faults_;
+    std::unique_ptr<RingService> ring_;      // null: the trap has no bitmap
+    std::unique_ptr<WriterService> writers_; // the same
     std::unique_ptr<Arming> arming_;
     std::unique_ptr<Copier> copier_;
     std::vector<std::byte> tail_;

@@ -26,4 +26,14 @@ inline void relax_cpu() {
 #endif
 }
 
+// The same, in a wait for someone who only copies: who has lost its processor meanwhile may need
+// ours, so it is given away after a while.
+inline void pause_in_spin(int spins) {
+    if (spins < 2000) {
+        relax_cpu();
+    } else {
+        std::this_thread::yield();
+    }
+}
+
 } // namespace hotsnap

@@ -36,6 +36,9 @@
  *  - Memory is written through the given mapping only (no vhost-user, no VFIO, no second mapping):
  *    other writes are not trapped. Writes by the kernel on behalf of any thread are (KVM, io_uring,
  *    read(2)); pages that are pinned for I/O at the cut are not: drain it before.
+ *  - With engine "kvm", writes by this process are not trapped either, nor those of the kernel on
+ *    its behalf except KVM's: from hs_snapshot_cut on it calls hs_snapshot_dma_write before each,
+ *    and hs_snapshot_guest_write when KVM_RUN returns with HS_KVM_EXIT.
  */
 #ifndef HOTSNAP_SNAPSHOT_H
 #define HOTSNAP_SNAPSHOT_H
@@ -60,11 +63,22 @@ typedef struct hs_ram_block {
     uint64_t fd_offset; /* where `host` lies in fd */
     bool shared;        /* mapped MAP_SHARED */
     bool read_only;     /* mapped PROT_READ: saved, but needs no trap */
+    /*
+     * Engine "kvm": the caller writes here without hs_snapshot_dma_write (video memory, tables it
+     * builds), so the block is saved in the pause, by hs_snapshot_cut. For small blocks. Ignored by
+     * other engines, which trap such writes.
+     */
+    bool save_at_cut;
 } hs_ram_block;
+
+/* Traps of engine "kvm" that a test may leave open. */
+#define HS_OPEN_TRAP_GUEST 1u
+#define HS_OPEN_TRAP_KVM 2u
+#define HS_OPEN_TRAP_DMA 4u
 
 typedef struct hs_snapshot_options {
     size_t struct_size;      /* sizeof(hs_snapshot_options) */
-    const char *engine;      /* "auto", "uffd"; "none" traps nothing and is for negative controls */
+    const char *engine;      /* "auto", "kvm", "uffd"; "none" traps nothing: for negative controls */
     const char *image_path;  /* mapped-ram stream to create; must not exist */
     const char *sums_path;   /* checksums of the image, see docs/formats/sums.md; must not exist */
     uint64_t bandwidth;      /* background copy limit in bytes/s, 0 = none */
@@ -84,6 +98,8 @@ typedef struct hs_snapshot_options {
      */
     void (*on_finished)(void *opaque, const char *error);
     void *opaque;
+    int kvm_vm_fd;         /* file descriptor of the VM in KVM; -1 = none, and no engine "kvm" */
+    uint32_t x_open_traps; /* for tests: HS_OPEN_TRAP_..., engine "kvm"; the image will be torn */
 } hs_snapshot_options;
 
 /* Page manners: who saved a page (HotSnap, Table 2). Unit: 4 KiB pages. */
@@ -92,7 +108,7 @@ typedef struct hs_page_counts {
     uint64_t zero;        /* of all manners: pages that are zero, kept as holes */
     uint64_t background;  /* saved by the background copy */
     uint64_t guest_write; /* saved because a vCPU thread was about to write */
-    uint64_t dma_write;   /* saved because another thread was about to write (device emulation) */
+    uint64_t dma_write;   /* saved because device emulation was about to write */
     uint64_t kvm_write;   /* saved by KVM itself; engine "kvm" only */
     uint64_t neighbors;   /* of guest and DMA writes: saved along with the page that faulted */
 } hs_page_counts;
@@ -148,6 +164,34 @@ bool hs_snapshot_arm(hs_snapshot *s, uint64_t max_us, char **error);
  * protect pass, not to the size of memory; once converged, at most about 600 runs of 16 pages.
  */
 bool hs_snapshot_cut(hs_snapshot *s, char **error);
+
+/*
+ * Engine "kvm": what a patched KVM says when a vCPU is about to write to a page that is not saved:
+ * KVM_RUN returns 0, kvm_run.exit_reason is HS_KVM_EXIT, and this lies where the members of kvm_run's
+ * union begin (kvm_run.hw).
+ */
+#define HS_KVM_EXIT 0x4853
+typedef struct hs_kvm_exit {
+    uint64_t gpa;
+    uint64_t hva;
+} hs_kvm_exit;
+
+/* Whether the KVM of this VM offers engine "kvm", in the version that this library speaks. */
+bool hs_kvm_offered(int kvm_vm_fd);
+
+/*
+ * A vCPU is about to write at `host`: saves the page and its neighbors. When this returns the vCPU
+ * may go on. Any thread (QEMU: without the BQL), any phase, before hs_snapshot_free. Waits for
+ * storage only when the staging buffer is full. False when `host` is not in the snapshot's memory.
+ * Does nothing in other engines, before the cut, and after the end.
+ */
+bool hs_snapshot_guest_write(hs_snapshot *s, const void *host);
+
+/*
+ * The same for the caller's own writes of `size` bytes, to be called before them (QEMU: device
+ * emulation). Memory that is not in the snapshot is ignored.
+ */
+void hs_snapshot_dma_write(hs_snapshot *s, const void *host, size_t size);
 
 /*
  * Test hook: writes the same memory by plain sequential writes to a second mapped-ram file, to be

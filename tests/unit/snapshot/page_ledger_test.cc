@@ -67,6 +67,35 @@ TEST(PageLedger, ZeroPagesHaveNoData) {
     EXPECT_EQ(ledger.counts().zero, 4u);
 }
 
+TEST(PageLedger, CededPagesAreForTheKernelsCopies) {
+    PageLedger ledger(16);
+    EXPECT_EQ(ledger.claim(0, 16), 0xffff);
+    ledger.cede(0, 0x0030);
+    EXPECT_FALSE(ledger.unsaved(4));
+    EXPECT_EQ(ledger.claim(0, 16), 0);
+    ledger.save(0, 0xffcf, 0, 0, Manner::guest_write);
+    ASSERT_TRUE(ledger.disproof());
+    EXPECT_NE(ledger.disproof()->find("page 4 of 16 was left to KVM"), std::string::npos);
+    EXPECT_TRUE(ledger.claim_kernels(4));
+    EXPECT_TRUE(ledger.claim_kernels(5));
+    ledger.save(4, 3, 0, 0, Manner::kvm_write);
+    EXPECT_FALSE(ledger.disproof());
+    EXPECT_FALSE(ledger.claim_kernels(3));
+    EXPECT_EQ(ledger.counts().by_manner[static_cast<size_t>(Manner::kvm_write)], 2u);
+}
+
+TEST(PageLedger, KernelsCopyWaitsForAClaimInVain) {
+    PageLedger ledger(1);
+    ASSERT_EQ(ledger.claim(0, 1), 1);
+    std::thread ring([&] {
+        EXPECT_TRUE(ledger.claim_kernels(0));
+        ledger.save(0, 1, 0, 0, Manner::kvm_write);
+    });
+    ledger.cede(0, 1);
+    ring.join();
+    EXPECT_FALSE(ledger.disproof());
+}
+
 TEST(PageLedger, FirstPageStandsForAHugePage) {
     PageLedger ledger(1024);
     ASSERT_TRUE(ledger.claim_unit(512, 512));
