@@ -22,6 +22,7 @@ PR_SET_CHILD_SUBREAPER = 36
 HEARTBEAT = 10.0  # seconds between two signs of life
 GRACE = 30.0  # for a program to clean up after SIGTERM
 ORPHAN_GRACE = 3.0  # for processes that are on their way out when their program ends
+KILLED_GRACE = 1.0  # for those that were killed with it
 
 
 class Interrupted(BaseException):
@@ -142,7 +143,7 @@ def run(name: str, command: Sequence[str], log: str, timeout: float, *,
         raise
     seconds = time.monotonic() - started
     return Finished(process.returncode, seconds, overdue,
-                    end_orphans(ORPHAN_GRACE if overdue is None else 0))
+                    end_orphans(ORPHAN_GRACE if overdue is None else KILLED_GRACE))
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:

@@ -38,7 +38,8 @@ TEST_P(Abort, LeavesTheVmAsItWas) {
     auto expected = ram.copy();
     if (when == When::faulted) {
         for (uint64_t at = 0; at < size; at += size / 64) {
-            ram.memory()[at] = expected[at] = std::byte{7};
+            guest_write(ram.memory() + at, 7);
+            expected[at] = std::byte{7};
         }
         EXPECT_GT(snapshot.stats().pages.dma_write, 0u);
     }

@@ -136,9 +136,9 @@ TEST(Failure, SpaceThatRunsOutDuringTheCopy) {
         Region ram("pc.ram", Kind::anonymous, 256 * MiB);
         ram.fill(0, 1000); // little memory in use when the space is checked
         Snapshot snapshot({&ram});
+        ASSERT_EQ(snapshot.create(), "");
         Writers writers({&ram}, 2, 256 * MiB);
         writers.pause();
-        ASSERT_EQ(snapshot.create(), "");
         ram.fill(0, 256 * MiB / 4096);
         writers.resume();
         ASSERT_EQ(snapshot.arm(), "");
