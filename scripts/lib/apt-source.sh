@@ -181,13 +181,17 @@ source_main_file() {
     REPLY=$APT_DIR/source/$name
 }
 
-# apt_fetch_package PACKAGE SUITE: download a binary package of one suite. Result: its path.
+# apt_fetch_package PACKAGE SUITE: download a binary package of one suite. Result: its path. (As
+# above, apt is asked from an empty folder.)
 apt_fetch_package() {
-    local package=$1 suite=$2 uri name sum
+    local package=$1 suite=$2 uri name sum empty
     apt_prepare
-    read -r uri name sum < <(cd "$APT_DIR/packages" &&
+    empty=$(mktemp -d)
+    read -r uri name sum < <(cd "$empty" &&
         apt-get "${APT_OPTIONS[@]}" download --print-uris "$package/$suite" |
-        sed -nE "s/^'([^']+)' ([^ ]+) [0-9]+ SHA256:([0-9a-f]{64}).*/\1 \2 \3/p") || return 1
+        sed -nE "s/^'([^']+)' ([^ ]+) [0-9]+ SHA256:([0-9a-f]{64}).*/\1 \2 \3/p")
+    rmdir "$empty"
+    [[ -n $uri ]] || return 1
     # apt writes the epoch's colon as %3a, which apt-get install does not take as a file name
     name=${name//%3a/_}
     run_step "download $package of $suite" "download-$package" \

@@ -19,6 +19,8 @@ declare -A PACKAGE_SETS=(
     [firmware]="seabios qemu-system-data ipxe-qemu"
     # the operator's command, and the VM tests
     [operator]="python3 python3-xxhash iproute2 util-linux mount e2fsprogs"
+    # the patched KVM: kbuild's programs come with the kernel's headers
+    [kvm]="gcc make patch xz-utils kmod libelf1 dpkg-dev"
     # the style checks
     [style]="clang-format shellcheck git perl python3"
 )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Groups with real guests: the VM tests, and the place of those of the patched KVM."""
+"""Groups with real guests: the VM tests, and those of the patched KVM."""
 
 from __future__ import annotations
 
@@ -28,17 +28,25 @@ def timeout_of(text: str) -> float:
 
 
 def vm(context: Context) -> None:
-    tests = tests_in(context.path("tests", "vm"))
-    if not tests:
-        raise CannotRun("there are no tests in tests/vm")
     context.packages("operator")
     context.script("build", "qemu", "stock")
     context.script("guest-image", "--generic")
+    run_folder(context, "vm")
+
+
+def kvm(context: Context) -> None:
+    context.packages("operator", "kvm")
+    context.script("build", "libs", "qemu", "guest")
+    context.run("series-on-newest", [context.path("scripts", "build-kvm"), "--newest"],
+                DEFAULT_TIMEOUT, read=None)
+    run_folder(context, "kvm")
+
+
+def run_folder(context: Context, name: str) -> None:
+    tests = tests_in(context.path("tests", name))
+    if not tests:
+        raise CannotRun(f"there are no tests in tests/{name}")
     for path in tests:
         context.run(os.path.basename(path), [path], timeout_of(read_text(path)),
                     env={"HOTSNAP_BUILD": context.build, "PYTHONDONTWRITEBYTECODE": "1"},
                     cwd=context.root)
-
-
-def kvm(context: Context) -> None:
-    context.skip("kvm", "all", "kvm-patches is not there yet")

@@ -112,12 +112,27 @@ class Guest(Vm):
         check(self.running(), f"{self.name} does not run after the restore")
 
 
-class Level1:
-    """The machine, from the start of its boot on. `suite` is the one its kernel is from."""
+@dataclass
+class Program:
+    """A statically linked program of the tests, run as a line of the plan. It is taken for good
+    when it exits with 0; what it prints is in `Level1.output_of()`."""
 
-    def __init__(self, place: Workplace, name: str, suite: str, plan: list[Level2]):
+    name: str
+    path: Path
+
+    def command(self) -> str:
+        return shlex.join(["check", self.name, f"/usr/bin/{self.path.name}"])
+
+
+class Level1:
+    """The machine, from the start of its boot on. `suite` is the one its kernel is from; `modules`
+    holds modules to use instead of those that the kernel came with."""
+
+    def __init__(self, place: Workplace, name: str, suite: str, plan: list[Level2 | Program],
+                 modules: Path | None = None, memory_mib: int = 1024):
         self.place, self.name, self.plan = place, name, plan
         self.kernel = kernel_of(suite)
+        self.modules = modules
         self.folder = place.path / name
         self.folder.mkdir()
         self.disk = self.folder / "disk.raw"
@@ -125,7 +140,7 @@ class Level1:
         qmp, self.level2_console = self.folder / "level2-qmp.sock", self.folder / "level2.log"
         self.vm = Vm(place, name, [
             "-machine", "q35", "-accel", "tcg", "-cpu", "EPYC,+svm,+npt", "-smp", "2",
-            "-m", "1024", "-no-reboot",
+            "-m", str(memory_mib), "-no-reboot",
             "-kernel", str(self.kernel / "vmlinuz"), "-initrd", str(self.kernel / "initrd.img"),
             "-append", "console=ttyS0 quiet mitigations=off no_timer_check panic=-1 "
                        f"hugepages={HUGE_PAGES}",
@@ -153,7 +168,7 @@ class Level1:
     @contextmanager
     def guest(self, name: str) -> Iterator[Guest]:
         """Waits for the guest's turn in the plan; its QEMU ends with the block."""
-        plan = next(p for p in self.plan if p.name == name)
+        plan = next(p for p in self.plan if isinstance(p, Level2) and p.name == name)
         self.wait(rf"start {name}\b")
         guest = Guest(self, plan)
         try:
@@ -176,10 +191,17 @@ class Level1:
             self.vm.wait_console("level1: done", timeout=120)
             self.vm.process.wait(60)
             ends = re.findall(r"level1: end (\S+) status=(\d+)", self.vm.text())
-            check(ends == [(guest.name, "0") for guest in self.plan], f"the QEMUs ended as {ends}")
+            check(ends == [(entry.name, "0") for entry in self.plan], f"the plan ended as {ends}")
+            complaints = re.findall(r"level1: complaint (.*)", self.vm.text())
+            check(not complaints, f"the machine's kernel complains: {complaints[:3]}")
         finally:
             self.vm.kill()
             self.socket.close()
+
+    def output_of(self, program: str) -> str:
+        """What a program of the plan has printed so far."""
+        begun = self.vm.text().partition(f"level1: start {program}")[2]
+        return begun.partition(f"level1: end {program}")[0].replace("\r", "")
 
     def take_out(self, file: str, to: Path) -> Path:
         """Copies a file out of the disk, when the machine has powered off."""
@@ -199,9 +221,15 @@ class Level1:
         shutil.copy2(HERE / "init", tree / "usr/lib/hotsnap/init")
         add_qemu(tree)
         self._add_level2(tree / "level2")
-        for guest in self.plan:
-            guest.make_disk(tree / "level2")
-        (tree / "plan").write_text("".join(guest.command() + "\n" for guest in self.plan))
+        for entry in self.plan:
+            if isinstance(entry, Program):
+                shutil.copy2(entry.path, tree / "usr/bin")
+            else:
+                entry.make_disk(tree / "level2")
+        for module in self.modules.glob("*.ko") if self.modules else []:
+            for standard in (tree / "lib/modules").glob(f"*/{module.name}"):
+                shutil.copy2(module, standard)
+        (tree / "plan").write_text("".join(entry.command() + "\n" for entry in self.plan))
         make_ext4(self.disk, LEVEL1_DISK_MIB, "HSROOT", tree)
         shutil.rmtree(tree)
 
