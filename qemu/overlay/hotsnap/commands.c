@@ -223,7 +223,8 @@ void qmp_hotsnap_cluster(const char *job_id, const char *tag,
                          uint64_t bandwidth, bool has_coloring, bool coloring,
                          bool has_drain_ms, uint32_t drain_ms,
                          const char *overlay_directory, bool has_x_dump,
-                         bool x_dump, Error **errp)
+                         bool x_dump, bool has_x_open_trap,
+                         HotsnapTrap x_open_trap, Error **errp)
 {
     ERRP_GUARD();
     HotsnapMember *m = hotsnap_member(errp);
@@ -249,6 +250,9 @@ void qmp_hotsnap_cluster(const char *job_id, const char *tag,
                                                : HOTSNAP_ENGINE_AUTO));
     qdict_put_int(options, "bandwidth", has_bandwidth ? bandwidth : 0);
     qdict_put_bool(options, "dump", has_x_dump && x_dump);
+    if (has_x_open_trap) {
+        qdict_put_str(options, "open-trap", HotsnapTrap_str(x_open_trap));
+    }
     if (overlay_directory) {
         qdict_put_str(options, "overlay-directory", overlay_directory);
     }

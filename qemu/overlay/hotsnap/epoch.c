@@ -29,6 +29,7 @@ static void epoch_free(HotsnapEpoch *e)
     g_array_unref(e->raised);
     timer_free(e->progress_timer);
     hotsnap_guard_leave(e);
+    hotsnap_dma_disarm();
     hs_snapshot_free(e->snapshot);
     hotsnap_disks_free(e);
     if (e->tail) {
@@ -64,6 +65,7 @@ static void epoch_finish_abort(HotsnapEpoch *e)
         NULL
     };
 
+    hotsnap_dma_disarm();
     hs_snapshot_free(e->snapshot);
     e->snapshot = NULL;
     hotsnap_disks_undo(e);
@@ -166,6 +168,18 @@ static void *prepare_task(void *opaque)
     return NULL;
 }
 
+static uint32_t open_traps(const char *trap)
+{
+    static const uint32_t bits[HOTSNAP_TRAP__MAX] = {
+        [HOTSNAP_TRAP_GUEST] = HS_OPEN_TRAP_GUEST,
+        [HOTSNAP_TRAP_KVM] = HS_OPEN_TRAP_KVM,
+        [HOTSNAP_TRAP_DMA] = HS_OPEN_TRAP_DMA,
+    };
+    int i = qapi_enum_parse(&HotsnapTrap_lookup, trap, -1, NULL);
+
+    return i < 0 ? 0 : bits[i];
+}
+
 void hotsnap_epoch_prepare(HotsnapMember *m, QDict *request)
 {
     QDict *options = qdict_get_qdict(request, "options");
@@ -194,6 +208,7 @@ void hotsnap_epoch_prepare(HotsnapMember *m, QDict *request)
                                     HOTSNAP_ENGINE_AUTO, NULL);
         e->bandwidth = qdict_get_try_int(options, "bandwidth", 0);
         e->dump = qdict_get_try_bool(options, "dump", false);
+        e->open_traps = open_traps(qdict_get_try_str(options, "open-trap"));
         e->overlay_directory =
             g_strdup(qdict_get_try_str(options, "overlay-directory"));
     }

@@ -43,7 +43,7 @@ void hmp_hotsnap_cluster(Monitor *mon, const QDict *qdict)
     if (!err) {
         qmp_hotsnap_cluster(job, tag, qdict_get_str(qdict, "directory"),
                             members, false, 0, false, 0, false, false, false,
-                            0, NULL, false, false, &err);
+                            0, NULL, false, false, false, 0, &err);
     }
     qapi_free_HotsnapMemberAddressList(members);
     hmp_handle_error(mon, err);

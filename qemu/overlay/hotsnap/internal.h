@@ -73,6 +73,7 @@ typedef struct HotsnapEpoch {
     uint64_t bandwidth;
     bool coloring;
     bool dump;
+    uint32_t open_traps;   /* HS_OPEN_TRAP_...: for tests */
     char *overlay_directory;
 
     GArray *disks;         /* of HotsnapDisk */
@@ -218,6 +219,13 @@ void hotsnap_disks_free(HotsnapEpoch *e);
 
 /* pause.c */
 bool hotsnap_pause_and_cut(HotsnapEpoch *e, Error **errp);
+
+/* dma.c: engine kvm */
+int hotsnap_kvm_vm_fd(void); /* -1: not under KVM */
+/* In the pause, after the cut, under the BQL. */
+void hotsnap_dma_arm(hs_snapshot *s);
+/* Any thread, any time, again; before hs_snapshot_free(). */
+void hotsnap_dma_disarm(void);
 
 /* priority.c; @raised is an array of thread ids */
 void hotsnap_priority_raise_loops(HotsnapMember *m, GArray *raised);

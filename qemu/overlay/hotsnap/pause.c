@@ -13,7 +13,8 @@
  *              taken from its queue is in no device's saved state.
  *   devices    state to a buffer. Before "protect", since saving may touch
  *              guest memory.
- *   protect    the memory's instant.
+ *   protect    the memory's instant. Engine kvm: also what it cannot trap is
+ *              saved now, device memory and open DMA mappings (dma.c).
  *   disks      writes go to the overlays from here on: the disks' instant,
  *              the same one, as nothing ran in between.
  *   color      frames are red from here on: the network's instant.
@@ -70,6 +71,14 @@ static bool write_dump(HotsnapEpoch *e, Error **errp)
     return ok;
 }
 
+static bool traps_with_kvm(HotsnapEpoch *e)
+{
+    hs_snapshot_stats s = { .struct_size = sizeof(s) };
+
+    hs_snapshot_get_stats(e->snapshot, &s);
+    return !strcmp(s.engine, HotsnapEngine_str(HOTSNAP_ENGINE_KVM));
+}
+
 bool hotsnap_pause_and_cut(HotsnapEpoch *e, Error **errp)
 {
     HotsnapMember *m = e->member;
@@ -98,6 +107,8 @@ bool hotsnap_pause_and_cut(HotsnapEpoch *e, Error **errp)
         if (!ok) {
             error_setg(errp, "%s", error);
             hs_string_free(error);
+        } else if (traps_with_kvm(e)) {
+            hotsnap_dma_arm(e->snapshot);
         }
     }
     step_done(&clock, "protect");

@@ -10,6 +10,7 @@
 #include "exec/ramlist.h"
 #include "exec/target_page.h"
 #include "hw/core/cpu.h"
+#include "hw/xen/xen.h"
 #include "io/channel-buffer.h"
 #include "migration/migration.h"
 #include "migration/options.h"
@@ -19,6 +20,7 @@
 #include "qapi/error.h"
 #include "qemu/rcu.h"
 #include "qobject/json-writer.h"
+#include "system/hostmem.h"
 
 /*
  * Section ids only tie the parts of one section together within a stream;
@@ -31,6 +33,8 @@ static void snapshot_finished(void *opaque, const char *error)
 {
     HotsnapEpoch *e = opaque;
 
+    /* Nothing is left to save, or nothing will be kept. */
+    hotsnap_dma_disarm();
     e->memory_error = g_strdup(error);
     qemu_event_set(&e->memory_event);
 }
@@ -60,6 +64,17 @@ static GByteArray *stream_head(void)
     return head;
 }
 
+/*
+ * Guest RAM, which QEMU reaches through the memory core (dma.c). Everything
+ * else belongs to a device that may write to it through a pointer: its own
+ * memory, or a backend that it does not show to the guest (acpi-erst).
+ */
+static bool is_plain_ram(RAMBlock *rb)
+{
+    return object_dynamic_cast(rb->mr->owner, TYPE_MEMORY_BACKEND) &&
+           memory_region_is_mapped(rb->mr);
+}
+
 static GArray *ram_blocks(void)
 {
     GArray *blocks = g_array_new(false, true, sizeof(hs_ram_block));
@@ -76,6 +91,7 @@ static GArray *ram_blocks(void)
             .fd_offset = rb->fd_offset,
             .shared = qemu_ram_is_shared(rb),
             .read_only = rb->flags & RAM_READONLY,
+            .save_at_cut = !is_plain_ram(rb),
         };
 
         if (b.length) {
@@ -100,6 +116,11 @@ bool hotsnap_vmstate_new_snapshot(HotsnapEpoch *e, Error **errp)
         error_setg(errp, "%s", e->abort_reason);
         return false;
     }
+    if (xen_mode == XEN_EMULATE && e->engine == HOTSNAP_ENGINE_KVM) {
+        error_setg(errp, "Emulated Xen keeps pointers into guest memory, "
+                   "which engine 'kvm' cannot follow; use engine 'uffd'");
+        return false;
+    }
     CPU_FOREACH(cpu) {
         int tid = cpu->thread_id;
 
@@ -122,6 +143,8 @@ bool hotsnap_vmstate_new_snapshot(HotsnapEpoch *e, Error **errp)
     options.vcpu_tid_count = tids->len;
     options.on_finished = snapshot_finished;
     options.opaque = e;
+    options.kvm_vm_fd = xen_mode == XEN_EMULATE ? -1 : hotsnap_kvm_vm_fd();
+    options.x_open_traps = e->open_traps;
     e->snapshot = hs_snapshot_new(&options, (hs_ram_block *)blocks->data,
                                   blocks->len, &error);
     if (!e->snapshot) {
