@@ -77,13 +77,13 @@ typedef struct hs_ram_block {
 #define HS_OPEN_TRAP_DMA 4u
 
 typedef struct hs_snapshot_options {
-    size_t struct_size;      /* sizeof(hs_snapshot_options) */
-    const char *engine;      /* "auto", "kvm", "uffd"; "none" traps nothing: for negative controls */
-    const char *image_path;  /* mapped-ram stream to create; must not exist */
-    const char *sums_path;   /* checksums of the image, see docs/formats/sums.md; must not exist */
-    uint64_t bandwidth;      /* background copy limit in bytes/s, 0 = none */
-    uint64_t staging_bytes;  /* buffer between write faults and storage, 0 = default (64 MiB) */
-    uint32_t cluster_pages;  /* neighboring pages saved at one fault, 0 = default */
+    size_t struct_size;     /* sizeof(hs_snapshot_options) */
+    const char *engine;     /* "auto", "kvm", "uffd"; "none" traps nothing: for negative controls */
+    const char *image_path; /* mapped-ram stream to create; must not exist */
+    const char *sums_path;  /* checksums of the image, see docs/formats/sums.md; must not exist */
+    uint64_t bandwidth;     /* background copy limit in bytes/s, 0 = none */
+    uint64_t staging_bytes; /* buffer between write faults and storage, 0 = default (64 MiB) */
+    uint32_t cluster_pages; /* neighboring pages saved at one fault, 0 = default */
     const void *stream_head; /* what precedes the first section: magic, version, configuration */
     size_t stream_head_size;
     bool section_footer;     /* write QEMU_VM_SECTION_FOOTER after sections */
@@ -167,8 +167,8 @@ bool hs_snapshot_cut(hs_snapshot *s, char **error);
 
 /*
  * Engine "kvm": what a patched KVM says when a vCPU is about to write to a page that is not saved:
- * KVM_RUN returns 0, kvm_run.exit_reason is HS_KVM_EXIT, and this lies where the members of kvm_run's
- * union begin (kvm_run.hw).
+ * KVM_RUN returns 0, kvm_run.exit_reason is HS_KVM_EXIT, and this lies where the members of
+ * kvm_run's union begin (kvm_run.hw).
  */
 #define HS_KVM_EXIT 0x4853
 typedef struct hs_kvm_exit {
