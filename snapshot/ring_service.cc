@@ -57,7 +57,7 @@ bool RingService::take() {
         if (!saver_.save_kernels({block, offset / page_bytes, 1}, copy->page)) {
             return false; // the pool is closed: an abort is on its way
         }
-        saver_.flush();
+        saver_.rest(); // KVM may not save another page for long
         ring.pop();
     }
     if (ring.overflow()) {

@@ -63,6 +63,8 @@ int main(void) {
     hs_snapshot_options_init(&options);
     CHECK(strcmp(options.engine, "auto") == 0);
     CHECK(options.struct_size == sizeof(options));
+    CHECK(options.kvm_vm_fd == -1);
+    CHECK(!hs_kvm_offered(-1));
 
     /* A refusal gives a message and no handle. */
     CHECK(!hs_snapshot_new(&options, &block, 1, &error));
@@ -71,6 +73,10 @@ int main(void) {
     error = NULL;
 
     CHECK(hs_engine_probe("uffd", false, false, &error));
+    CHECK(!hs_engine_probe("kvm", false, false, &error));
+    CHECK(error && strstr(error, "-accel kvm"));
+    hs_string_free(error);
+    error = NULL;
     options.image_path = image;
     options.sums_path = sums;
     options.stream_head = "head";
@@ -91,6 +97,9 @@ int main(void) {
     CHECK(hs_snapshot_arm(snapshot, 1000000, &error));
     CHECK(hs_snapshot_cut(snapshot, &error));
     guest_write((char *)block.host + 5, 'b'); /* saved first */
+    /* Of engine kvm; in this one there is nothing to do. */
+    CHECK(hs_snapshot_guest_write(snapshot, block.host));
+    hs_snapshot_dma_write(snapshot, block.host, length);
     CHECK(hs_snapshot_start(snapshot, "tail", 4, &error));
     while (!atomic_load(&finished)) {
         usleep(1000);
