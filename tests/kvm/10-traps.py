@@ -7,7 +7,7 @@ full ring, races, a killed process; with controls in which a trap is left open.
 
 import re
 
-from patched import SUITE, modules
+from patched import SUITE, modules  # first: it says where the rest is
 from harness import BUILD, Report, Workplace, check
 from level1.machine import Level1, Program
 

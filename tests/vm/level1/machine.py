@@ -2,9 +2,10 @@
 """A level-1 machine: a computer with hardware virtualization, emulated, for tests under KVM.
 
 QEMU's TCG emulates AMD's SVM with nested paging, so KVM works in the machine whatever the host has.
-The machine runs the QEMU under test with level-2 guests, one after the other, as planned before it
-starts. QMP and the guests' consoles lead out through virtio ports; files come out of the machine's
-disk once it has powered off.
+The machine runs the QEMU under test with level-2 guests, as planned before it starts: one after the
+other, or some at once. QMP and the guests' consoles lead out through virtio ports, one pair of them
+for each guest that runs at the same time; files come out of the machine's disk once it has powered
+off.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ LEVEL1_DISK_MIB = 4096  # sparse
 LEVEL2_DISK_MIB = 48    # the writer's file has 32
 HUGE_PAGES = 24         # of 2 MiB, for guests
 BUNDLES = "/bundles"
+PROGRAMS = ["hs-writer", "hs-chatter"]  # of the test guests, for level 2
 
 
 @dataclass
@@ -42,6 +44,8 @@ class Level2:
     buffer_mib: int = 32  # of each vCPU's writer
     args: list[str] = field(default_factory=list)
     restore_of: str = ""
+    append: str = ""        # to the kernel's command line
+    port: int = 0           # of QMP and console: guests that run at once need different ones
 
     @property
     def member(self) -> str:
@@ -63,11 +67,13 @@ class Level2:
             make_ext4(folder / self.disk, LEVEL2_DISK_MIB, "load")
 
     def command(self) -> str:
-        append = f"console=ttyS0 quiet mitigations=off panic=-1 hs.mib={self.buffer_mib}"
+        append = (f"console=ttyS0 quiet mitigations=off panic=-1 hs.mib={self.buffer_mib} "
+                  f"{self.append}")
         return shlex.join([
             "run", self.name, *FIRMWARE, "-display", "none", "-nodefaults", "-no-reboot",
-            "-chardev", "pipe,id=qmp,path=/dev/level2-qmp", "-mon", "chardev=qmp,mode=control",
-            "-serial", "file:/dev/level2-console",
+            "-chardev", f"pipe,id=qmp,path=/dev/level2-qmp-{self.port}",
+            "-mon", "chardev=qmp,mode=control",
+            "-serial", f"file:/dev/level2-console-{self.port}",
             "-machine", "pc", "-accel", "kvm", "-cpu", "qemu64",
             "-smp", str(self.cpus), "-m", str(self.memory_mib), *self.args,
             "-kernel", "/level2/vmlinuz", "-initrd", "/level2/initrd.img", "-append", append,
@@ -87,15 +93,15 @@ class Guest(Vm):
     def __init__(self, machine: Level1, plan: Level2):
         self.machine, self.plan, self.name = machine, plan, plan.name
         self.process, self.messages = machine.vm.process, machine.vm.console
-        self.console_from = len(machine.level2_text())
+        self.console_from = len(machine.level2_text(plan.port))
         try:
-            self.qmp = Qmp(machine.socket.dup(), timeout=60)
+            self.qmp = Qmp(machine.sockets[plan.port].dup(), timeout=60)
         except (QmpClosed, QmpTimeout) as error:
             raise Failed(f"{self.name}'s QEMU did not start: "
                          f"{machine.vm.text()[-500:]!r}") from error
 
     def text(self) -> str:
-        return self.machine.level2_text()[self.console_from:]
+        return self.machine.level2_text(self.plan.port)[self.console_from:]
 
     def snapshot(self, tag: str, **arguments: object) -> None:
         error = self.job("hotsnap-cluster", {
@@ -126,18 +132,24 @@ class Program:
 
 class Level1:
     """The machine, from the start of its boot on. `suite` is the one its kernel is from; `modules`
-    holds modules to use instead of those that the kernel came with."""
+    holds modules to use instead of those that the kernel came with. A list in the plan is guests
+    that run at once."""
 
-    def __init__(self, place: Workplace, name: str, suite: str, plan: list[Level2 | Program],
-                 modules: Path | None = None, memory_mib: int = 1024):
-        self.place, self.name, self.plan = place, name, plan
+    def __init__(self, place: Workplace, name: str, suite: str,
+                 plan: list[Level2 | Program | list[Level2]], modules: Path | None = None,
+                 memory_mib: int = 1024):
+        self.place, self.name, self.groups = place, name, plan
+        self.plan = [entry for group in plan
+                     for entry in (group if isinstance(group, list) else [group])]
         self.kernel = kernel_of(suite)
         self.modules = modules
         self.folder = place.path / name
         self.folder.mkdir()
         self.disk = self.folder / "disk.raw"
         self._make_disk()
-        qmp, self.level2_console = self.folder / "level2-qmp.sock", self.folder / "level2.log"
+        ports = range(1 + max(e.port for e in [*self.plan, Level2("")] if isinstance(e, Level2)))
+        qmp = [self.folder / f"level2-qmp-{port}.sock" for port in ports]
+        self.consoles = [self.folder / f"level2-{port}.log" for port in ports]
         self.vm = Vm(place, name, [
             "-machine", "q35", "-accel", "tcg", "-cpu", "EPYC,+svm,+npt", "-smp", "2",
             "-m", str(memory_mib), "-no-reboot",
@@ -147,17 +159,19 @@ class Level1:
             "-drive", f"if=none,id=root,file={self.disk},format=raw,cache=unsafe",
             "-device", "virtio-blk-pci,drive=root", "-device", "virtio-rng-pci",
             "-device", "virtio-serial-pci",
-            "-chardev", f"socket,id=qmp,path={qmp},server=on,wait=off",
-            "-device", "virtserialport,chardev=qmp,name=level2-qmp",
-            "-chardev", f"file,id=console,path={self.level2_console}",
-            "-device", "virtserialport,chardev=console,name=level2-console"])
-        # One connection for all guests: in the machine, a port whose far end is closed is at its
-        # end of file.
-        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.socket.connect(str(qmp))
+            *(word for port in ports for word in [
+                "-chardev", f"socket,id=qmp{port},path={qmp[port]},server=on,wait=off",
+                "-device", f"virtserialport,chardev=qmp{port},name=level2-qmp-{port}",
+                "-chardev", f"file,id=console{port},path={self.consoles[port]}",
+                "-device", f"virtserialport,chardev=console{port},name=level2-console-{port}"])])
+        # One connection for all guests of a port: in the machine, a port whose far end is closed
+        # is at its end of file.
+        self.sockets = [socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) for _ in ports]
+        for port in ports:
+            self.sockets[port].connect(str(qmp[port]))
 
-    def level2_text(self) -> str:
-        return self.level2_console.read_text(errors="replace")
+    def level2_text(self, port: int) -> str:
+        return self.consoles[port].read_text(errors="replace")
 
     def wait(self, pattern: str) -> str:
         found = self.vm.wait_console(rf"level1: (?:{pattern}|fail .*|done)", timeout=180)[0]
@@ -191,17 +205,26 @@ class Level1:
             self.vm.wait_console("level1: done", timeout=120)
             self.vm.process.wait(60)
             ends = re.findall(r"level1: end (\S+) status=(\d+)", self.vm.text())
-            check(ends == [(entry.name, "0") for entry in self.plan], f"the plan ended as {ends}")
+            check(sorted(ends) == sorted((entry.name, "0") for entry in self.plan),
+                  f"the plan ended as {ends}")
             complaints = re.findall(r"level1: complaint (.*)", self.vm.text())
             check(not complaints, f"the machine's kernel complains: {complaints[:3]}")
         finally:
             self.vm.kill()
-            self.socket.close()
+            for connection in self.sockets:
+                connection.close()
 
     def output_of(self, program: str) -> str:
         """What a program of the plan has printed so far."""
         begun = self.vm.text().partition(f"level1: start {program}")[2]
         return begun.partition(f"level1: end {program}")[0].replace("\r", "")
+
+    def take_out_folder(self, folder: str, to: Path) -> Path:
+        """Copies a folder out of the disk, into `to`, when the machine has powered off."""
+        to.mkdir(exist_ok=True)
+        subprocess.run(["debugfs", "-R", f"rdump {folder} {to}", str(self.disk)], check=True,
+                       capture_output=True)
+        return to / Path(folder).name
 
     def take_out(self, file: str, to: Path) -> Path:
         """Copies a file out of the disk, when the machine has powered off."""
@@ -229,7 +252,9 @@ class Level1:
         for module in self.modules.glob("*.ko") if self.modules else []:
             for standard in (tree / "lib/modules").glob(f"*/{module.name}"):
                 shutil.copy2(module, standard)
-        (tree / "plan").write_text("".join(entry.command() + "\n" for entry in self.plan))
+        (tree / "plan").write_text("\n".join(
+            "".join(f"{guest.command()} &\n" for guest in group) + "wait"
+            if isinstance(group, list) else group.command() for group in self.groups) + "\n")
         make_ext4(self.disk, LEVEL1_DISK_MIB, "HSROOT", tree)
         shutil.rmtree(tree)
 
@@ -239,11 +264,13 @@ class Level1:
         overlay = self.folder / "level2-overlay"
         (overlay / "bin").mkdir(parents=True)
         shutil.copy2(HERE / "level2-init", overlay / "init")
-        shutil.copy2(GUEST / "programs" / "hs-writer", overlay / "bin")
+        for program in PROGRAMS:
+            shutil.copy2(GUEST / "programs" / program, overlay / "bin")
         # The kernel unpacks one archive after the other; the later file wins.
         with open(to / "initrd.img", "ab") as archive:
             subprocess.run(["cpio", "--quiet", "-o", "-H", "newc"], cwd=overlay, stdout=archive,
-                           input=b"init\nbin/hs-writer\n", check=True)
+                           input="\n".join(["init", *(f"bin/{p}" for p in PROGRAMS)]).encode(),
+                           check=True)
 
 
 def kernel_of(suite: str) -> Path:

@@ -1,0 +1,67 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Snapshots with engine kvm, by the fork on the patched KVM, in an emulated computer.
+
+The image is the memory of the pause, while vCPUs write, disk and network write by DMA, and KVM
+writes by itself, with one vCPU and with two, and with memory of several kinds; userfaultfd is out
+of reach meanwhile. With any one of the three traps left open it is not. A guest is restored.
+"""
+
+# timeout: 1200
+
+import re
+
+from patched import SUITE, modules  # first: it says where the rest is
+from harness import Report, Workplace, check
+from level1.checks import Shot, control, identity, restore, take_snapshots
+from level1.machine import Level1, Level2
+
+# A virtual network card with someone to ping.
+NIC = ["-netdev", "user,id=net0", "-device", "virtio-net-pci,netdev=net0,romfile=",
+       "-object", "filter-hotsnap,id=med0,netdev=net0,member=hs0"]
+PINGED = "hs.ip=10.0.2.15 hs.ping=10.0.2.2"
+ONE = Level2("one", args=NIC, append=PINGED)
+TWO = Level2("two", cpus=2, append=PINGED, args=[
+    *NIC, "-object", "memory-backend-ram,id=private,size=56M",
+    "-object", "memory-backend-memfd,id=shared,size=56M,share=on",
+    "-object", "memory-backend-memfd,id=huge,size=48M,share=on,hugetlb=on,hugetlbsize=2M",
+    "-numa", "node,memdev=private,cpus=0", "-numa", "node,memdev=shared,cpus=1",
+    "-numa", "node,memdev=huge"])
+RESTORED = Level2("restored", args=NIC, append=PINGED, restore_of="one")
+
+WHOLE = Shot("kvm", "kvm")
+AUTO = Shot("auto", "auto")
+OPEN = {trap: Shot(f"no-{trap}", "kvm", trap) for trap in ("guest", "kvm", "dma")}
+MANNERS = ["guest_write", "dma_write", "kvm_write", "neighbors"]
+
+
+def engine_of_auto(machine: Level1) -> None:
+    manifest = machine.take_out("/bundles/one-auto/manifest.json", machine.folder / "auto")
+    check(re.search(r'"engine": "kvm"', manifest.read_text()), "auto does not take engine kvm")
+
+
+def run(report: Report) -> None:
+    with Workplace() as place:
+        machine = Level1(place, "engine", SUITE, [ONE, RESTORED, TWO], modules=modules())
+        version = machine.wait("kvm .*")
+        print(f"# {version}")
+        check("npt=Y" in version, f"KVM has no nested paging: {version}")
+        before = report.run("engine-kvm-snapshots-1-vcpu", lambda: take_snapshots(
+            machine, "one", [WHOLE, *OPEN.values(), AUTO]))
+        report.run("engine-kvm-restore", lambda: restore(machine, "restored", "one-kvm", before))
+        report.run("engine-kvm-snapshots-2-vcpus",
+                   lambda: take_snapshots(machine, "two", [WHOLE]))
+        report.run("engine-kvm-power-off", machine.power_off)
+        report.run("engine-kvm-identity-1-vcpu",
+                   lambda: identity(machine, "one", WHOLE, MANNERS))
+        report.run("engine-kvm-identity-2-vcpus",
+                   lambda: identity(machine, "two", WHOLE, MANNERS))
+        for trap, shot in OPEN.items():
+            report.run(f"engine-kvm-control-{trap}-trap-open",
+                       lambda shot=shot: control(machine, "one", shot, {"pc.ram"}))
+        report.run("engine-kvm-is-auto", lambda: engine_of_auto(machine))
+
+
+main = Report()
+run(main)
+main.exit()
