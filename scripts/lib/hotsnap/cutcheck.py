@@ -102,6 +102,8 @@ def read_member(path: str | os.PathLike[str], name: str | None = None) -> Member
     found: dict[int, tags.Tag] = {}
     with Image(path) as image:
         for page, tag in image.tags():
+            if tag.kind == tags.WRITER:
+                continue  # says nothing of the cut, and several may run
             other = found.setdefault(tag.kind, tag)
             if other is not tag:
                 raise CutError(f"{path}: two {tags.KIND_NAMES[tag.kind]} pages, of {other.name} "

@@ -46,6 +46,7 @@ class Level2:
     restore_of: str = ""
     append: str = ""        # to the kernel's command line
     port: int = 0           # of QMP and console: guests that run at once need different ones
+    killed: bool = False    # its QEMU gets SIGKILL (Guest.kill_hard) instead of being told to quit
 
     @property
     def member(self) -> str:
@@ -70,7 +71,7 @@ class Level2:
         append = (f"console=ttyS0 quiet mitigations=off panic=-1 hs.mib={self.buffer_mib} "
                   f"{self.append}")
         return shlex.join([
-            "run", self.name, *FIRMWARE, "-display", "none", "-nodefaults", "-no-reboot",
+            "killed" if self.killed else "run", self.name, *FIRMWARE, "-display", "none", "-nodefaults", "-no-reboot",
             "-chardev", f"pipe,id=qmp,path=/dev/level2-qmp-{self.port}",
             "-mon", "chardev=qmp,mode=control",
             "-serial", f"file:/dev/level2-console-{self.port}",
@@ -110,10 +111,16 @@ class Guest(Vm):
         check(error is None, f"snapshot {tag}: {error}")
         check(self.running(), f"{self.name} does not run after the snapshot")
 
-    def restore(self, tag: str) -> None:
+    def kill_hard(self) -> None:
+        """SIGKILL to its QEMU, in the machine; for a guest that is planned as killed."""
+        # A file in the machine that a QEMU can be told to make; init waits for it.
+        self.qmp.execute("pmemsave", {"val": 0, "size": 1, "filename": f"/run/kill-{self.name}"})
+        self.machine.wait(rf"end {self.name}\b")
+
+    def restore(self, tag: str, **arguments: object) -> None:
         error = self.job("hotsnap-restore", {"job-id": f"restore-{tag}",
                                              "bundle": f"{BUNDLES}/{tag}",
-                                             "members": [self.plan.address]})
+                                             "members": [self.plan.address], **arguments})
         check(error is None, f"restore {tag}: {error}")
         check(self.running(), f"{self.name} does not run after the restore")
 
@@ -195,6 +202,8 @@ class Level1:
         self._quit(guest)
 
     def _quit(self, guest: Guest) -> None:
+        if guest.plan.killed:
+            return
         guest.qmp.execute("quit")
         guest.qmp.wait_event("SHUTDOWN", timeout=60)
         self.wait(rf"end {guest.name}\b")
