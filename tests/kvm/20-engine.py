@@ -3,8 +3,8 @@
 """Snapshots with engine kvm, by the fork on the patched KVM, in an emulated computer.
 
 The image is the memory of the pause, while vCPUs write, disk and network write by DMA, and KVM
-writes by itself, with one vCPU and with two, and with memory of several kinds; userfaultfd is out
-of reach meanwhile. With any one of the three traps left open it is not. A guest is restored.
+writes by itself, with one vCPU and with two, and with memory of several kinds. With any one of the
+three traps left open it is not. A guest is restored.
 """
 
 # timeout: 1200
