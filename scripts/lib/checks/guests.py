@@ -35,7 +35,7 @@ def vm(context: Context) -> None:
 
 
 def kvm(context: Context) -> None:
-    context.packages("operator", "kvm")
+    context.packages("operator", "kvm", "bochs")
     context.script("build", "libs", "qemu", "guest")
     context.run("series-on-newest", [context.path("scripts", "build-kvm"), "--newest"],
                 DEFAULT_TIMEOUT, read=None)

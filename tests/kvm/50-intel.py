@@ -1,0 +1,164 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The traps of 10-traps.py on Intel's path: kvm-intel with VMX and EPT, in Bochs, which emulates a
+computer that has them, with two processors.
+
+A Haswell, since later models of Bochs 2.7 have PML, with which KVM's dirty logging misses pages
+there, also with Debian's own modules. Arming's cost is not measured: it takes more memory and time.
+"""
+
+# timeout: 900
+
+import fcntl
+import os
+import pty
+import re
+import struct
+import subprocess
+import termios
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from patched import SUITE, modules  # first: it says where the rest is
+from harness import BUILD, Report, Workplace, check
+from level1.machine import kernel_of
+
+TRAP_TEST = BUILD / "host" / "tests" / "kvm" / "kvm-trap-test"
+RESULT = re.compile(r"^(?:ok |not ok |skip |#).*$", re.MULTILINE)
+TIMEOUT = 800
+
+INIT = """#!/bin/sh
+PATH=/bin
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev
+mount -t tmpfs tmp /tmp
+dmesg -c >/dev/null # the emulator's own
+for module in irqbypass kvm kvm-intel; do
+    busybox insmod /modules/$module.ko
+done
+echo "intel: kvm $(uname -r) ept=$(cat /sys/module/kvm_intel/parameters/ept)"
+kvm-trap-test --without trap-cost-of-arming
+echo "intel: end status=$?"
+dmesg | grep -E 'WARNING: |BUG: |Oops|rcu: .*stall|possible .* deadlock' |
+    sed 's/^/intel: complaint /'
+sleep 5 # the serial line is slow
+echo "intel: done"
+sleep 5
+poweroff -f
+"""
+BOCHSRC = """config_interface: textconfig
+display_library: term
+plugin_ctrl: unmapped=1, biosdev=1
+romimage: file=/usr/share/bochs/BIOS-bochs-latest
+vgaromimage: file=/usr/share/bochs/VGABIOS-lgpl-latest
+cpu: model=corei7_haswell_4770, count=2, ips=100000000, reset_on_triple_fault=0
+memory: guest=1024, host=1024
+clock: sync=none
+ata0: enabled=1, ioaddr1=0x1f0, ioaddr2=0x3f0, irq=14
+ata0-master: type=cdrom, path=boot.iso, status=inserted
+boot: cdrom
+com1: enabled=1, mode=file, dev=console
+log: log
+panic: action=fatal
+error: action=ignore
+info: action=ignore
+debug: action=ignore
+"""
+ISOLINUX = """DEFAULT linux
+PROMPT 0
+LABEL linux
+  KERNEL vmlinuz
+  INITRD initrd.img
+  APPEND console=ttyS0 quiet mitigations=off no_timer_check panic=-1
+"""
+
+
+def make_initrd(folder: Path, to: Path) -> None:
+    kernel = kernel_of(SUITE)
+    tree = folder / "tree"
+    for name in ("bin", "proc", "sys", "dev", "tmp", "modules"):
+        (tree / name).mkdir(parents=True)
+    for file in (kernel / "root" / "bin").iterdir():
+        subprocess.run(["cp", "-a", str(file), str(tree / "bin")], check=True)
+    subprocess.run(["cp", str(TRAP_TEST), str(tree / "bin")], check=True)
+    patched = modules()
+    irqbypass = next((kernel / "root" / "lib" / "modules").glob("*/irqbypass.ko"))
+    for module in (irqbypass, patched / "kvm.ko", patched / "kvm-intel.ko"):
+        subprocess.run(["cp", str(module), str(tree / "modules")], check=True)
+    (tree / "init").write_text(INIT)
+    (tree / "init").chmod(0o755)
+    names = "\n".join(str(path.relative_to(tree)) for path in tree.rglob("*"))
+    with open(to, "wb") as archive:
+        subprocess.run(["cpio", "--quiet", "-o", "-H", "newc"], cwd=tree, stdout=archive,
+                       input=names.encode(), check=True)
+
+
+def make_iso(folder: Path) -> None:
+    iso = folder / "iso"
+    iso.mkdir()
+    make_initrd(folder, iso / "initrd.img")
+    subprocess.run(["cp", str(kernel_of(SUITE) / "vmlinuz"), "/usr/lib/ISOLINUX/isolinux.bin",
+                    "/usr/lib/syslinux/modules/bios/ldlinux.c32", str(iso)], check=True)
+    (iso / "isolinux.cfg").write_text(ISOLINUX)
+    subprocess.run(["xorriso", "-as", "mkisofs", "-quiet", "-o", str(folder / "boot.iso"),
+                    "-b", "isolinux.bin", "-c", "boot.cat", "-no-emul-boot",
+                    "-boot-load-size", "4", "-boot-info-table", str(iso)], check=True)
+
+
+def console_of(folder: Path) -> str:
+    """Runs Bochs until the machine says that it is done; returns what it printed."""
+    (folder / "bochsrc").write_text(BOCHSRC)
+    (folder / "continue").write_text("c\n")  # Debian's Bochs starts in its debugger
+    console = folder / "console"
+    # Its only display that needs no X is a terminal, which someone has to read.
+    terminal, inner = pty.openpty()
+    fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("HHHH", 60, 140, 0, 0))
+    os.set_blocking(terminal, False)
+    bochs = subprocess.Popen(["bochs-bin", "-q", "-f", "bochsrc", "-rc", "continue"], cwd=folder,
+                             stdin=inner, stdout=inner, stderr=inner,
+                             env={**os.environ, "TERM": "vt100"})
+    os.close(inner)
+    deadline = time.monotonic() + TIMEOUT
+    text = ""
+    try:
+        while "intel: done" not in text and bochs.poll() is None:
+            check(time.monotonic() < deadline, f"Bochs is not done: {text[-500:]!r}")
+            time.sleep(0.2)
+            with suppress(OSError):  # nothing to read, or the far end is closed
+                while os.read(terminal, 65536):
+                    pass
+            text = console.read_text(errors="replace") if console.exists() else ""
+    finally:
+        bochs.kill()  # it has nothing to lose
+        bochs.wait()
+        os.close(terminal)
+    return text.replace("\r", "")
+
+
+def run(report: Report) -> None:
+    with Workplace() as place:
+        make_iso(place.path)
+        text = console_of(place.path)
+        version = re.search(r"^intel: kvm .*", text, re.MULTILINE)
+        check(version is not None, f"the machine did not come up: {text[-500:]!r}")
+        print(f"# {version[0]}")
+        results = [re.sub(r"^(ok|not ok|skip) ", r"\1 intel-", line)
+                   for line in RESULT.findall(text)]
+        print("\n".join(results), flush=True)
+        report.failed += sum(line.startswith("not ok") for line in results)
+        report.run("intel-ept", lambda: check("ept=Y" in version[0], "KVM uses no EPT"))
+        report.run("intel-traps-all-ran", lambda: check(
+            "control-no-kvm-trap-wall-clock" in text and "intel: done" in text,
+            f"the tests broke off: {text[-300:]!r}"))
+        report.run("intel-kernel-log-is-clean", lambda: check(
+            "intel: complaint" not in text, text[text.find("intel: complaint"):][:500]))
+
+
+if not Path("/usr/bin/bochs-bin").exists():
+    print("skip intel-traps - Bochs is not installed (packages bochs, bochs-term)")
+    raise SystemExit(0)
+main = Report()
+run(main)
+main.exit()
