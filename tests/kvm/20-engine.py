@@ -3,8 +3,8 @@
 """Snapshots with engine kvm, by the fork on the patched KVM, in an emulated computer.
 
 The image is the memory of the pause, while vCPUs write, disk and network write by DMA, and KVM
-writes by itself, with one vCPU and with two, and with memory of several kinds. With any one of the
-three traps left open it is not. A guest is restored.
+writes by itself, with one vCPU and with two, with memory and with devices of several kinds. With
+any one of the three traps left open it is not. A guest is restored.
 """
 
 # timeout: 1200
@@ -19,6 +19,7 @@ from level1.machine import Level1, Level2
 # A virtual network card with someone to ping.
 NIC = ["-netdev", "user,id=net0", "-device", "virtio-net-pci,netdev=net0,romfile=",
        "-object", "filter-hotsnap,id=med0,netdev=net0,member=hs0"]
+E1000 = [word.replace("virtio-net-pci", "e1000") for word in NIC]
 PINGED = "hs.ip=10.0.2.15 hs.ping=10.0.2.2"
 ONE = Level2("one", args=NIC, append=PINGED)
 TWO = Level2("two", cpus=2, append=PINGED, args=[
@@ -27,6 +28,11 @@ TWO = Level2("two", cpus=2, append=PINGED, args=[
     "-object", "memory-backend-memfd,id=huge,size=48M,share=on,hugetlb=on,hugetlbsize=2M",
     "-numa", "node,memdev=private,cpus=0", "-numa", "node,memdev=shared,cpus=1",
     "-numa", "node,memdev=huge"])
+# Devices that know nothing of virtio: their rings, descriptors and data are all plain DMA.
+IDE = Level2("ide", append=PINGED, disk_device="ide-hd,bus=ide.0", args=E1000,
+             drivers=["ata_piix", "sd_mod", "e1000"])
+AHCI = Level2("ahci", append=PINGED, disk_device="ide-hd,bus=ahci.0",
+              args=[*E1000, "-device", "ich9-ahci,id=ahci"], drivers=["ahci", "sd_mod", "e1000"])
 RESTORED = Level2("restored", args=NIC, append=PINGED, restore_of="one")
 
 WHOLE = Shot("kvm", "kvm")
@@ -42,7 +48,8 @@ def engine_of_auto(machine: Level1) -> None:
 
 def run(report: Report) -> None:
     with Workplace() as place:
-        machine = Level1(place, "engine", SUITE, [ONE, RESTORED, TWO], modules=modules())
+        machine = Level1(place, "engine", SUITE, [ONE, RESTORED, TWO, IDE, AHCI],
+                         modules=modules())
         version = machine.wait("kvm .*")
         print(f"# {version}")
         check("npt=Y" in version, f"KVM has no nested paging: {version}")
@@ -51,11 +58,17 @@ def run(report: Report) -> None:
         report.run("engine-kvm-restore", lambda: restore(machine, "restored", "one-kvm", before))
         report.run("engine-kvm-snapshots-2-vcpus",
                    lambda: take_snapshots(machine, "two", [WHOLE]))
+        for plan in (IDE, AHCI):
+            report.run(f"engine-kvm-snapshot-{plan.name}-e1000",
+                       lambda plan=plan: take_snapshots(machine, plan.name, [WHOLE]))
         report.run("engine-kvm-power-off", machine.power_off)
         report.run("engine-kvm-identity-1-vcpu",
                    lambda: identity(machine, "one", WHOLE, MANNERS))
         report.run("engine-kvm-identity-2-vcpus",
                    lambda: identity(machine, "two", WHOLE, MANNERS))
+        for plan in (IDE, AHCI):
+            report.run(f"engine-kvm-identity-{plan.name}-e1000",
+                       lambda plan=plan: identity(machine, plan.name, WHOLE, MANNERS))
         for trap, shot in OPEN.items():
             report.run(f"engine-kvm-control-{trap}-trap-open",
                        lambda shot=shot: control(machine, "one", shot, {"pc.ram"}))

@@ -36,7 +36,8 @@ def vm(context: Context) -> None:
 
 def kvm(context: Context) -> None:
     context.packages("operator", "kvm", "bochs")
-    context.script("build", "libs", "qemu", "guest")
+    context.script("build", "libs", "qemu")
+    context.script("guest-image", "--generic")
     context.run("series-on-newest", [context.path("scripts", "build-kvm"), "--newest"],
                 DEFAULT_TIMEOUT, read=None)
     run_folder(context, "kvm")

@@ -47,6 +47,9 @@ class Level2:
     append: str = ""        # to the kernel's command line
     port: int = 0           # of QMP and console: guests that run at once need different ones
     killed: bool = False    # its QEMU gets SIGKILL (Guest.kill_hard) instead of being told to quit
+    disk_device: str = "virtio-blk-pci"
+    # Other drivers than virtio's that it needs; only Debian's full kernel has them.
+    drivers: list[str] = field(default_factory=list)
 
     @property
     def member(self) -> str:
@@ -55,6 +58,10 @@ class Level2:
     @property
     def address(self) -> dict[str, str]:
         return {"name": self.member, "address": f"unix:/run/{self.name}.sock"}
+
+    @property
+    def flavor(self) -> str:
+        return "-generic" if self.drivers else ""
 
     @property
     def disk(self) -> str:
@@ -70,17 +77,21 @@ class Level2:
     def command(self) -> str:
         append = (f"console=ttyS0 quiet mitigations=off panic=-1 hs.mib={self.buffer_mib} "
                   f"{self.append}")
+        if self.drivers:
+            append += f" hs.drivers={','.join(self.drivers)}"
         return shlex.join([
-            "killed" if self.killed else "run", self.name, *FIRMWARE, "-display", "none", "-nodefaults", "-no-reboot",
+            "killed" if self.killed else "run", self.name, *FIRMWARE,
+            "-display", "none", "-nodefaults", "-no-reboot",
             "-chardev", f"pipe,id=qmp,path=/dev/level2-qmp-{self.port}",
             "-mon", "chardev=qmp,mode=control",
             "-serial", f"file:/dev/level2-console-{self.port}",
             "-machine", "pc", "-accel", "kvm", "-cpu", "qemu64",
             "-smp", str(self.cpus), "-m", str(self.memory_mib), *self.args,
-            "-kernel", "/level2/vmlinuz", "-initrd", "/level2/initrd.img", "-append", append,
+            "-kernel", f"/level2/vmlinuz{self.flavor}",
+            "-initrd", f"/level2/initrd{self.flavor}.img", "-append", append,
             "-drive", f"if=none,id=load,file=/level2/{self.disk},"
                       f"format={self.disk.rpartition('.')[2]},cache=none,aio=native",
-            "-device", "virtio-blk-pci,drive=load",
+            "-device", f"{self.disk_device},drive=load",
             "-object", f"hotsnap-member,id=hs0,name={self.member},"
                        f"listen={self.address['address']}",
             *(["-incoming", "defer", "-S"] if self.restore_of else [])])
@@ -268,18 +279,24 @@ class Level1:
         shutil.rmtree(tree)
 
     def _add_level2(self, to: Path) -> None:
-        shutil.copy(GUEST / "vmlinuz", to)
-        shutil.copy(GUEST / "initrd.img", to)
+        flavors = {entry.flavor for entry in self.plan if isinstance(entry, Level2)}
+        for flavor in flavors:
+            if not (GUEST / f"vmlinuz{flavor}").exists():
+                raise Skipped(f"there is no kernel vmlinuz{flavor} for a level-2 guest; "
+                              "scripts/guest-image --generic makes it")
+            shutil.copy(GUEST / f"vmlinuz{flavor}", to)
+            shutil.copy(GUEST / f"initrd{flavor}.img", to)
         overlay = self.folder / "level2-overlay"
         (overlay / "bin").mkdir(parents=True)
         shutil.copy2(HERE / "level2-init", overlay / "init")
         for program in PROGRAMS:
             shutil.copy2(GUEST / "programs" / program, overlay / "bin")
         # The kernel unpacks one archive after the other; the later file wins.
-        with open(to / "initrd.img", "ab") as archive:
-            subprocess.run(["cpio", "--quiet", "-o", "-H", "newc"], cwd=overlay, stdout=archive,
-                           input="\n".join(["init", *(f"bin/{p}" for p in PROGRAMS)]).encode(),
-                           check=True)
+        for flavor in flavors:
+            with open(to / f"initrd{flavor}.img", "ab") as archive:
+                subprocess.run(["cpio", "--quiet", "-o", "-H", "newc"], cwd=overlay,
+                               stdout=archive, check=True,
+                               input="\n".join(["init", *(f"bin/{p}" for p in PROGRAMS)]).encode())
 
 
 def kernel_of(suite: str) -> Path:
