@@ -33,15 +33,19 @@ _hotsnap() {
         mapfile -t COMPREPLY < <(compgen -W "$(_hotsnap_names member ps)" -- "$current")
         return
         ;;
+    --engine)
+        mapfile -t COMPREPLY < <(compgen -W 'auto kvm uffd' -- "$current")
+        return
+        ;;
     --bandwidth | --timeout) return ;;
     esac
 
     case $command in
     '') words='up ps snapshot ls show verify restore rm down --file --help' ;;
     up) words='--fresh' ;;
-    snapshot) words='--initiator --bandwidth --timeout' ;;
+    snapshot) words='--initiator --bandwidth --engine --timeout' ;;
     show) words='--svg' ;;
-    restore) words='--replace --force-stop --verify --timeout' ;;
+    restore) words='--replace --force-stop --no-verify --timeout' ;;
     down) words='--force' ;;
     esac
     if [[ $command ]]; then

@@ -129,7 +129,7 @@ link_firmware() {
 build_qemu() {
     local libraries
     local -a hotsnap=()
-    need_package_sets tools qemu firmware
+    need_package_sets tools qemu firmware operator # the command comes with it
     ensure_meson
     choose_qemu_source "${QEMU_SOURCE_GIVEN-}"
     import_series "$HOTSNAP_BUILD/qemu-src" "$HOTSNAP_ROOT/qemu"

@@ -11,11 +11,11 @@ declare -A PACKAGE_SETS=(
     # snapshot/ and coordinator/
     [libs]="libaio-dev libxxhash-dev nlohmann-json3-dev"
     # their tests
-    [tests]="libgtest-dev libgmock-dev librapidcheck-dev libbenchmark-dev"
-    # QEMU with the features that scripts/lib/qemu-build.sh enables
+    [tests]="libgtest-dev librapidcheck-dev"
+    # QEMU with the features that scripts/lib/builds.sh enables
     [qemu]="libglib2.0-dev libpixman-1-dev zlib1g-dev libaio-dev libslirp-dev libfdt-dev
         libcap-ng-dev flex bison perl rsync"
-    # what a QEMU without bundled firmware boots from (see --firmwarepath in qemu-build.sh)
+    # what a QEMU without bundled firmware boots from (see --firmwarepath in builds.sh)
     [firmware]="seabios qemu-system-data ipxe-qemu"
     # the operator's command, and the VM tests
     [operator]="python3 python3-xxhash iproute2 util-linux mount e2fsprogs"

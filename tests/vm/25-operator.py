@@ -6,8 +6,10 @@ merged away, restore; with --json, and with the exit codes that the user guide p
 import json
 import os
 import re
+import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from harness import GUEST, QEMU, ROOT, Failed, Report, Workplace, check
@@ -43,6 +45,8 @@ args = ["-device", "virtio-rng-pci"]
   network = "lan"
 """
 
+ENVIRONMENT = {**os.environ, "HOTSNAP_QEMU": str(QEMU)}
+
 
 class Operator:
     def __init__(self, place: Workplace):
@@ -52,17 +56,29 @@ class Operator:
             MEMBER.format(name=name, ip=ip, peer=peer, guest=GUEST) for name, ip, peer in
             [("a", "10.77.0.1", "b:10.77.0.2"), ("b", "10.77.0.2", "a:10.77.0.1")]))
 
+    @property
+    def bundles(self) -> Path:
+        return self.state / "bundles"
+
+    def command(self, *arguments: str) -> list[str]:
+        return [str(ROOT / "scripts" / "hotsnap"), "--file", str(self.file), *arguments]
+
     def run(self, *arguments: str, code: int = 0) -> str:
-        done = subprocess.run([str(ROOT / "scripts" / "hotsnap"), "--file", str(self.file),
-                               *arguments], capture_output=True, text=True, check=False,
-                              stdin=subprocess.DEVNULL,
-                              env={**os.environ, "HOTSNAP_QEMU": str(QEMU)})
+        done = subprocess.run(self.command(*arguments), capture_output=True, text=True,
+                              check=False, stdin=subprocess.DEVNULL, env=ENVIRONMENT)
         check(done.returncode == code, f"hotsnap {' '.join(arguments)}: exit code "
               f"{done.returncode}, not {code}: {done.stdout[-400:]} {done.stderr[-600:]}")
         return done.stdout + ("" if code == 0 else done.stderr)
 
     def data(self, *arguments: str):
         return json.loads(self.run(*arguments, "--json"))
+
+    @staticmethod
+    def until(condition: Callable[[], bool], otherwise: str) -> None:
+        deadline = time.monotonic() + 120
+        while not condition():
+            check(time.monotonic() < deadline, otherwise)
+            time.sleep(0.05)
 
     def moves(self, name: str) -> None:
         """The guest writes on, to its disk too."""
@@ -115,20 +131,52 @@ def scenario(report: Report) -> None:
 
         def verify() -> None:
             operator.run("verify", "two")
-            state = operator.state / "bundles" / "two" / "a" / "state"
+            state = operator.bundles / "two" / "a" / "state"
             at = 8 << 20
             with open(state, "r+b") as file:
                 file.seek(at)
                 before = file.read(1)
                 file.seek(at)
                 file.write(bytes([before[0] ^ 1]))
-            text = operator.run("verify", "two", code=1)
-            check("a/state" in text and re.search(rf"{at}|{at:#x}", text),
-                  f"file and offset are not named: {text}")
+            for command in (["verify", "two"], ["restore", "two", "--replace"]):
+                text = operator.run(*command, code=1)
+                check("a/state" in text and re.search(rf"{at}|{at:#x}", text),
+                      f"file and offset are not named: {text}")
+            operator.moves("a")  # a damaged bundle is no reason to end the cluster
             with open(state, "r+b") as file:
                 file.seek(at)
                 file.write(before)
             operator.run("verify", "two")
+
+        def begin(tag: str) -> subprocess.Popen[str]:
+            """A snapshot that is under way, and will be for some seconds."""
+            command = subprocess.Popen(operator.command("snapshot", tag, "--bandwidth", "8M"),
+                                       env=ENVIRONMENT, text=True, stdin=subprocess.DEVNULL,
+                                       stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+            operator.until(lambda: (operator.bundles / f"{tag}.partial" / "a" / "state").exists(),
+                           f"snapshot {tag} does not begin")
+            return command
+
+        def interrupted() -> None:
+            for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 130)):
+                command = begin("never")
+                command.send_signal(number)
+                _, text = command.communicate(timeout=60)
+                check(command.returncode == code, f"exit code {command.returncode}: {text}")
+                check(not list(operator.bundles.glob("never*")), "something is left of it")
+                for name in "ab":
+                    operator.moves(name)
+
+        def killed() -> None:
+            command = begin("orphan")
+            command.kill()
+            command.communicate(timeout=60)
+            check("still under way" in operator.run("snapshot", "next", code=1), "its successor")
+            operator.until(lambda: (operator.bundles / "orphan").exists(), "it does not go on")
+            operator.run("snapshot", "next")
+            for tag in ("orphan", "next"):
+                operator.run("verify", tag)
+                operator.run("rm", tag)
 
         def remove() -> None:
             operator.run("rm", "one")
@@ -159,7 +207,8 @@ def scenario(report: Report) -> None:
 
         try:
             for name, function in (("up", up), ("snapshots", snapshots), ("show", show),
-                                   ("verify", verify), ("rm", remove),
+                                   ("verify", verify), ("interrupted", interrupted),
+                                   ("killed", killed), ("rm", remove),
                                    ("restore-second-after-third", lambda: restore("two")),
                                    ("restore-twice", lambda: restore("two")),
                                    ("restore-third", lambda: restore("three")),

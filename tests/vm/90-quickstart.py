@@ -3,8 +3,11 @@
 """The README's first command, as a user runs it, and what it leaves behind: nothing."""
 
 import json
+import os
 import re
+import signal
 import subprocess
+from pathlib import Path
 
 from harness import BUILD, ROOT, Report, Workplace, check
 
@@ -12,16 +15,28 @@ LAST = (r"^quickstart: PASS members=3 downtime_max_ms=[\d.]+ backoff_max_ms=[\d.
         r"orphans=0 lost=0 restored=3$")
 
 
-def namespaces() -> set[str]:
-    done = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True)
-    return {line.split()[0] for line in done.stdout.splitlines() if line.startswith("hs-")}
+RUN = [str(ROOT / "scripts" / "quickstart")]
+
+
+def traces() -> set[str]:
+    """What a run could leave: its network namespaces, mounts, and processes."""
+    names = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True)
+    found = {line.split()[0] for line in names.stdout.splitlines() if line.startswith("hs-")}
+    found |= set(Path("/proc/self/mounts").read_text().splitlines())
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except OSError:
+            continue  # it has ended
+        if str(BUILD / "quickstart") in command:
+            found.add(command)
+    return found
 
 
 def quickstart() -> None:
-    before = namespaces()
     with Workplace() as place:
         result = place.path / "result.json"
-        done = subprocess.run([str(ROOT / "scripts" / "quickstart"), "--json", str(result)],
+        done = subprocess.run([*RUN, "--json", str(result)],
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                               stdin=subprocess.DEVNULL, check=False)
         lines = done.stdout.strip().splitlines()
@@ -33,9 +48,30 @@ def quickstart() -> None:
                     "lost", "restored"):
             check(key in data, f"{key} is missing in the JSON")
         check((BUILD / "quickstart" / "timeline.svg").stat().st_size > 0, "no picture")
-    check(namespaces() <= before, f"namespaces left: {namespaces() - before}")
 
 
+def interrupted() -> None:
+    """By Ctrl-C, which the terminal sends to all of the foreground's processes; in the middle."""
+    with subprocess.Popen(RUN, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                          stdin=subprocess.DEVNULL, start_new_session=True) as run:
+        lines = []
+        for line in run.stdout:
+            lines.append(line)
+            if "wait until traffic flows" in line:
+                check(traces() > BEFORE, "the check for what is left sees nothing of what runs")
+                os.killpg(run.pid, signal.SIGINT)
+    check(run.returncode == 130, f"exit code {run.returncode}")
+    check(lines[-1].startswith("quickstart: FAIL "), f"its last line is: {lines[-1]}")
+
+
+def nothing_left() -> None:
+    check(traces() <= BEFORE, f"left: {traces() - BEFORE}")
+
+
+BEFORE = traces()
 report = Report()
 report.run("quickstart", quickstart)
+report.run("quickstart-leaves-nothing", nothing_left)
+report.run("quickstart-interrupted", interrupted)
+report.run("quickstart-interrupted-leaves-nothing", nothing_left)
 report.exit()

@@ -8,6 +8,7 @@
 #include "monitor/monitor.h"
 #include "qapi/error.h"
 #include "qapi/qapi-commands-hotsnap.h"
+#include "qemu/job.h"
 
 /* NAME=ADDRESS[,NAME=ADDRESS...] */
 static HotsnapMemberAddressList *parse_members(const char *text, Error **errp)
@@ -32,6 +33,18 @@ static HotsnapMemberAddressList *parse_members(const char *text, Error **errp)
     return list;
 }
 
+/* HMP cannot dismiss jobs: an attempt that has ended is no obstacle. */
+static void dismiss_ended(const char *id)
+{
+    Job *job;
+
+    JOB_LOCK_GUARD();
+    job = job_get_locked(id);
+    if (job && job->status == JOB_STATUS_CONCLUDED) {
+        job_dismiss_locked(&job, &error_abort);
+    }
+}
+
 void hmp_hotsnap_cluster(Monitor *mon, const QDict *qdict)
 {
     const char *tag = qdict_get_str(qdict, "tag");
@@ -41,6 +54,7 @@ void hmp_hotsnap_cluster(Monitor *mon, const QDict *qdict)
 
     members = parse_members(qdict_get_try_str(qdict, "members"), &err);
     if (!err) {
+        dismiss_ended(job);
         qmp_hotsnap_cluster(job, tag, qdict_get_str(qdict, "directory"),
                             members, false, 0, false, 0, false, false, false,
                             0, NULL, false, false, false, 0, &err);

@@ -137,7 +137,6 @@ struct HotsnapMember {
     uint64_t epoch_number;
     char *error;
     HotsnapSnapshotInfo *last;
-    hs_snapshot_stats last_stats;
     struct HotsnapJob *job;
     char *job_partial;     /* TAG.partial made for the job */
 };

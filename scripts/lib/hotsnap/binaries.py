@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -57,8 +56,3 @@ def create_overlay(image_tool: str, path: str, backing: str, backing_format: str
 
 def create_empty(image_tool: str, path: str, size: int) -> None:
     run_img(image_tool, "create", "-q", "-f", "qcow2", path, str(size))
-
-
-def virtual_size(image_tool: str, path: str, image_format: str) -> int:
-    text = run_img(image_tool, "info", "-U", "--output=json", "-f", image_format, path)
-    return json.loads(text)["virtual-size"]

@@ -72,6 +72,17 @@ def _watch(qmp: Qmp, job: str, deadline: float | None,
         time.sleep(0.005 if completed else POLL)
 
 
+def clear_leftover(qmp: Qmp, job: str) -> None:
+    """Dismiss the job of a command that was killed while it followed it."""
+    entry = find(qmp, job)
+    if entry is None:
+        return
+    if entry["status"] != "concluded":
+        raise HotsnapError("an earlier command was killed, but what it began is still under way: "
+                           "wait until it has ended ('hotsnap ls' shows it then)")
+    qmp.execute("job-dismiss", {"id": job})
+
+
 def cancel(qmp: Qmp, job: str) -> None:
     """Cancel a job and dismiss it; does nothing when there is none."""
     deadline = time.monotonic() + CANCEL_TIMEOUT

@@ -14,6 +14,7 @@ up after SIGTERM must turn the signal into an exception itself.  Needs root.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import subprocess
@@ -37,6 +38,15 @@ def _ip(*arguments: str) -> str:
         hint = "; run as root" if os.geteuid() != 0 else ""
         raise NetworkError(f"{' '.join(command)}: {done.stderr.strip()}{hint}")
     return done.stdout
+
+
+def _unmount_if_last() -> None:
+    """`ip netns add` mounts a folder over itself, and never removes it. Where the last namespace
+    is gone so is its use; the next one makes it anew."""
+    with contextlib.suppress(OSError):  # another program does the same, or uses it: it is theirs
+        if not os.listdir(RUN_DIRECTORY):
+            subprocess.run(["umount", RUN_DIRECTORY], capture_output=True, check=False)
+            os.rmdir(RUN_DIRECTORY)
 
 
 class Network:
@@ -108,6 +118,7 @@ class Network:
         """
         if self.exists():
             _ip("netns", "del", self.name)
+            _unmount_if_last()
 
     def pids(self) -> list[int]:
         """The processes that run inside."""

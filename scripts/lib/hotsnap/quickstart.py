@@ -25,7 +25,7 @@ from .errors import EXIT_FAILED, EXIT_INTERRUPTED, HotsnapError, Interrupted
 from .fleet import Fleet
 from .image import ImageError
 from .netns import NetworkError
-from .output import Progress, human_size, say, table
+from .output import human_size, say, table
 from .qmp import QmpClosed, QmpError, QmpTimeout
 from .state import State
 from .trial import Check
@@ -128,9 +128,7 @@ class Quickstart:
     def _check_files(self) -> None:
         assert self.saved is not None
         with self.step("check the bundle: checksums, then the cut"):
-            bar = Progress("verify")
-            checked = verify.check(self.saved, lambda done, total: bar.update(done, total))
-            bar.clear()
+            checked = verify.check_visibly(self.saved, quiet=False)
             damage = checked.damage or []
             self._note("every checksum", not damage,
                        str(damage[0]) if damage else f"{human_size(checked.bytes)} in "
@@ -152,7 +150,8 @@ class Quickstart:
         assert self.saved is not None
         with self.step("restore the cluster from the bundle"):
             self.guests.separate("restored from the snapshot")
-            snapshot.restore(self.state, self.fleet, self.saved)
+            snapshot.restore(self.state, self.fleet, self.saved,
+                             every_checksum=False)  # _check_files has just done that
             self.result["restored"] = len(self.fleet.running_names())
         with self.step("watch the guests go on"):
             self.guests.flow("watch the guests", LINES_AFTER)

@@ -44,12 +44,9 @@ class _Watcher:
 
 
 def snapshot(state: State, fleet: Fleet, tag: str, initiator: str | None = None,
-             bandwidth: int = 0, timeout: float | None = None, options: dict[str, Any] | None = None,
+             bandwidth: int = 0, timeout: float | None = None, engine: str = "auto",
              quiet: bool = False) -> bundle.Bundle:
-    """Take a snapshot of the whole cluster; the caller holds the lock.
-
-    `options` are further arguments of hotsnap-cluster.
-    """
+    """Take a snapshot of the whole cluster; the caller holds the lock."""
     bundle.check_tag(tag)
     names = fleet.names()
     stopped = [name for name in names if not fleet.running(name)]
@@ -67,12 +64,13 @@ def snapshot(state: State, fleet: Fleet, tag: str, initiator: str | None = None,
         raise HotsnapError(f"{path}{bundle.PARTIAL} is left of a snapshot that did not complete: "
                            f"run 'hotsnap rm {tag}{bundle.PARTIAL}' first")
     arguments = {"job-id": SNAPSHOT_JOB, "tag": tag, "directory": state.bundles,
-                 "members": member_addresses(state, names), **(options or {})}
+                 "members": member_addresses(state, names), "engine": engine}
     if bandwidth:
         arguments["bandwidth"] = bandwidth
     watcher = _Watcher(f"snapshot {tag}", quiet)
     try:
         with fleet.qmp(initiator) as qmp:
+            jobs.clear_leftover(qmp, SNAPSHOT_JOB)
             qmp.execute("hotsnap-cluster", arguments)
             jobs.follow(qmp, SNAPSHOT_JOB, timeout, watcher)
     except (QmpError, QmpTimeout, jobs.JobFailed) as error:
@@ -106,9 +104,12 @@ def _note_disks(state: State, fleet: Fleet) -> None:
 
 
 def restore(state: State, fleet: Fleet, saved: bundle.Bundle, replace: bool = False,
-            timeout: float | None = None, quiet: bool = False) -> None:
+            timeout: float | None = None, every_checksum: bool = True,
+            quiet: bool = False) -> None:
     """Bring the cluster back from a bundle; the caller holds the lock.
 
+    Nothing is started, and nothing ended, if the bundle is damaged; without `every_checksum`
+    large files are looked at from the outside only.
     The bundle is not changed: members go on in new layers over its own. What the cluster's disks
     held that no bundle names is dropped once the restore has succeeded.
     """
@@ -122,7 +123,8 @@ def restore(state: State, fleet: Fleet, saved: bundle.Bundle, replace: bool = Fa
         raise HotsnapError(f"the cluster runs ({', '.join(running)}): 'hotsnap down' ends it, or "
                            "'hotsnap restore --replace' does so and discards what its disks hold "
                            "since the last snapshot")
-    damage = verify.outline(saved)
+    damage = (verify.check_visibly(saved, quiet).damage if every_checksum
+              else verify.outline(saved))
     if damage:
         raise HotsnapError(f"snapshot {saved.tag!r} is damaged: {damage[0]}: nothing was started; "
                            f"'hotsnap verify {saved.tag}' tells all")

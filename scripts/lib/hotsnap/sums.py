@@ -16,12 +16,16 @@ from dataclasses import dataclass
 from .atomic import write_bytes
 from .errors import HotsnapError
 
+class MissingPackage(HotsnapError):
+    """Nothing is wrong with any file; this machine cannot tell."""
+
+
 try:
     from xxhash import xxh3_64_intdigest
 except ImportError:  # only commands that need a checksum fail
     def xxh3_64_intdigest(_: bytes) -> int:
-        raise HotsnapError("checksums need the package python3-xxhash: run 'apt-get install "
-                           "python3-xxhash' (and use /usr/bin/python3)")
+        raise MissingPackage("checksums need the package python3-xxhash: run 'apt-get install "
+                             "python3-xxhash' (and use /usr/bin/python3)")
 
 MAGIC = b"HSSUMS1\0"
 HEADER = struct.Struct("<8sIIQQ")

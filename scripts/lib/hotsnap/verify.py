@@ -98,6 +98,8 @@ def _outline(checked: bundle.Bundle) -> tuple[Report, list[_Piece]]:
     def attempt(step: Callable[[], Any], path: str) -> None:
         try:
             step()
+        except sums.MissingPackage:
+            raise
         except (HotsnapError, OSError) as error:
             text = str(error).removeprefix(path + ": ")
             if isinstance(error, OSError):
@@ -215,11 +217,18 @@ def _guarded(piece: _Piece) -> list[Damage]:
                        f"cannot be read: {error.strerror}")]
 
 
+def check_visibly(checked: bundle.Bundle, quiet: bool) -> Report:
+    """check, with a progress bar."""
+    bar = Progress(f"verify {checked.tag}", quiet)
+    try:
+        return check(checked, lambda done, total: bar.update(done, total, human_size(done)))
+    finally:
+        bar.clear()
+
+
 def report(checked: bundle.Bundle, as_json: bool) -> bool:
     """Check, and print what was found; whether nothing is damaged."""
-    bar = Progress(f"verify {checked.tag}", as_json)
-    result = check(checked, lambda done, total: bar.update(done, total, human_size(done)))
-    bar.clear()
+    result = check_visibly(checked, as_json)
     damage = result.damage or []
     if as_json:
         print_json(result.as_json())

@@ -54,6 +54,18 @@ class Namespaces(unittest.TestCase):
                 Network(NAME, []).create()
         self.assertFalse(network.exists())
 
+    def test_no_mount_is_left(self):
+        def mounts():
+            with open("/proc/self/mounts", encoding="ascii") as table:
+                return table.read()
+
+        with Network(NAME, []) as network:
+            self.assertIn(network.path, mounts())
+            others = set(os.listdir("/run/netns")) - {NAME}
+        self.assertNotIn(network.path, mounts())
+        # Those of other programs need it.
+        self.assertEqual(" /run/netns " in mounts(), bool(others))
+
     def test_nothing_is_left_after_a_failure(self):
         with self.assertRaises(NetworkError):
             Network(NAME, ["t0"], "not-an-address").create()

@@ -89,7 +89,8 @@ class Command(unittest.TestCase):
 
     def test_restore_of_a_damaged_bundle_starts_nothing(self):
         path = operator_fixtures.make_bundle(self.bundles, names=("a",))
-        for name, damage in (("state", lambda f: os.truncate(f, 70000)), ("state.sums", os.unlink),
+        for name, damage in (("state", lambda f: os.truncate(f, 70000)), ("state", self.flip),
+                             ("state.sums", os.unlink),
                              ("channel.pcap", lambda f: os.truncate(f, 0) or self.append(f))):
             file = os.path.join(path, "a", name)
             with open(file, "rb") as stream:
@@ -102,6 +103,14 @@ class Command(unittest.TestCase):
             with open(file, "wb") as stream:
                 stream.write(whole)
         self.assertFalse(os.listdir(os.path.join(self.folder, "state", "run")))
+
+    @staticmethod
+    def flip(file):
+        with open(file, "r+b") as stream:
+            stream.seek(70000)
+            byte = stream.read(1)[0]
+            stream.seek(70000)
+            stream.write(bytes([byte ^ 1]))
 
     @staticmethod
     def append(file):
