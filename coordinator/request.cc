@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "request.h"
 
+#include <cctype>
 #include <set>
 
 #include "member_table.h"
@@ -27,8 +28,12 @@ Request Request::parse(Kind kind, const std::string &self_name, const Json &json
     request.kind = kind;
     if (kind == Kind::snapshot) {
         request.tag = get_string(json, "tag");
-        if (!is_valid_name(request.tag) || request.tag == "." || request.tag == "..") {
-            throw BadInput("tag '" + request.tag + "' is not of the form [A-Za-z0-9._-]{1,64}");
+        // A folder TAG.partial is a snapshot that is not complete.
+        if (!is_valid_name(request.tag) || std::isalnum(static_cast<unsigned char>(request.tag.front())) == 0 ||
+            request.tag.ends_with(".partial")) {
+            throw BadInput("'" + request.tag +
+                           "' cannot be a tag; use 1 to 64 letters, digits, '.', '_' or '-', the "
+                           "first a letter or digit, and not .partial at the end");
         }
         request.directory = get_string(json, "directory");
         if (request.directory.empty()) {
