@@ -36,6 +36,11 @@ void Mediator::remove_nic(uint32_t nic) {
         queues_[HS_FROM_GUEST].remove_nic(nic);
         queues_[HS_TO_GUEST].remove_nic(nic);
     }
+    // Once all are gone numbers begin at 0 again: a record's numbers are those of another process,
+    // which has counted its NICs once.
+    while (!nics_.empty() && !nics_.back().present) {
+        nics_.pop_back();
+    }
 }
 
 bool Mediator::prepare(uint64_t epoch, std::string_view self, std::vector<Member> members,

@@ -31,20 +31,24 @@ FilterHotsnap *hotsnap_filter_for_netdev(HotsnapMember *m,
 
 /*
  * A filter is made before the NIC, so the MAC is looked up when an epoch
- * begins.
+ * begins. NICs are counted in the filters' order, from 0 each time: the
+ * channel's record says by number which NIC a frame was for, to the QEMU that
+ * restores it.
  */
 void hotsnap_filters_identify(HotsnapMember *m)
 {
     FilterHotsnap *f;
 
     QTAILQ_FOREACH(f, &m->filters, next_filter) {
-        NetFilterState *nf = NETFILTER(f);
-        NetClientState *peer = nf->netdev->peer;
-
         if (f->nic_added) {
             hs_mediator_remove_nic(m->mediator, f->nic);
             f->nic_added = false;
         }
+    }
+    QTAILQ_FOREACH(f, &m->filters, next_filter) {
+        NetFilterState *nf = NETFILTER(f);
+        NetClientState *peer = nf->netdev->peer;
+
         if (peer && peer->info->type == NET_CLIENT_DRIVER_NIC) {
             f->nic = hs_mediator_add_nic(m->mediator, nf->netdev_id,
                                          qemu_get_nic(peer)->conf->macaddr.a);
@@ -167,10 +171,15 @@ size_t hotsnap_filters_play(HotsnapMember *m, const char *pcap,
     while (hs_playback_next(p, &frame)) {
         FilterHotsnap *f = filter_of_nic(m, frame.nic);
 
-        if (f) {
-            filter_forward(f, HS_TO_GUEST, frame.data, frame.size);
-            n++;
+        if (!f) {
+            error_setg(errp, "A recorded frame is for NIC %" PRIu32 ", which "
+                       "this VM does not have; start it with the NICs and "
+                       "filters that were saved, in the same order",
+                       frame.nic);
+            break;
         }
+        filter_forward(f, HS_TO_GUEST, frame.data, frame.size);
+        n++;
     }
     hs_playback_free(p);
     return n;

@@ -202,6 +202,8 @@ bool hs_snapshot_dump(hs_snapshot *s, const char *path, char **error);
 /*
  * Starts the background copy. `tail` is the rest of the stream after the "ram" section (device
  * sections, EOF mark, vmdesc), taken in the pause; copied here. To be called after the resume.
+ * It fails if the snapshot has failed since the cut: hs_snapshot_abort or hs_snapshot_free then
+ * return once its files are gone.
  */
 bool hs_snapshot_start(hs_snapshot *s, const void *tail, size_t tail_size, char **error);
 
