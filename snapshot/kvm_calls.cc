@@ -25,7 +25,8 @@ int KvmVm::create(kvm_hotsnap_create &request) {
 }
 
 std::byte *KvmVm::map(size_t bytes) {
-    void *area = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd_.get(), 0);
+    void *area =
+        mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd_.get(), 0);
     if (area == MAP_FAILED) {
         return nullptr;
     }

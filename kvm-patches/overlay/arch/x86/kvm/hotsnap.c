@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * HotSnap: write traps on guest memory, for live snapshots of a VM.
+ * HotSnap: write traps on guest memory, for live snapshots of a VM. Here is what
+ * user space asks for; the traps are in hotsnap_trap.c.
  *
  * User space names the memory that a snapshot saves, by its user addresses,
  * and shares with KVM one "saved" bit for each page of it. While armed, a page
@@ -44,7 +45,6 @@
 
 #include <linux/anon_inodes.h>
 #include <linux/file.h>
-#include <linux/kvm_hotsnap.h>
 #include <linux/mm.h>
 #include <linux/poll.h>
 #include <linux/sort.h>
@@ -56,294 +56,10 @@
 #include "mmu/tdp_mmu.h"
 #include "x86.h"
 #include "hotsnap.h"
+#include "hotsnap_object.h"
 
 #define HOTSNAP_MAX_REGIONS	256
 #define HOTSNAP_MAX_ENTRIES	4096
-
-/* Which trap a question is about; TRAP_KVM is known to kvm_hotsnap.h. */
-#define TRAP_GUEST	0
-#define TRAP_KVM	1
-
-struct hotsnap_region {
-	unsigned long start, end;
-	unsigned long *bitmap;
-};
-
-/* A page that found the ring full. */
-struct hotsnap_spare {
-	struct list_head link;
-	unsigned long addr;
-	void *page;
-};
-
-struct kvm_hotsnap {
-	struct kvm *kvm;
-	bool armed[2];		/* by trap; changes under slots_lock */
-
-	spinlock_t ring_lock;	/* protects head, nr_spares, spares */
-	u32 head;
-	u32 nr_spares;
-	struct list_head spares;
-	wait_queue_head_t wait;
-
-	/* Shared with user space, which may write anything there. */
-	void *area;
-	size_t area_bytes;
-	struct kvm_hotsnap_ring *ring;
-	struct kvm_hotsnap_entry *entries;
-	void *pages;
-
-	u32 nr_entries;		/* a power of two */
-	u32 nr_regions;
-	struct hotsnap_region regions[];	/* by address */
-};
-
-static const struct hotsnap_region *hotsnap_find(const struct kvm_hotsnap *hs,
-						 unsigned long hva)
-{
-	u32 low = 0, high = hs->nr_regions;
-
-	while (low < high) {
-		u32 middle = (low + high) / 2;
-
-		if (hva >= hs->regions[middle].end)
-			low = middle + 1;
-		else
-			high = middle;
-	}
-	return low < hs->nr_regions && hva >= hs->regions[low].start ?
-	       &hs->regions[low] : NULL;
-}
-
-/* Is any page of the range not saved? Does not sleep. */
-bool __kvm_hotsnap_unsaved(struct kvm *kvm, unsigned long hva,
-			   unsigned long nr_pages, u32 trap)
-{
-	const struct kvm_hotsnap *hs = READ_ONCE(kvm->arch.hotsnap);
-	unsigned long end = hva + nr_pages * PAGE_SIZE;
-
-	if (!hs || !READ_ONCE(hs->armed[trap]))
-		return false;
-	while (hva < end) {
-		const struct hotsnap_region *region = hotsnap_find(hs, hva);
-		unsigned long first, last;
-
-		if (!region) {
-			hva += PAGE_SIZE;
-			continue;
-		}
-		first = (hva - region->start) >> PAGE_SHIFT;
-		last = (min(end, region->end) - region->start) >> PAGE_SHIFT;
-		if (find_next_zero_bit(region->bitmap, last, first) < last)
-			return true;
-		hva = region->end;
-	}
-	return false;
-}
-
-bool kvm_hotsnap_range_unsaved(struct kvm *kvm,
-			       const struct kvm_memory_slot *slot, gfn_t gfn,
-			       int level)
-{
-	unsigned long nr_pages = KVM_PAGES_PER_HPAGE(level);
-
-	gfn &= ~((gfn_t)nr_pages - 1);
-	if (!slot || gfn < slot->base_gfn ||
-	    gfn + nr_pages > slot->base_gfn + slot->npages)
-		return false;
-	return __kvm_hotsnap_unsaved(kvm, __gfn_to_hva_memslot(slot, gfn),
-				     nr_pages, TRAP_GUEST);
-}
-
-/* The largest mapping whose pages are all saved. */
-u8 kvm_hotsnap_max_level(struct kvm *kvm, const struct kvm_page_fault *fault)
-{
-	u8 level = PG_LEVEL_4K;
-
-	/* One that does not fit into the slot is no candidate anyway. */
-	while (level < fault->max_level &&
-	       !kvm_hotsnap_range_unsaved(kvm, fault->slot, fault->gfn,
-					  level + 1))
-		level++;
-	return level;
-}
-
-/*
- * A guest faulted. Returns RET_PF_USER, with kvm_run filled in, when user space
- * must save the page first; else RET_PF_CONTINUE.
- */
-int kvm_hotsnap_guest_write(struct kvm_vcpu *vcpu, struct kvm_page_fault *fault)
-{
-	struct kvm_hotsnap *hs = READ_ONCE(vcpu->kvm->arch.hotsnap);
-	struct kvm_hotsnap_exit *exit = (void *)&vcpu->run->hw;
-
-	if (!fault->write ||
-	    !kvm_hotsnap_range_unsaved(vcpu->kvm, fault->slot, fault->gfn,
-				       PG_LEVEL_4K))
-		return RET_PF_CONTINUE;
-	/* Not the vCPU's own instruction: it will come to that. */
-	if (fault->prefetch)
-		return RET_PF_RETRY;
-	vcpu->run->exit_reason = KVM_EXIT_HOTSNAP;
-	exit->gpa = gfn_to_gpa(fault->gfn);
-	exit->hva = __gfn_to_hva_memslot(fault->slot, fault->gfn);
-	hs->ring->exits++; /* a statistic: a lost count does no harm */
-	return RET_PF_USER;
-}
-
-/* The ring. */
-
-static void *hotsnap_page_of(struct kvm_hotsnap *hs, u32 index)
-{
-	return hs->pages + (size_t)(index & (hs->nr_entries - 1)) * PAGE_SIZE;
-}
-
-static struct kvm_hotsnap_entry *hotsnap_entry_of(struct kvm_hotsnap *hs,
-						  u32 index)
-{
-	return &hs->entries[index & (hs->nr_entries - 1)];
-}
-
-/* Hands out the next entry, if there is room. Under ring_lock. */
-static bool hotsnap_reserve(struct kvm_hotsnap *hs, u32 *index)
-{
-	/* Pairs with user space: what it took from an entry it has read. */
-	u32 tail = smp_load_acquire(&hs->ring->tail);
-
-	if (hs->head - tail >= hs->nr_entries)
-		return false;
-	*index = hs->head++;
-	WRITE_ONCE(hotsnap_entry_of(hs, *index)->state,
-		   KVM_HOTSNAP_ENTRY_EMPTY);
-	smp_store_release(&hs->ring->head, hs->head);
-	return true;
-}
-
-static void hotsnap_publish(struct kvm_hotsnap *hs, u32 index,
-			    unsigned long addr, u32 state)
-{
-	struct kvm_hotsnap_entry *entry = hotsnap_entry_of(hs, index);
-
-	entry->addr = addr;
-	smp_store_release(&entry->state, state);
-	wake_up_poll(&hs->wait, EPOLLIN);
-}
-
-static void hotsnap_free_spare(struct hotsnap_spare *spare)
-{
-	free_page((unsigned long)spare->page);
-	kfree(spare);
-}
-
-static struct hotsnap_spare *hotsnap_alloc_spare(void)
-{
-	struct hotsnap_spare *spare = kmalloc(sizeof(*spare), GFP_NOWAIT);
-
-	if (!spare)
-		return NULL;
-	spare->page = (void *)__get_free_page(GFP_NOWAIT | __GFP_NOWARN);
-	if (!spare->page) {
-		kfree(spare);
-		return NULL;
-	}
-	return spare;
-}
-
-static void hotsnap_lose(struct kvm_hotsnap *hs)
-{
-	spin_lock(&hs->ring_lock);
-	hs->ring->lost++;
-	spin_unlock(&hs->ring_lock);
-	wake_up_poll(&hs->wait, EPOLLIN);
-}
-
-/*
- * Copies the page at @addr, unless it is saved by then. Fails only if the page
- * cannot be read, and then it cannot be written either.
- */
-static int hotsnap_save(struct kvm_hotsnap *hs, unsigned long addr,
-			unsigned long nr, unsigned long *bitmap)
-{
-	struct hotsnap_spare *spare = NULL;
-	void *to;
-	u32 index;
-	bool room;
-
-	spin_lock(&hs->ring_lock);
-	/* Behind what waits already: the order is that of the writes. */
-	room = !hs->nr_spares && hotsnap_reserve(hs, &index);
-	spin_unlock(&hs->ring_lock);
-	if (!room) {
-		spare = hotsnap_alloc_spare();
-		if (!spare) {
-			/* The guest comes first. User space will give up. */
-			hotsnap_lose(hs);
-			return 0;
-		}
-	}
-	to = room ? hotsnap_page_of(hs, index) : spare->page;
-	if (copy_from_user(to, (void __user *)addr, PAGE_SIZE)) {
-		if (room)
-			hotsnap_publish(hs, index, addr,
-					KVM_HOTSNAP_ENTRY_VOID);
-		else
-			hotsnap_free_spare(spare);
-		return -EFAULT;
-	}
-	if (test_and_set_bit(nr, bitmap)) {
-		if (room)
-			hotsnap_publish(hs, index, addr,
-					KVM_HOTSNAP_ENTRY_VOID);
-		else
-			hotsnap_free_spare(spare);
-		return 0;
-	}
-	if (room) {
-		hotsnap_publish(hs, index, addr, KVM_HOTSNAP_ENTRY_PAGE);
-	} else {
-		spare->addr = addr;
-		spin_lock(&hs->ring_lock);
-		list_add_tail(&spare->link, &hs->spares);
-		WRITE_ONCE(hs->ring->overflow, ++hs->nr_spares);
-		spin_unlock(&hs->ring_lock);
-		wake_up_poll(&hs->wait, EPOLLIN);
-	}
-	spin_lock(&hs->ring_lock);
-	hs->ring->kvm_saves++;
-	spin_unlock(&hs->ring_lock);
-	return 0;
-}
-
-int __kvm_hotsnap_before_write(struct kvm *kvm, unsigned long hva,
-			       unsigned long len)
-{
-	struct kvm_hotsnap *hs = READ_ONCE(kvm->arch.hotsnap);
-	unsigned long end = hva + len;
-	int r;
-
-	if (!hs || !READ_ONCE(hs->armed[TRAP_KVM]))
-		return 0;
-	for (hva &= PAGE_MASK; hva < end; hva += PAGE_SIZE) {
-		const struct hotsnap_region *region = hotsnap_find(hs, hva);
-		unsigned long nr;
-
-		if (!region)
-			continue;
-		nr = (hva - region->start) >> PAGE_SHIFT;
-		if (test_bit(nr, region->bitmap))
-			continue;
-		if (WARN_ON_ONCE(current->mm != kvm->mm)) {
-			hotsnap_lose(hs);
-			continue;
-		}
-		r = hotsnap_save(hs, hva, nr, region->bitmap);
-		if (r)
-			return r;
-	}
-	return 0;
-}
-
-/* What user space asks for. */
 
 static void hotsnap_wait_readers(struct kvm *kvm)
 {
@@ -360,7 +76,9 @@ static void hotsnap_wait_readers(struct kvm *kvm)
 
 /*
  * VMX keeps pages of a nested guest's control structures mapped for the CPU to
- * write to; those writes cannot be trapped.
+ * write to; those writes cannot be trapped. Under Hyper-V's enlightenments a
+ * guest's VMCS stays mapped also while its guest does not run, as long as it
+ * uses VMX at all.
  */
 static bool hotsnap_nested_vmx(struct kvm *kvm)
 {
@@ -370,10 +88,20 @@ static bool hotsnap_nested_vmx(struct kvm *kvm)
 	if (!boot_cpu_has(X86_FEATURE_VMX))
 		return false;
 	kvm_for_each_vcpu(i, vcpu, kvm) {
-		if (is_guest_mode(vcpu))
+		/* VMXE is never the guest's own: KVM's value is current. */
+		if (is_guest_mode(vcpu) || (vcpu->arch.hyperv_enabled &&
+					    vcpu->arch.cr4 & X86_CR4_VMXE))
 			return true;
 	}
 	return false;
+}
+
+/* Memory that the host cannot read cannot be saved. */
+static bool hotsnap_unreadable(struct kvm *kvm)
+{
+	return kvm->arch.vm_type != KVM_X86_DEFAULT_VM ||
+	       kvm->arch.has_protected_state ||
+	       READ_ONCE(kvm->arch.hotsnap_unreadable);
 }
 
 static long hotsnap_arm(struct kvm_hotsnap *hs, void __user *argp)
@@ -387,6 +115,8 @@ static long hotsnap_arm(struct kvm_hotsnap *hs, void __user *argp)
 					  KVM_HOTSNAP_ARM_NO_KVM_TRAP))
 		return -EINVAL;
 
+	if (hotsnap_unreadable(kvm))
+		return -EOPNOTSUPP;
 	mutex_lock(&kvm->slots_lock);
 	if (hs->armed[TRAP_GUEST] || hs->armed[TRAP_KVM] ||
 	    hotsnap_nested_vmx(kvm)) {
@@ -442,6 +172,7 @@ static void hotsnap_disarm(struct kvm_hotsnap *hs)
 
 static long hotsnap_release_range(struct kvm_hotsnap *hs, void __user *argp)
 {
+	const struct hotsnap_region *r;
 	struct kvm_hotsnap_range range;
 	unsigned long hva, end;
 
@@ -451,41 +182,21 @@ static long hotsnap_release_range(struct kvm_hotsnap *hs, void __user *argp)
 	    range.userspace_addr + range.bytes < range.userspace_addr)
 		return -EINVAL;
 	end = range.userspace_addr + range.bytes;
-	for (hva = range.userspace_addr; hva < end;) {
-		const struct hotsnap_region *region = hotsnap_find(hs, hva);
-
-		if (!region)
+	/* All of it or nothing. */
+	hva = range.userspace_addr;
+	for (r = hotsnap_next(hs, hva); hva < end; hva = r->end, r++) {
+		if (r == hotsnap_end(hs) || r->start > hva)
 			return -EINVAL;
-		for (; hva < min(end, region->end); hva += PAGE_SIZE)
-			set_bit((hva - region->start) >> PAGE_SHIFT,
-				region->bitmap);
-		cond_resched();
+	}
+	r = hotsnap_next(hs, range.userspace_addr);
+	for (hva = range.userspace_addr; hva < end; hva += PAGE_SIZE) {
+		if (hva >= r->end)
+			r++;
+		set_bit((hva - r->start) >> PAGE_SHIFT, r->bitmap);
+		if (!(hva & (SZ_16M - 1)))
+			cond_resched();
 	}
 	return 0;
-}
-
-/* Moves what did not fit to the ring, as far as it fits now. */
-static long hotsnap_drain(struct kvm_hotsnap *hs)
-{
-	struct hotsnap_spare *spare;
-	u32 index;
-
-	for (;;) {
-		spin_lock(&hs->ring_lock);
-		spare = list_first_entry_or_null(&hs->spares,
-						 struct hotsnap_spare, link);
-		if (!spare || !hotsnap_reserve(hs, &index)) {
-			spin_unlock(&hs->ring_lock);
-			return 0;
-		}
-		list_del(&spare->link);
-		WRITE_ONCE(hs->ring->overflow, --hs->nr_spares);
-		spin_unlock(&hs->ring_lock);
-		copy_page(hotsnap_page_of(hs, index), spare->page);
-		hotsnap_publish(hs, index, spare->addr,
-				KVM_HOTSNAP_ENTRY_PAGE);
-		hotsnap_free_spare(spare);
-	}
 }
 
 static long hotsnap_ioctl(struct file *file, unsigned int ioctl,
@@ -502,7 +213,8 @@ static long hotsnap_ioctl(struct file *file, unsigned int ioctl,
 	case KVM_HOTSNAP_RELEASE:
 		return hotsnap_release_range(hs, argp);
 	case KVM_HOTSNAP_DRAIN:
-		return hotsnap_drain(hs);
+		hotsnap_drain(hs);
+		return 0;
 	case KVM_HOTSNAP_REAP:
 		hotsnap_reap(hs->kvm);
 		return 0;
@@ -525,19 +237,34 @@ static __poll_t hotsnap_poll(struct file *file, poll_table *table)
 	       EPOLLIN | EPOLLRDNORM : 0;
 }
 
+static vm_fault_t hotsnap_fault(struct vm_fault *vmf)
+{
+	struct kvm_hotsnap *hs = vmf->vma->vm_file->private_data;
+
+	if (vmf->pgoff >= hs->area_bytes >> PAGE_SHIFT)
+		return VM_FAULT_SIGBUS;
+	vmf->page = vmalloc_to_page(hs->area + (vmf->pgoff << PAGE_SHIFT));
+	get_page(vmf->page);
+	return 0;
+}
+
+static const struct vm_operations_struct hotsnap_vm_ops = {
+	.fault = hotsnap_fault,
+};
+
 static int hotsnap_mmap(struct file *file, struct vm_area_struct *vma)
 {
-	struct kvm_hotsnap *hs = file->private_data;
-
-	return remap_vmalloc_range(vma, hs->area, vma->vm_pgoff);
+	if (!(vma->vm_flags & VM_SHARED))
+		return -EINVAL;
+	/* A child's mapping would keep the VM alive, and armed. */
+	vm_flags_set(vma, VM_DONTEXPAND | VM_DONTDUMP | VM_DONTCOPY);
+	vma->vm_ops = &hotsnap_vm_ops;
+	return 0;
 }
 
 static void hotsnap_free(struct kvm_hotsnap *hs)
 {
-	struct hotsnap_spare *spare, *next;
-
-	list_for_each_entry_safe(spare, next, &hs->spares, link)
-		hotsnap_free_spare(spare);
+	hotsnap_free_spares(hs);
 	vfree(hs->area);
 	kvfree(hs);
 }
@@ -562,6 +289,7 @@ static const struct file_operations hotsnap_fops = {
 	.owner = THIS_MODULE,
 	.release = hotsnap_release,
 	.unlocked_ioctl = hotsnap_ioctl,
+	.compat_ioctl = compat_ptr_ioctl,
 	.poll = hotsnap_poll,
 	.mmap = hotsnap_mmap,
 	.llseek = noop_llseek,
@@ -587,50 +315,26 @@ static u64 hotsnap_most_pages(struct kvm *kvm)
 	return 4 * pages + SZ_1G / PAGE_SIZE;
 }
 
-/*
- * Lays out the area: ring, entries, pages, bitmaps; each begins on a page.
- * Fills in what user space is told.
- */
-static int hotsnap_lay_out(struct kvm_hotsnap *hs,
-			   struct kvm_hotsnap_create *create,
-			   struct kvm_hotsnap_region *regions, u64 most_pages)
+/* Takes over which memory user space named. */
+static int hotsnap_take_regions(struct kvm_hotsnap *hs,
+				const struct kvm_hotsnap_region *regions,
+				u64 most_pages)
 {
-	size_t at = PAGE_SIZE;
-	u64 pages = 0;
 	u32 i;
 
-	create->entries_offset = at;
-	at += PAGE_ALIGN(hs->nr_entries * sizeof(struct kvm_hotsnap_entry));
-	create->pages_offset = at;
-	at += (size_t)hs->nr_entries * PAGE_SIZE;
 	for (i = 0; i < hs->nr_regions; i++) {
-		struct kvm_hotsnap_region *r = &regions[i];
+		const struct kvm_hotsnap_region *r = &regions[i];
 
 		if (r->reserved || !r->bytes ||
 		    !PAGE_ALIGNED(r->userspace_addr) ||
 		    !PAGE_ALIGNED(r->bytes) ||
 		    !access_ok((void __user *)r->userspace_addr, r->bytes))
 			return -EINVAL;
-		pages += r->bytes >> PAGE_SHIFT;
-		if (pages > most_pages)
+		hs->nr_pages += r->bytes >> PAGE_SHIFT;
+		if (hs->nr_pages > most_pages)
 			return -EINVAL;
-		r->bitmap_offset = at;
-		at += PAGE_ALIGN(BITS_TO_LONGS(r->bytes >> PAGE_SHIFT) *
-				 sizeof(long));
-	}
-	create->mmap_bytes = at;
-
-	hs->area_bytes = at;
-	hs->area = vmalloc_user(at);
-	if (!hs->area)
-		return -ENOMEM;
-	hs->ring = hs->area;
-	hs->entries = hs->area + create->entries_offset;
-	hs->pages = hs->area + create->pages_offset;
-	for (i = 0; i < hs->nr_regions; i++) {
-		hs->regions[i].start = regions[i].userspace_addr;
-		hs->regions[i].end = hs->regions[i].start + regions[i].bytes;
-		hs->regions[i].bitmap = hs->area + regions[i].bitmap_offset;
+		hs->regions[i].start = r->userspace_addr;
+		hs->regions[i].end = r->userspace_addr + r->bytes;
 	}
 	sort(hs->regions, hs->nr_regions, sizeof(hs->regions[0]),
 	     hotsnap_by_address, NULL);
@@ -641,12 +345,52 @@ static int hotsnap_lay_out(struct kvm_hotsnap *hs,
 	return 0;
 }
 
+/*
+ * Lays out the area: ring, entries, pages, bitmaps; each begins on a page.
+ * Fills in what user space is told. The memory is charged to the caller.
+ */
+static int hotsnap_lay_out(struct kvm_hotsnap *hs,
+			   struct kvm_hotsnap_create *create,
+			   struct kvm_hotsnap_region *regions)
+{
+	size_t at = PAGE_SIZE;
+	u32 i;
+
+	create->entries_offset = at;
+	at += PAGE_ALIGN(hs->nr_entries * sizeof(struct kvm_hotsnap_entry));
+	create->pages_offset = at;
+	at += (size_t)hs->nr_entries * PAGE_SIZE;
+	for (i = 0; i < hs->nr_regions; i++) {
+		regions[i].bitmap_offset = at;
+		at += PAGE_ALIGN(BITS_TO_LONGS(regions[i].bytes >> PAGE_SHIFT) *
+				 sizeof(long));
+	}
+	create->mmap_bytes = at;
+
+	hs->area_bytes = at;
+	hs->area = __vmalloc(at, GFP_KERNEL_ACCOUNT | __GFP_ZERO);
+	if (!hs->area)
+		return -ENOMEM;
+	hs->ring = hs->area;
+	hs->entries = hs->area + create->entries_offset;
+	hs->pages = hs->area + create->pages_offset;
+	for (i = 0; i < hs->nr_regions; i++) {
+		const struct hotsnap_region *r =
+			hotsnap_next(hs, regions[i].userspace_addr);
+
+		hs->regions[r - hs->regions].bitmap =
+			hs->area + regions[i].bitmap_offset;
+	}
+	return 0;
+}
+
 static int hotsnap_publish_object(struct kvm *kvm, struct kvm_hotsnap *hs)
 {
 	int r = -EBUSY;
 
 	mutex_lock(&kvm->slots_lock);
 	if (!kvm->arch.hotsnap) {
+		/* All of it is there for who finds it, without a lock. */
 		smp_store_release(&kvm->arch.hotsnap, hs);
 		r = 0;
 	}
@@ -669,9 +413,7 @@ long kvm_vm_ioctl_hotsnap_create(struct kvm *kvm, void __user *argp)
 	    create.ring_entries > HOTSNAP_MAX_ENTRIES ||
 	    !is_power_of_2(create.ring_entries))
 		return -EINVAL;
-	/* Memory that the host cannot read cannot be saved. */
-	if (kvm->arch.vm_type != KVM_X86_DEFAULT_VM ||
-	    kvm->arch.has_protected_state)
+	if (hotsnap_unreadable(kvm))
 		return -EOPNOTSUPP;
 	regions = vmemdup_array_user(u64_to_user_ptr(create.regions),
 				     create.nr_regions, sizeof(*regions));
@@ -693,7 +435,9 @@ long kvm_vm_ioctl_hotsnap_create(struct kvm *kvm, void __user *argp)
 	mutex_lock(&kvm->slots_lock);
 	most_pages = hotsnap_most_pages(kvm);
 	mutex_unlock(&kvm->slots_lock);
-	r = hotsnap_lay_out(hs, &create, regions, most_pages);
+	r = hotsnap_take_regions(hs, regions, most_pages);
+	if (!r)
+		r = hotsnap_lay_out(hs, &create, regions);
 	if (r)
 		goto out_free;
 	r = -EFAULT;
