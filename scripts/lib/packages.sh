@@ -22,7 +22,7 @@ declare -A PACKAGE_SETS=(
     # the patched KVM: kbuild's programs come with the kernel's headers
     [kvm]="gcc make patch xz-utils kmod libelf1 dpkg-dev"
     # a computer with VMX and EPT, emulated, to run it in
-    [bochs]="bochs bochs-term bochsbios isolinux syslinux-common xorriso cpio"
+    [bochs]="bochs bochs-term bochsbios vgabios isolinux syslinux-common xorriso cpio"
     # the style checks
     [style]="clang-format shellcheck git perl python3"
 )

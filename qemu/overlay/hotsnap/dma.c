@@ -6,7 +6,7 @@
  * to guest RAM need no KVM. They are caught in one layer, the few places of
  * the memory core through which device emulation reaches guest RAM:
  *
- *   flatview_write_continue_step()     address_space_write(), dma_memory_write()
+ *   flatview_write_continue_step()     address_space_write(), dma_memory_write
  *   address_space_write_rom()          firmware after a reset, gdb
  *   address_space_st*()                also through MemoryRegionCache
  *   address_space_write_cached()       vrings
@@ -86,7 +86,7 @@ int hotsnap_kvm_exit(const void *exit)
 
     snapshot_leave();
     if (!ok) {
-        error_report("KVM trapped a write to %#" PRIx64 ", which is not in "
+        error_report("KVM trapped a write to 0x%" PRIx64 ", which is not in "
                      "the snapshot's memory", e->gpa);
         return -1;
     }
@@ -147,6 +147,7 @@ void hotsnap_dma_disarm(void)
 {
     qatomic_set(&hotsnap_dma_armed, false);
     qatomic_set(&armed_snapshot, NULL);
+    /* Who has not seen NULL is counted: pairs with snapshot_enter(). */
     smp_mb();
     while (qatomic_read(&callers)) {
         g_thread_yield();
