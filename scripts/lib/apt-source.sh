@@ -30,6 +30,7 @@ APT_SUITES=(
     main:trixie-updates:deb-src
     main:trixie-proposed-updates:deb-src
     main:bookworm-backports:deb-src+deb
+    security:bookworm-security:deb # Linux 6.12 for Debian 12, often newer than backports'
 )
 
 # Print "main URI" and "security URI" as the machine's apt configuration has them.

@@ -72,11 +72,27 @@ kvm_prepare() {
     rm -rf "$work/source"
 }
 
-# Applies the series to the newest 6.12.x that Debian's suites have the upstream source of.
+# Applies the series to the newest sources of 6.12.x that can be had: the upstream one of Debian 13,
+# and that of Debian 12's security updates. The versions, in $REPLY.
 kvm_apply_to_newest() {
+    local versions work=$KVM_DIR/newest
     apt_fetch_source linux 6.12. orig || die "no suite has a source of Linux 6.12"
+    kvm_apply "$REPLY"
+    versions=$REPLY
+    if apt_fetch_package linux-source-6.12 bookworm-security; then
+        rm -rf "$work.source"
+        dpkg -x "$REPLY" "$work.source"
+        kvm_apply "$work.source/usr/src/linux-source-6.12.tar.xz"
+        versions+=" $REPLY"
+        rm -rf "$work.source"
+    fi
+    REPLY=$versions
+}
+
+# kvm_apply TARBALL: does the series apply? Its version, in $REPLY.
+kvm_apply() {
     mkdir -p "$KVM_DIR"
-    "$KVM_PATCHES/prepare" "$REPLY" "$KVM_DIR/newest" || die "the series does not apply"
+    "$KVM_PATCHES/prepare" "$1" "$KVM_DIR/newest" || die "the series does not apply"
     REPLY=$(cat "$KVM_DIR/newest/VERSION")
     rm -rf "$KVM_DIR/newest"
 }
