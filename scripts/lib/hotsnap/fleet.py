@@ -139,6 +139,24 @@ class Fleet:
         entry["disks"] = {disk: files[0] for disk, files in chains.items()}
         entry["below"] = {disk: files[1:] for disk, files in chains.items()}
 
+    def open_files(self) -> dict[str, str]:
+        """Each file that a disk of a running member reads or writes, and whose it is."""
+        found = {}
+        for name in sorted(self.state.members):
+            if self.running(name):
+                with self.monitor(name) as qmp:
+                    for device in qmp.execute("query-block"):
+                        if device.get("inserted"):
+                            found.update(dict.fromkeys(open_chain(device["inserted"]), name))
+        return found
+
+    @staticmethod
+    def rearranging(qmp: Qmp) -> bool:
+        """Whether a job moves the layers of a disk. An aborted snapshot's undo is a job that
+        query-jobs does not show; what it puts over the disk meanwhile can be seen."""
+        return any(node["drv"] in ("mirror_top", "commit_top")
+                   for node in qmp.execute("query-named-block-nodes", {"flat": True}))
+
     @staticmethod
     def block_info(qmp: Qmp) -> dict[str, dict[str, Any]]:
         """Disk id to the `inserted` part of query-block, of the disks that are written to."""

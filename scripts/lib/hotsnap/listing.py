@@ -106,8 +106,7 @@ def rm(state: State, fleet: Fleet, tag: str, quiet: bool = False) -> dict[str, A
     merge.recover(state, fleet, quiet)
     for name in fleet.running_names():
         with fleet.monitor(name) as qmp:
-            if fleet.snapshots and qmp.execute("query-hotsnap")["phase"] not in merge.AT_REST:
-                raise HotsnapError(f"member {name} is in a snapshot: wait until it is over")
+            merge.check_rest(fleet, name, qmp)
     bundle.remove(path)
     try:
         done = merge.tidy(state, fleet, quiet=quiet)

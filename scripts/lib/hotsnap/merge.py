@@ -16,17 +16,27 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from typing import Any
 
 from . import atomic, binaries, bundle, jobs, layers, sums
 from .errors import HotsnapError
 from .fleet import Fleet, open_chain
 from .output import Progress
-from .qmp import Qmp
+from .qmp import Qmp, QmpClosed, QmpError, QmpTimeout
 from .state import State
 
 JOB = "hotsnap-merge"
 AT_REST = {"idle", "committed", "aborted", "in-doubt", "restored"}
+ATTEMPTS = 5
+
+
+class Busy(HotsnapError):
+    """A member is in the middle of something that decides which layers are needed."""
+
+
+class Moved(HotsnapError):
+    """A member does not use the layers that it used when the plan was made; nothing was done."""
 
 
 def folders(state: State) -> list[str]:
@@ -48,14 +58,22 @@ def settle(entry: dict[str, Any], known: dict[str, str | None]) -> dict[str, str
     return found
 
 
+def check_rest(fleet: Fleet, name: str, qmp: Qmp) -> None:
+    """Busy unless a running member goes on with the layers that it has now."""
+    if fleet.snapshots and qmp.execute("query-hotsnap")["phase"] not in AT_REST:
+        raise Busy(f"member {name} is in a snapshot: wait until it is over")
+    if fleet.rearranging(qmp):
+        raise Busy(f"a job moves the disk layers of member {name}, perhaps to undo a snapshot "
+                   "that was aborted: wait until it is over")
+
+
 def needed(state: State, fleet: Fleet, known: dict[str, str | None]) -> set[str]:
     """Layers that a bundle names or a member writes to. BundleError when a bundle is damaged."""
     keep = {disk["file"] for b in bundle.complete(state.bundles) for _, disk in b.layers()}
     for name, entry in state.members.items():
         if fleet.running(name):
             with fleet.monitor(name) as qmp:
-                if fleet.snapshots and qmp.execute("query-hotsnap")["phase"] not in AT_REST:
-                    raise HotsnapError(f"member {name} is in a snapshot: wait until it is over")
+                check_rest(fleet, name, qmp)
                 fleet.note_disks(name, qmp)
         elif "disks" in entry:
             entry["disks"] = settle(entry, known)
@@ -68,28 +86,52 @@ def tidy(state: State, fleet: Fleet, merge: bool = True, quiet: bool = False) ->
 
     The caller holds the lock.
     """
-    known = layers.scan(folders(state))
-    keep = needed(state, fleet, known)
     done: dict[str, Any] = {"deleted": [], "merged": []}
-    for action in layers.plan(known, keep):
-        if isinstance(action, layers.Delete):
-            os.unlink(action.path)
-            done["deleted"].append(action.path)
-        elif merge:
-            _Merging(state, fleet, action, quiet).run()
-            done["merged"].append({"base": action.base, "removed": list(action.removed)})
+    for attempts_left in reversed(range(ATTEMPTS)):
+        try:
+            _carry_out(state, fleet, done, merge, quiet)
+            break
+        except Moved:  # by what began before this command, and has ended now
+            if not attempts_left:
+                raise
     state.save()
     left = layers.scan(folders(state))
     done["kept_unneeded"] = sorted(set(left) - needed(state, fleet, left))
     return done
 
 
+def _carry_out(state: State, fleet: Fleet, done: dict[str, Any], merge: bool,
+               quiet: bool) -> None:
+    known = layers.scan(folders(state))
+    actions = layers.plan(known, needed(state, fleet, known))
+    unneeded = [action.path for action in actions if isinstance(action, layers.Delete)]
+    if unneeded:
+        check_unused(fleet, unneeded)
+    for path in unneeded:
+        if os.path.exists(path):  # else an undo that ended just now has removed it
+            os.unlink(path)
+            done["deleted"].append(path)
+    for action in actions:
+        if merge and isinstance(action, layers.Merge):
+            _Merging(state, fleet, action, quiet).run()
+            done["merged"].append({"base": action.base, "removed": list(action.removed)})
+
+
+def check_unused(fleet: Fleet, paths: Iterable[str]) -> None:
+    """The last look before files go: what a QEMU has open now counts, not what was noted."""
+    opened = fleet.open_files()
+    for path in paths:
+        if path in opened:
+            raise Moved(f"disk layer {path} was about to go, but member {opened[path]} uses it: "
+                        "it was kept; give the command again")
+
+
 def collect(state: State, fleet: Fleet) -> None:
-    """Delete what nothing needs, which is quick; keep it all when a bundle cannot be read."""
+    """Delete what nothing needs, which is quick; keep it all when that cannot be told now."""
     try:
         tidy(state, fleet, merge=False)
-    except bundle.BundleError:
-        pass  # `ls` and `verify` report it
+    except (bundle.BundleError, Busy, Moved):
+        pass  # `ls` and `verify` report a bundle; the next command that collects does the rest
 
 
 def recover(state: State, fleet: Fleet, quiet: bool = False) -> None:
@@ -99,7 +141,12 @@ def recover(state: State, fleet: Fleet, quiet: bool = False) -> None:
     with open(state.journal, encoding="utf-8") as stream:
         entry = json.load(stream)
     action = layers.Merge(entry["base"], tuple(entry["removed"]), tuple(entry["above"]))
-    _Merging(state, fleet, action, quiet).run(entry["stage"])
+    try:
+        _Merging(state, fleet, action, quiet).run(entry["stage"], again=True)
+    except Moved:
+        if os.path.exists(state.journal):
+            raise
+        # It had not begun, and what it would have merged is arranged otherwise now.
 
 
 class _Merging:
@@ -108,18 +155,20 @@ class _Merging:
         self.image_tool = binaries.qemu_img(state.cluster.qemu)
         self.progress = Progress(f"merge into {os.path.basename(action.base)}", quiet)
 
-    def run(self, stage: str = "begun") -> None:
-        """`stage` is where an earlier run of the same merge is known to have been."""
+    def run(self, stage: str = "begun", again: bool = False) -> None:
+        """`stage` is where an earlier run of the same merge, if `again`, is known to have been."""
         if stage != "committed":
             self._note(stage)
             try:
-                self._commit(stage)
+                self._commit(stage, again)
+                check_unused(self.fleet, self.action.removed)
             except BaseException:
-                if self._stage() == "begun":
+                if self._stage() == "begun" and not self._under_way():
                     os.unlink(self.state.journal)  # nothing that anybody sees was changed
                 raise
             self._note("committed")
         self._follow_up()
+        check_unused(self.fleet, self.action.removed)
         for path in self.action.removed:
             if os.path.exists(path):
                 os.unlink(path)
@@ -138,22 +187,43 @@ class _Merging:
 
     # The commit
 
-    def _commit(self, stage: str) -> None:
-        for name in self.fleet.running_names():
+    def _commit(self, stage: str, again: bool) -> None:
+        run = [*self.action.removed, self.action.base]
+        for name in self._running():
             with self.fleet.qmp(name) as qmp:
                 self._clear_job(qmp, stage)
                 for info in self.fleet.block_info(qmp).values():
                     files = open_chain(info)
-                    if self.action.base in files:
-                        if self.action.top in files:
-                            self._commit_live(qmp, info, files)
+                    used = [path for path in files if path in run]
+                    if used == run:
+                        self._commit_live(qmp, info, files)
                         return
+                    if used == [self.action.base] and again:
+                        return  # QEMU has finished it
+                    if used:
+                        raise Moved(f"member {name} does not use its disk layers as it did: "
+                                    f"{', '.join(run)} were not merged; give the command again")
         if stage == "finalizing":
             return  # the lower layer counts, see above
         with_base = ["-b", self.action.base] if len(self.action.removed) > 1 else []
         binaries.run_img(self.image_tool, "commit", "-q", "-d", "-f", "qcow2", *with_base,
                          self.action.top)
         _sync(self.action.base)
+
+    def _running(self) -> list[str]:
+        """Also members that the cluster file does not name any more."""
+        return [name for name in sorted(self.state.members) if self.fleet.running(name)]
+
+    def _under_way(self) -> bool:
+        """Whether QEMU may still be at it, so that the journal must stay."""
+        try:
+            for name in self._running():
+                with self.fleet.monitor(name) as qmp:
+                    if jobs.find(qmp, JOB):
+                        return True
+        except (HotsnapError, QmpClosed, QmpError, QmpTimeout):
+            return True
+        return False
 
     def _clear_job(self, qmp: Qmp, stage: str) -> None:
         """What a command that died has left in QEMU."""
@@ -191,11 +261,7 @@ class _Merging:
     # What refers to the layers that are gone
 
     def _follow_up(self) -> None:
-        in_use = set()
-        for name in self.fleet.running_names():
-            with self.fleet.monitor(name) as qmp:
-                for info in self.fleet.block_info(qmp).values():
-                    in_use.update(open_chain(info))
+        in_use = self.fleet.open_files()
         for path in self.action.above:
             # In a running member's chain QEMU has rewritten the name itself.
             if path not in in_use and layers.backing_file(path) != self.action.base:
