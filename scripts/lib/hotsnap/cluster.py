@@ -2,8 +2,9 @@
 """The cluster file: TOML in, a checked Cluster out.
 
 Every error names the file, the line and the key. Paths in the result are absolute; relative ones
-are taken from the folder of the cluster file. Nothing here touches the system beyond reading the
-file and seeing whether the files that it names exist.
+are taken from the folder of the cluster file; the one of the cluster's folder has no links in it.
+Nothing here touches the system beyond reading the file and seeing whether the files that it names
+exist.
 """
 
 from __future__ import annotations
@@ -230,7 +231,8 @@ def load(path: str) -> Cluster:
         source.fail(("member",), "a cluster needs at least one [[member]]")
     top.done()
     _check_macs(source, members)
-    return Cluster(name, source.path, os.path.normpath(os.path.join(source.folder, directory)),
+    # One spelling, since layers are told apart by their paths.
+    return Cluster(name, source.path, os.path.realpath(os.path.join(source.folder, directory)),
                    accel, qemu, tuple(networks), tuple(members))
 
 

@@ -21,11 +21,11 @@ COMMAND_TIMEOUT = 60.0
 
 
 def open_chain(inserted: dict[str, Any]) -> list[str]:
-    """Files of an open disk, topmost first, from query-block's `inserted`."""
+    """Files of an open disk, topmost first, from query-block's `inserted`; links are resolved."""
     files = []
     image = inserted["image"]
     while image:
-        files.append(image["filename"])
+        files.append(os.path.realpath(image["filename"]))
         image = image.get("backing-image")
     return files
 
@@ -136,8 +136,10 @@ class Fleet:
         """Keep which file a running member writes to now, and those below it."""
         entry = self.state.members[name]
         chains = {disk: open_chain(info) for disk, info in self.block_info(qmp).items()}
-        entry["disks"] = {disk: files[0] for disk, files in chains.items()}
-        entry["below"] = {disk: files[1:] for disk, files in chains.items()}
+        # A disk that QEMU does not name, such as one that was unplugged, keeps what it has.
+        for key, part in (("disks", {disk: files[0] for disk, files in chains.items()}),
+                          ("below", {disk: files[1:] for disk, files in chains.items()})):
+            entry[key] = {**entry.get(key, {}), **part}
 
     def open_files(self) -> dict[str, str]:
         """Each file that a disk of a running member reads or writes, and whose it is."""

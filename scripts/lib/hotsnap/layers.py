@@ -5,6 +5,9 @@ The layers of a disk form a tree. Its root lies over a golden image, which is ne
 snapshot freezes the layer that the member writes to and puts a new one over it; a restore puts
 one more over a frozen layer. A layer is needed when a bundle names it or a member writes to it,
 or when a needed one lies over it.
+
+A layer is known by its path with all links resolved: qcow2 headers, manifests and QEMU may spell it
+otherwise.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ _MAGIC = b"QFI\xfb"
 
 
 def backing_file(path: str) -> str | None:
-    """What a qcow2 file lies over, as an absolute path; None when it stands alone.
+    """What a qcow2 file lies over, its path resolved; None when it stands alone.
 
     Read from the header, since qemu-img would have to open files that a running QEMU holds.
     """
@@ -38,7 +41,7 @@ def backing_file(path: str) -> str | None:
     if name.startswith("json:"):
         options = json.loads(name[5:])
         name = options.get("file", {}).get("filename") or options.get("file.filename") or ""
-    return os.path.normpath(os.path.join(os.path.dirname(path), name.removeprefix("file:")))
+    return os.path.realpath(os.path.join(os.path.dirname(path), name.removeprefix("file:")))
 
 
 def cluster_size(path: str) -> int:
@@ -49,7 +52,7 @@ def cluster_size(path: str) -> int:
 def chain(path: str) -> list[str]:
     """A layer and all the layers below it, topmost first; ends before what is not qcow2."""
     found: list[str] = []
-    lower: str | None = path
+    lower: str | None = os.path.realpath(path)
     while lower and lower not in found:
         found.append(lower)
         if not os.path.exists(lower):
@@ -69,7 +72,7 @@ def scan(folders: Iterable[str]) -> dict[str, str | None]:
     for folder in folders:
         if not os.path.isdir(folder):
             continue
-        for entry in os.scandir(folder):
+        for entry in os.scandir(os.path.realpath(folder)):
             if entry.name.endswith(".qcow2") and entry.is_file(follow_symlinks=False):
                 found[entry.path] = backing_file(entry.path)
     return found

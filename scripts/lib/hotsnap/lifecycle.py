@@ -21,10 +21,11 @@ def settle_disks(state: State, name: str) -> dict[str, str]:
     known = layers.scan([state.member_folder(name)])
     disks = merge.settle(state.members.get(name, {}), known)
     for disk, path in disks.items():
-        if not os.path.exists(path):
-            raise HotsnapError(f"disk {disk} of member {name} is gone: {path}; 'hotsnap up "
-                               "--fresh' starts over from the golden images, 'hotsnap restore' "
-                               "from a snapshot")
+        if path not in known:
+            raise HotsnapError(f"disk {disk} of member {name} is gone: {path} is not a file in "
+                               f"{state.member_folder(name)}: put the cluster's folder back if it "
+                               "was moved; else 'hotsnap up --fresh' starts over from the golden "
+                               "images, 'hotsnap restore' from a snapshot")
     return disks
 
 
@@ -59,6 +60,10 @@ def up(state: State, fleet: Fleet, fresh: bool = False) -> list[str]:
     state.make_folders()
     image_tool = binaries.qemu_img(state.cluster.qemu)
     merge.recover(state, fleet)
+    if not os.path.exists(state.file):
+        if not fresh:
+            merge.check_state(state, fleet, layers.scan(merge.folders(state)))
+        state.save()  # before the first layer, so that layers without it mean that it was lost
     wanted = [m for m in state.cluster.members if not fleet.running(m.name)]
     if fresh and len(wanted) < len(state.cluster.members):
         raise HotsnapError("--fresh needs the whole cluster down: run 'hotsnap down' first")

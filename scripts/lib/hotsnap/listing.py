@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from . import bundle, merge
+from . import bundle, layers, merge
 from .errors import HotsnapError
 from .fleet import Fleet
 from .output import human_size, print_json, say, table
@@ -107,11 +107,12 @@ def rm(state: State, fleet: Fleet, tag: str, quiet: bool = False) -> dict[str, A
     for name in fleet.running_names():
         with fleet.monitor(name) as qmp:
             merge.check_rest(fleet, name, qmp)
+    merge.check_state(state, fleet, layers.scan(merge.folders(state)))
     bundle.remove(path)
     try:
         done = merge.tidy(state, fleet, quiet=quiet)
         done["remark"] = None
-    except bundle.BundleError as error:
+    except (bundle.BundleError, merge.Busy) as error:
         done = {"deleted": [], "merged": [], "kept_unneeded": [],
                 "remark": f"all disk layers were kept: {error}"}
     return {"removed": tag, **done}

@@ -22,7 +22,7 @@ from typing import Any
 from . import atomic, binaries, bundle, jobs, layers, sums
 from .errors import HotsnapError
 from .fleet import Fleet, open_chain
-from .output import Progress
+from .output import Progress, say
 from .qmp import Qmp, QmpClosed, QmpError, QmpTimeout
 from .state import State
 
@@ -37,6 +37,10 @@ class Busy(HotsnapError):
 
 class Moved(HotsnapError):
     """A member does not use the layers that it used when the plan was made; nothing was done."""
+
+
+class Misplaced(HotsnapError):
+    """The state does not fit the files, so nobody can say which layers are needed."""
 
 
 def folders(state: State) -> list[str]:
@@ -68,17 +72,57 @@ def check_rest(fleet: Fleet, name: str, qmp: Qmp) -> None:
 
 
 def needed(state: State, fleet: Fleet, known: dict[str, str | None]) -> set[str]:
-    """Layers that a bundle names or a member writes to. BundleError when a bundle is damaged."""
-    keep = {disk["file"] for b in bundle.complete(state.bundles) for _, disk in b.layers()}
+    """Layers that a bundle names or a member writes to; all are in `known`.
+
+    BundleError when a bundle is damaged. One that is not found where it should be means that
+    others may not be recognized either, as when the cluster's folder was moved or copied.
+    """
+    keep = set()
+    for kept in bundle.complete(state.bundles):
+        for _, disk in kept.layers():
+            path = os.path.realpath(disk["file"])
+            if path not in known:
+                raise bundle.BundleError(
+                    f"{kept.file('manifest.json')} names the disk layer {path}, which is not among "
+                    f"those in {state.directory}/members: put the folder back where it was, or "
+                    f"run 'hotsnap rm {kept.tag}'")
+            keep.add(path)
+    check_state(state, fleet, known)
     for name, entry in state.members.items():
         if fleet.running(name):
             with fleet.monitor(name) as qmp:
                 check_rest(fleet, name, qmp)
                 fleet.note_disks(name, qmp)
+            for path in entry["disks"].values():
+                if path not in known:
+                    raise Moved(f"member {name} writes to {path}, which is not a disk layer in "
+                                f"{state.directory}/members: no layer is deleted or merged")
         elif "disks" in entry:
             entry["disks"] = settle(entry, known)
         keep.update(entry.get("disks", {}).values())
     return keep
+
+
+def check_state(state: State, fleet: Fleet, known: dict[str, str | None]) -> None:
+    """Misplaced unless the files that members that do not run wrote to are where they were."""
+    if known and not os.path.exists(state.file):
+        raise Misplaced(f"{state.file} is missing, and with it what tells which of the disk "
+                        "layers count: put it back, or begin anew with 'hotsnap restore' or "
+                        "'hotsnap up --fresh'")
+    named = set(fleet.names())
+    for name, entry in list(state.members.items()):
+        folder = state.member_folder(name)
+        if name not in named and not os.path.isdir(folder):
+            entry.pop("disks", None)  # a member of the past, and its folder was removed
+        if fleet.running(name):
+            continue
+        for disk, path in settle(entry, known).items():
+            if path not in known:
+                raise Misplaced(
+                    f"disk {disk} of member {name} is {path} in {state.file}, but there is no "
+                    f"such disk layer in {folder}: put the cluster's folder back where it was; "
+                    "or 'hotsnap up --fresh' starts over from the golden images, 'hotsnap "
+                    "restore' from a snapshot")
 
 
 def tidy(state: State, fleet: Fleet, merge: bool = True, quiet: bool = False) -> dict[str, Any]:
@@ -94,6 +138,7 @@ def tidy(state: State, fleet: Fleet, merge: bool = True, quiet: bool = False) ->
         except Moved:  # by what began before this command, and has ended now
             if not attempts_left:
                 raise
+    state.forget_images()
     state.save()
     left = layers.scan(folders(state))
     done["kept_unneeded"] = sorted(set(left) - needed(state, fleet, left))
@@ -123,15 +168,17 @@ def check_unused(fleet: Fleet, paths: Iterable[str]) -> None:
     for path in paths:
         if path in opened:
             raise Moved(f"disk layer {path} was about to go, but member {opened[path]} uses it: "
-                        "it was kept; give the command again")
+                        "it was kept; the next 'hotsnap rm' looks again")
 
 
 def collect(state: State, fleet: Fleet) -> None:
     """Delete what nothing needs, which is quick; keep it all when that cannot be told now."""
     try:
         tidy(state, fleet, merge=False)
-    except (bundle.BundleError, Busy, Moved):
+    except (bundle.BundleError, Busy):
         pass  # `ls` and `verify` report a bundle; the next command that collects does the rest
+    except (Misplaced, Moved) as error:
+        say(f"all disk layers were kept: {error}")
 
 
 def recover(state: State, fleet: Fleet, quiet: bool = False) -> None:
@@ -140,7 +187,11 @@ def recover(state: State, fleet: Fleet, quiet: bool = False) -> None:
         return
     with open(state.journal, encoding="utf-8") as stream:
         entry = json.load(stream)
-    action = layers.Merge(entry["base"], tuple(entry["removed"]), tuple(entry["above"]))
+    base, *removed = map(os.path.realpath, (entry["base"], *entry["removed"]))
+    if os.path.dirname(base) not in map(os.path.realpath, folders(state)):
+        raise Misplaced(f"{state.journal} is of a merge into {base}, which is not in a folder of "
+                        "this cluster: put the cluster's folder back where it was")
+    action = layers.Merge(base, tuple(removed), tuple(map(os.path.realpath, entry["above"])))
     try:
         _Merging(state, fleet, action, quiet).run(entry["stage"], again=True)
     except Moved:
@@ -202,7 +253,7 @@ class _Merging:
                         return  # QEMU has finished it
                     if used:
                         raise Moved(f"member {name} does not use its disk layers as it did: "
-                                    f"{', '.join(run)} were not merged; give the command again")
+                                    f"{', '.join(run)} were not merged; the next 'hotsnap rm' looks again")
         if stage == "finalizing":
             return  # the lower layer counts, see above
         with_base = ["-b", self.action.base] if len(self.action.removed) > 1 else []
@@ -236,7 +287,7 @@ class _Merging:
             jobs.cancel(qmp, JOB)
 
     def _commit_live(self, qmp: Qmp, info: dict[str, Any], files: list[str]) -> None:
-        node_of = {node["file"]: node["node-name"]
+        node_of = {os.path.realpath(node["file"]): node["node-name"]
                    for node in qmp.execute("query-named-block-nodes", {"flat": True})
                    if node["drv"] == "qcow2"}
         arguments = {"job-id": JOB, "device": info["node-name"], "auto-dismiss": False,
@@ -280,12 +331,13 @@ class _Merging:
         """Bring a bundle's manifest up to date; its old sums go once it names the new ones."""
         stale = []
         for _, disk in kept.layers():
-            if disk["overlay"] in self.action.removed:
+            if os.path.realpath(disk["overlay"]) in self.action.removed:
                 disk["overlay"] = self.action.base
-            if disk["file"] in self.action.removed:
+            file = os.path.realpath(disk["file"])
+            if file in self.action.removed:
                 disk["file"] = self.action.base
                 stale.append(self._sum(kept, disk, None))
-            elif disk["file"] in self.action.above:
+            elif file in self.action.above:
                 stale.append(self._sum(kept, disk, layers.cluster_size(disk["file"])))
         if stale:
             kept.save_manifest()

@@ -76,7 +76,7 @@ class State:
 
     def new_layer(self, member: str, disk: str) -> str:
         """A file name for a disk layer that no layer has had since the folder was made."""
-        folder = self.member_folder(member)
+        folder = os.path.realpath(self.member_folder(member))
         self.members.setdefault(member, {})
         number = self.members[member].get("layers", 0)
         while True:
@@ -99,10 +99,15 @@ class State:
         if kept.get("version") != VERSION:
             raise HotsnapError(f"{self.file} has version {kept.get('version')}, this program "
                                f"knows {VERSION}: use the program that wrote it")
-        self.members, self.images = kept["members"], kept.get("images", {})
+        self.members = kept["members"]
+        for entry in self.members.values():
+            for disk, path in entry.get("disks", {}).items():
+                entry["disks"][disk] = os.path.realpath(path)
+            for disk, paths in entry.get("below", {}).items():
+                entry["below"][disk] = [os.path.realpath(path) for path in paths]
+        self.images = {os.path.realpath(p): image for p, image in kept.get("images", {}).items()}
 
     def save(self) -> None:
-        self.images = {p: kept for p, kept in self.images.items() if os.path.lexists(p)}
         write_json(self.file, {"version": VERSION, "cluster": self.cluster.name,
                                "members": self.members, "images": self.images})
 
@@ -111,6 +116,10 @@ class State:
     def note_image(self, layer: str, image: str) -> None:
         found = os.stat(image)
         self.images[layer] = {"image": image, "size": found.st_size, "mtime_ns": found.st_mtime_ns}
+
+    def forget_images(self) -> None:
+        """Of layers that are gone."""
+        self.images = {p: kept for p, kept in self.images.items() if os.path.lexists(p)}
 
     def check_images(self, files: Iterable[str]) -> None:
         """Refuse layers whose golden image is not what it was: the guest would read nonsense."""

@@ -78,6 +78,15 @@ class ClusterFile(unittest.TestCase):
                          (1 << 30, True, "data"))
         self.assertEqual(web.nics[0].mac, "52:54:00:aa:00:01")
 
+    def test_links_to_the_folder_are_resolved(self):
+        link = self.folder + "-link"
+        os.symlink(self.folder, link)
+        self.addCleanup(os.unlink, link)
+        path = self.load(GOOD).file
+        for file in (path, os.path.join(link, "cluster.toml")):
+            self.assertEqual(cluster.load(file).directory,
+                             os.path.join(os.path.realpath(self.folder), ".hotsnap", "lab"))
+
     def test_macs_are_stable_and_distinct(self):
         first, again = self.load(GOOD), self.load(GOOD)
         self.assertEqual(first.members[0].nics[0].mac, again.members[0].nics[0].mac)

@@ -2,14 +2,19 @@
 """No layer that anybody needs is ever deleted: what happens beside the command, and in its way."""
 
 import contextlib
+import dataclasses
 import os
+import shutil
+import subprocess
 import time
 import unittest
 from unittest import mock
 
 import operator_fixtures  # noqa: F401
-from hotsnap import layers, lifecycle, listing, merge
+from hotsnap import bundle, cluster, layers, lifecycle, listing, merge
 from hotsnap.errors import HotsnapError
+from hotsnap.fleet import Fleet
+from hotsnap.state import State
 from test_operator_merge import ClusterOfOne
 
 
@@ -103,6 +108,174 @@ class BesideTheCommand(ClusterOfOne):
                 self.assertRaisesRegex(HotsnapError, "member a uses it"), self.state.locked():
             merge.tidy(self.state, self.fleet, quiet=True)
         self.check(2)
+
+
+class Spelling(ClusterOfOne):
+    """A cluster's folder has one name for this command, however it is spelled."""
+
+    def through(self, folder):
+        """The cluster as seen from another folder."""
+        self.state = State(cluster.load(os.path.join(folder, "cluster.toml")))
+        self.fleet = Fleet(self.state, snapshots=False)
+
+    def link(self):
+        link = self.folder + "-link"
+        os.symlink(self.folder, link)
+        self.addCleanup(os.unlink, link)
+        return link
+
+    def layers(self):
+        return set(layers.scan(merge.folders(self.state)))
+
+    def test_a_link_to_the_folder(self):
+        self.three()
+        link = self.link()
+        self.through(link)
+        self.assertEqual(len(self.rm("A")["merged"]), 1)
+        self.check(3)
+        self.down()
+        self.through(self.folder)
+        self.check(3)
+        self.through(link)
+        self.up()
+        self.write(5, "E")
+        self.check(3)
+
+    def written_through_a_link(self):
+        """In headers and manifests, as QEMU writes them, and in state.json."""
+        self.three()
+        self.down()
+        self.respell(self.link())
+        self.state.load()
+
+    def remove_all(self):
+        for tag, chain in (("A", 3), ("B", 2), ("C", 1)):
+            self.assertEqual(len(self.rm(tag)["merged"]), 1)
+            self.check(chain)
+
+    def test_what_is_written_down_goes_through_a_link(self):
+        self.written_through_a_link()
+        self.remove_all()
+
+    def test_two_at_once_through_a_link(self):
+        self.written_through_a_link()
+        self.taken.pop("A")
+        bundle.remove(self.bundle("A").path)
+        self.rm("B")
+        self.check(2)
+
+    def test_qemu_runs_through_a_link(self):
+        self.written_through_a_link()
+        with mock.patch.object(os.path, "realpath", os.path.abspath):  # as if there were no links
+            self.state.load()
+            self.state.cluster = dataclasses.replace(
+                self.state.cluster, directory=self.folder + "-link/.hotsnap/merge")
+            self.state.directory = self.state.cluster.directory
+            with self.state.locked(), mock.patch.object(merge, "collect"):
+                lifecycle.up(self.state, self.fleet)
+        self.through(self.folder)
+        self.remove_all()
+
+    def respell(self, link):
+        files = [self.state.file, *(self.bundle(tag).file("manifest.json") for tag in self.taken)]
+        for path in files:
+            with open(path, encoding="utf-8") as stream:
+                text = stream.read()
+            with open(path, "w", encoding="utf-8") as stream:
+                stream.write(text.replace(self.folder + "/", link + "/"))
+        for path in self.layers():
+            lower = layers.backing_file(path)
+            if lower.endswith(".qcow2"):
+                subprocess.run([self.image_tool, "rebase", "-u", "-f", "qcow2", "-F", "qcow2",
+                                "-b", lower.replace(self.folder, link), path], check=True)
+
+    def test_a_folder_that_was_moved(self):
+        self.three()
+        self.down()
+        moved, original = self.folder + "-moved", (self.state, self.fleet)
+        os.rename(self.folder, moved)
+        self.addCleanup(os.rename, moved, self.folder)
+        self.through(moved)
+        before = self.layers()
+        for command in (self.up, lambda: self.rm_alone("A")):
+            with self.assertRaisesRegex(HotsnapError, "put the cluster's folder back"):
+                command()
+        self.up_fresh()  # which gives up what the disks held, but not what snapshots may need
+        self.assertLessEqual(before, self.layers())
+        self.assertIn("disk layers were kept", self.rm_alone("B")["remark"])
+        self.assertLessEqual(before, self.layers())
+        self.down()
+        self.state, self.fleet = original
+
+    def test_a_folder_that_was_copied(self):
+        self.three()
+        self.down()
+        copy = self.folder + "-copy"
+        shutil.copytree(self.folder, copy)
+        self.addCleanup(shutil.rmtree, copy)
+        original = self.state, self.fleet
+        self.through(copy)
+        before = self.layers()
+        for command in (self.up, lambda: self.rm_alone("A")):
+            with self.assertRaisesRegex(HotsnapError, "put the cluster's folder back"):
+                command()
+        self.assertEqual(before, self.layers())
+        self.state, self.fleet = original
+        self.check(4)
+
+    def test_a_journal_of_another_folder(self):
+        self.three()
+        self.down()
+        with mock.patch.object(merge._Merging, "_follow_up",  # pylint: disable=protected-access
+                               side_effect=KeyboardInterrupt), \
+                self.assertRaises(KeyboardInterrupt):
+            self.rm("A")
+        copy = self.folder + "-copy"
+        shutil.copytree(self.folder, copy)
+        self.addCleanup(shutil.rmtree, copy)
+        original = self.state, self.fleet
+        self.through(copy)
+        with self.assertRaisesRegex(HotsnapError, "put the cluster's folder back"):
+            self.up()
+        self.state, self.fleet = original
+        self.up()
+        self.check(3)
+
+    def test_a_layer_that_a_snapshot_names_is_gone(self):
+        self.three()
+        os.unlink(self.bundle("B").members[0]["disks"][0]["file"])
+        before = self.layers()
+        self.assertIn("all disk layers were kept", self.rm_alone("A")["remark"])
+        self.assertEqual(before, self.layers())
+
+    def test_the_state_is_gone(self):
+        self.three()
+        self.down()
+        os.unlink(self.state.file)
+        self.state.members = {}
+        before = self.layers()
+        for command in (self.up, lambda: self.rm_alone("A")):
+            with self.assertRaisesRegex(HotsnapError, "state.json is missing"):
+                command()
+        self.assertEqual(before, self.layers())
+        self.up_fresh()
+        self.content[:] = self.read_file(self.path("golden.raw"))
+        self.check(1)
+
+    def test_a_disk_that_was_unplugged(self):
+        self.three()
+        self.rm("B")
+        with mock.patch.object(Fleet, "block_info", lambda *_: {}), self.state.locked():
+            merge.tidy(self.state, self.fleet, merge=False)
+        self.check(3)
+
+    def rm_alone(self, tag):
+        with self.state.locked():
+            return listing.rm(self.state, self.fleet, tag, quiet=True)
+
+    def up_fresh(self):
+        with self.state.locked():
+            lifecycle.up(self.state, self.fleet, fresh=True)
 
 
 if __name__ == "__main__":
