@@ -145,11 +145,25 @@ def folders(directory: str) -> list[str]:
     return [entry.name for entry in sorted(entries, key=lambda e: (e.stat().st_mtime_ns, e.name))]
 
 
+def survey(directory: str) -> tuple[list[Bundle], list[BundleError]]:
+    """All bundles that are not leftovers: those that can be read, and what is wrong with others."""
+    whole, damage = [], []
+    for name in folders(directory):
+        if not name.endswith(PARTIAL):
+            try:
+                whole.append(read(os.path.join(directory, name)))
+            except BundleError as error:
+                damage.append(error)
+    return whole, damage
+
+
 def complete(directory: str) -> list[Bundle]:
     """All bundles that are not leftovers; BundleError if one of them is damaged, since nobody
     may then say which disk layers are needed."""
-    return [read(os.path.join(directory, name)) for name in folders(directory)
-            if not name.endswith(PARTIAL)]
+    whole, damage = survey(directory)
+    if damage:
+        raise damage[0]
+    return whole
 
 
 def remove(path: str) -> None:

@@ -31,7 +31,8 @@ def follow(qmp: Qmp, job: str, timeout: float | None = None,
     `on_poll` sees query-jobs' entry and the events since the last time. `on_pending` is called
     when all that is left to do is job-finalize. A job that is READY is completed. An exception,
     such as KeyboardInterrupt, or the timeout cancels the job and waits for that; the exception
-    goes on, or JobFailed says why.
+    goes on, or JobFailed says why. After QmpTimeout, when QEMU does not answer, and QmpClosed
+    the job may go on: it could not be cancelled.
     """
     deadline = None if timeout is None else time.monotonic() + timeout
     try:

@@ -103,12 +103,13 @@ def rm(state: State, fleet: Fleet, tag: str, quiet: bool = False) -> dict[str, A
     path = os.path.join(state.bundles, tag)
     if not os.path.isdir(path):
         raise HotsnapError(f"no snapshot {tag!r}: 'hotsnap ls' lists those there are")
-    merge.recover(state, fleet, quiet)
+    merge.recover(state, fleet, quiet, tell=False)  # it may wait for what is removed here
     for name in fleet.running_names():
         with fleet.monitor(name) as qmp:
             merge.check_rest(fleet, name, qmp)
     merge.check_state(state, fleet, layers.scan(merge.folders(state)))
     bundle.remove(path)
+    merge.recover(state, fleet, quiet)
     try:
         done = merge.tidy(state, fleet, quiet=quiet)
         done["remark"] = None

@@ -14,13 +14,14 @@ wait; "finalizing" is written down then, and whoever reads it knows that the low
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterable
 from typing import Any
 
 from . import atomic, binaries, bundle, jobs, layers, sums
-from .errors import HotsnapError
+from .errors import HotsnapError, Interrupted
 from .fleet import Fleet, open_chain
 from .output import Progress, say
 from .qmp import Qmp, QmpClosed, QmpError, QmpTimeout
@@ -130,6 +131,8 @@ def tidy(state: State, fleet: Fleet, merge: bool = True, quiet: bool = False) ->
 
     The caller holds the lock.
     """
+    if os.path.exists(state.journal):
+        raise Busy("a merge of disk layers waits to be finished")
     done: dict[str, Any] = {"deleted": [], "merged": []}
     for attempts_left in reversed(range(ATTEMPTS)):
         try:
@@ -181,12 +184,20 @@ def collect(state: State, fleet: Fleet) -> None:
         say(f"all disk layers were kept: {error}")
 
 
-def recover(state: State, fleet: Fleet, quiet: bool = False) -> None:
-    """Finish the merge that a crash cut short. The caller holds the lock."""
+def recover(state: State, fleet: Fleet, quiet: bool = False, tell: bool = True) -> None:
+    """Finish the merge that a crash cut short. The caller holds the lock.
+
+    What a damaged bundle may still name is kept, and so is the journal, until somebody has
+    removed that bundle; all else goes on meanwhile, and is told so if `tell`.
+    """
     if not os.path.exists(state.journal):
         return
-    with open(state.journal, encoding="utf-8") as stream:
-        entry = json.load(stream)
+    try:
+        with open(state.journal, encoding="utf-8") as stream:
+            entry = json.load(stream)
+    except (OSError, ValueError) as error:
+        raise HotsnapError(f"cannot read {state.journal}, the journal of a merge of disk layers: "
+                           f"{error}") from error
     base, *removed = map(os.path.realpath, (entry["base"], *entry["removed"]))
     if os.path.dirname(base) not in map(os.path.realpath, folders(state)):
         raise Misplaced(f"{state.journal} is of a merge into {base}, which is not in a folder of "
@@ -194,10 +205,10 @@ def recover(state: State, fleet: Fleet, quiet: bool = False) -> None:
     action = layers.Merge(base, tuple(removed), tuple(map(os.path.realpath, entry["above"])))
     try:
         _Merging(state, fleet, action, quiet).run(entry["stage"], again=True)
-    except Moved:
-        if os.path.exists(state.journal):
-            raise
-        # It had not begun, and what it would have merged is arranged otherwise now.
+    except (bundle.BundleError, Moved) as error:
+        # Without its journal it had not begun, and the layers are arranged otherwise now.
+        if tell and os.path.exists(state.journal):
+            say(f"a merge of disk layers waits to be finished: {error}")
 
 
 class _Merging:
@@ -212,13 +223,19 @@ class _Merging:
             self._note(stage)
             try:
                 self._commit(stage, again)
+                self._drop_nodes()
                 check_unused(self.fleet, self.action.removed)
-            except BaseException:
+            except BaseException as error:
                 if self._stage() == "begun" and not self._under_way():
                     os.unlink(self.state.journal)  # nothing that anybody sees was changed
+                if isinstance(error, (QmpTimeout, QmpClosed)):
+                    raise HotsnapError(
+                        f"the merge into {self.action.base} was cut short: {error}; nothing is "
+                        "lost, and the next command that changes something mends it") from error
                 raise
             self._note("committed")
-        self._follow_up()
+        self._move_up()
+        self._rewrite_bundles()
         check_unused(self.fleet, self.action.removed)
         for path in self.action.removed:
             if os.path.exists(path):
@@ -309,23 +326,52 @@ class _Merging:
                 self._note("begun")  # QEMU stayed where it was, so the upper layer counts
             raise
 
+    def _drop_nodes(self) -> None:
+        """The block node that QEMU was started with stays until it is deleted, with no disk over
+        it; it would keep the file open, and the layer below from being merged in its turn."""
+        for name in self._running():
+            with self.fleet.monitor(name) as qmp:
+                for node in qmp.execute("query-named-block-nodes", {"flat": True}):
+                    if (node["drv"] == "qcow2"
+                            and os.path.realpath(node["file"]) in self.action.removed):
+                        with contextlib.suppress(QmpError):  # QEMU deletes others itself
+                            qmp.execute("blockdev-del", {"node-name": node["node-name"]})
+
     # What refers to the layers that are gone
 
-    def _follow_up(self) -> None:
+    def _move_up(self) -> None:
+        """What members write to and what lies over the layers; all of it can be used then."""
         in_use = self.fleet.open_files()
-        for path in self.action.above:
+        for path in self._above():
             # In a running member's chain QEMU has rewritten the name itself.
             if path not in in_use and layers.backing_file(path) != self.action.base:
                 binaries.run_img(self.image_tool, "rebase", "-u", "-f", "qcow2", "-F", "qcow2",
                                  "-b", self.action.base, path)
                 _sync(path)
-        for kept in bundle.complete(self.state.bundles):
-            self._rewrite(kept)
         for entry in self.state.members.values():
             for disk, path in entry.get("disks", {}).items():
                 if path in self.action.removed:
                     entry["disks"][disk] = self.action.base
         self.state.save()
+
+    def _above(self) -> list[str]:
+        """Also what was put over the topmost while this merge waited."""
+        known = layers.scan(folders(self.state))
+        return sorted(path for path, lower in known.items()
+                      if path in self.action.above or lower == self.action.top)
+
+    def _rewrite_bundles(self) -> None:
+        whole, damage = bundle.survey(self.state.bundles)
+        for kept in whole:
+            try:
+                self._rewrite(kept)
+            except Interrupted:
+                raise
+            except (OSError, HotsnapError) as error:
+                damage.append(bundle.BundleError(f"{kept.path} cannot be brought up to date: "
+                                                 f"{error}; 'hotsnap rm {kept.tag}' removes it"))
+        if damage:
+            raise damage[0]
 
     def _rewrite(self, kept: bundle.Bundle) -> None:
         """Bring a bundle's manifest up to date; its old sums go once it names the new ones."""

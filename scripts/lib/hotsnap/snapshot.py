@@ -73,11 +73,14 @@ def snapshot(state: State, fleet: Fleet, tag: str, initiator: str | None = None,
             jobs.clear_leftover(qmp, SNAPSHOT_JOB)
             qmp.execute("hotsnap-cluster", arguments)
             jobs.follow(qmp, SNAPSHOT_JOB, timeout, watcher)
-    except (QmpError, QmpTimeout, jobs.JobFailed) as error:
-        raise HotsnapError(f"snapshot {tag!r} failed, the cluster runs on: "
-                           f"{_text(error)}") from error
-    except QmpClosed as error:
-        raise HotsnapError(f"snapshot {tag!r} failed: {error}{fleet.deaths()}") from error
+    except QmpTimeout as error:
+        raise HotsnapError(f"member {initiator} does not answer ({error}): snapshot {tag!r} was "
+                           "not cancelled and may still complete; 'hotsnap ls' tells") from error
+    except (QmpError, QmpClosed, jobs.JobFailed) as error:
+        deaths = fleet.deaths()
+        what = ("is complete, but" if os.path.isdir(path) else "failed:" if deaths
+                else "failed, the cluster runs on:")
+        raise HotsnapError(f"snapshot {tag!r} {what} {_text(error)}{deaths}") from error
     except BaseException:
         if os.path.isdir(path):
             say(f"the cancel came too late: snapshot {tag!r} is complete")

@@ -96,6 +96,11 @@ class ClusterOfOne(unittest.TestCase):
         with self.state.locked():
             lifecycle.up(self.state, self.fleet)
 
+    def up_fresh(self):
+        with self.state.locked():
+            lifecycle.up(self.state, self.fleet, fresh=True)
+        self.content[:] = self.read_file(self.path("golden.raw"))
+
     def down(self):
         with self.state.locked():
             lifecycle.down(self.state, self.fleet, force=False)
@@ -199,6 +204,25 @@ class Merging(ClusterOfOne):
         self.up()
         self.write(5, "E")
         self.check(3)
+
+    def test_live_after_an_up(self):
+        """QEMU's first node is then the topmost layer's, and is left over when that is merged."""
+        for order in ("CBA", "BCA", "ABC"):
+            with self.subTest(order):
+                self.three()
+                self.down()
+                self.up()
+                for tag, chain in zip(order, (3, 2, 1)):
+                    self.assertEqual(len(self.rm(tag)["merged"]), 1)
+                    self.write(20, tag)
+                    self.check(chain)
+                    with self.fleet.monitor("a") as qmp:
+                        opened = [node for node in qmp.execute("query-named-block-nodes")
+                                  if node["drv"] == "qcow2"]
+                    self.assertEqual(len(opened), chain)
+                self.down()
+                self.up_fresh()
+                self.down()
 
     def test_offline(self):
         self.three()

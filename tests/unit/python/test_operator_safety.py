@@ -14,6 +14,7 @@ import operator_fixtures  # noqa: F401
 from hotsnap import bundle, cluster, layers, lifecycle, listing, merge
 from hotsnap.errors import HotsnapError
 from hotsnap.fleet import Fleet
+from hotsnap.qmp import QmpTimeout
 from hotsnap.state import State
 from test_operator_merge import ClusterOfOne
 
@@ -110,6 +111,114 @@ class BesideTheCommand(ClusterOfOne):
         self.check(2)
 
 
+class Unfinished(ClusterOfOne):
+    """A merge that cannot be finished now."""
+
+    def damage(self, tag):
+        with open(self.bundle(tag).file("manifest.json"), "w", encoding="utf-8") as stream:
+            stream.write("{")
+
+    def cut_short(self, tag, damaged=None):
+        """rm of that tag dies when all is committed, and then a manifest is found damaged."""
+        with mock.patch.object(merge._Merging, "_rewrite",  # pylint: disable=protected-access
+                               side_effect=KeyboardInterrupt), \
+                self.assertRaises(KeyboardInterrupt):
+            self.rm(tag)
+        if damaged:
+            self.damage(damaged)
+        self.state.load()
+
+    def layers(self):
+        return set(layers.scan(merge.folders(self.state)))
+
+    def test_the_damaged_bundle_can_be_removed(self):
+        for runs in (True, False):
+            with self.subTest(runs=runs):
+                self.three()
+                if not runs:
+                    self.down()
+                self.cut_short("A", "C")
+                before = self.layers()
+                self.assertIn("merge of disk layers waits", self.rm_alone("B")["remark"])
+                self.taken.pop("B")
+                self.assertEqual(before, self.layers())
+                done = self.rm_alone("C")
+                self.taken.pop("C")
+                self.assertIsNone(done["remark"])
+                self.check(1)
+                self.down()
+                self.up_fresh()
+                self.down()
+
+    def test_life_goes_on_beside_it(self):
+        self.three()
+        self.cut_short("A", "C")
+        frozen = {self.bundle("B").members[0]["disks"][0]["file"]}
+        self.taken.pop("C")
+        before = self.layers()
+        self.down()
+        self.up()
+        self.write(5, "E")
+        self.down()
+        self.assertLessEqual(before | frozen, self.layers())
+        self.up()
+        self.rm_alone("C")
+        self.check(2)
+
+    def test_what_the_topmost_was_merged_from_is_not_used_again(self):
+        """The member goes on in the lower layer at once, whatever happens to the bundles."""
+        self.three()
+        self.damage_after_plan("C", "A")
+        self.write(6, "F")
+        self.fleet.kill(["a"])
+        self.state.load()
+        self.state.members["a"]["process"] = None
+        self.taken.pop("A")
+        self.up()
+        self.assertEqual(self.view(self.active()), bytes(self.content))
+        self.down()
+        self.rm_alone("A")
+        self.check(2)
+
+    def damage_after_plan(self, tag, damaged):
+        real = layers.plan
+
+        def plan(*arguments):
+            self.damage(damaged)
+            return real(*arguments)
+        with mock.patch.object(layers, "plan", plan):
+            self.assertIn("damaged", self.rm(tag)["remark"])
+
+    def test_sums_of_a_bundle_are_damaged(self):
+        self.three()
+        self.cut_short("A")
+        os.unlink(self.bundle("C").file(self.bundle("C").members[0]["disks"][0]["sums"]))
+        os.unlink(self.bundle("B").file(self.bundle("B").members[0]["disks"][0]["sums"]))
+        self.down()
+        self.up()
+        for tag in "CB":
+            self.rm(tag)
+        self.check(1)
+
+    def test_qemu_does_not_answer(self):
+        """The journal stays as long as QEMU may work on the merge."""
+        self.three()
+        with mock.patch.object(merge.jobs, "_watch", side_effect=QmpTimeout("no answer")), \
+                self.assertRaisesRegex(HotsnapError, "cut short.*no answer.*mends it"):
+            self.rm("C")
+        self.assertTrue(os.path.exists(self.state.journal))
+        self.state.load()
+        with self.state.locked():
+            merge.recover(self.state, self.fleet, quiet=True)
+            merge.tidy(self.state, self.fleet, quiet=True)
+        self.write(9, "Z")
+        self.check(3)
+
+    def rm_alone(self, tag):
+        with self.state.locked():
+            return listing.rm(self.state, self.fleet, tag, quiet=True)
+
+
 class Spelling(ClusterOfOne):
     """A cluster's folder has one name for this command, however it is spelled."""
 
@@ -200,7 +309,8 @@ class Spelling(ClusterOfOne):
         for command in (self.up, lambda: self.rm_alone("A")):
             with self.assertRaisesRegex(HotsnapError, "put the cluster's folder back"):
                 command()
-        self.up_fresh()  # which gives up what the disks held, but not what snapshots may need
+        with self.state.locked():  # gives up what the disks held, but not what snapshots may need
+            lifecycle.up(self.state, self.fleet, fresh=True)
         self.assertLessEqual(before, self.layers())
         self.assertIn("disk layers were kept", self.rm_alone("B")["remark"])
         self.assertLessEqual(before, self.layers())
@@ -226,7 +336,7 @@ class Spelling(ClusterOfOne):
     def test_a_journal_of_another_folder(self):
         self.three()
         self.down()
-        with mock.patch.object(merge._Merging, "_follow_up",  # pylint: disable=protected-access
+        with mock.patch.object(merge._Merging, "_move_up",  # pylint: disable=protected-access
                                side_effect=KeyboardInterrupt), \
                 self.assertRaises(KeyboardInterrupt):
             self.rm("A")
@@ -259,7 +369,6 @@ class Spelling(ClusterOfOne):
                 command()
         self.assertEqual(before, self.layers())
         self.up_fresh()
-        self.content[:] = self.read_file(self.path("golden.raw"))
         self.check(1)
 
     def test_a_disk_that_was_unplugged(self):
@@ -272,10 +381,6 @@ class Spelling(ClusterOfOne):
     def rm_alone(self, tag):
         with self.state.locked():
             return listing.rm(self.state, self.fleet, tag, quiet=True)
-
-    def up_fresh(self):
-        with self.state.locked():
-            lifecycle.up(self.state, self.fleet, fresh=True)
 
 
 if __name__ == "__main__":
