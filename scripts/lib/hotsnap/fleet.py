@@ -71,6 +71,11 @@ class Fleet:
         taps = lab.taps(self.cluster)
         started: list[str] = []
         try:
+            # What they write to is known before any of them runs, and each is as soon as it does.
+            for name, files in disks.items():
+                self._refuse_stray(name)
+                self.state.members.setdefault(name, {}).update(disks=dict(files), below={})
+            self.state.save()
             for name, files in disks.items():
                 paths = self.state.paths(name)
                 for stale in (paths.qmp, paths.monitor, paths.listen, paths.pidfile):
@@ -81,10 +86,9 @@ class Fleet:
                     taps[name], (machines or {}).get(name), incoming, self.snapshots)
                 child = process.spawn(self.lab.inside(argv), self.log(name))
                 started.append(name)
-                self.state.members.setdefault(name, {}).update(
-                    process=child, disks=dict(files), argv=argv,
-                    accel=accelerator, since=time.time())
-            self.state.save()
+                self.state.members[name].update(process=child, argv=argv, accel=accelerator,
+                                                since=time.time())
+                self.state.save()
             for name in started:
                 self._await(name)
         except BaseException:
@@ -92,6 +96,15 @@ class Fleet:
             if made:
                 self.remove_network()
             raise
+
+    def _strays(self, name: str) -> list[process.Identity]:
+        """A command that was killed at the wrong moment may have started what it did not note."""
+        return process.find("-pidfile", self.state.paths(name).pidfile)
+
+    def _refuse_stray(self, name: str) -> None:
+        for stray in self._strays(name):
+            raise HotsnapError(f"member {name} runs as process {stray['pid']}, which no command "
+                               "has noted: 'hotsnap down --force' ends it")
 
     def log(self, name: str) -> str:
         return os.path.join(self.state.member_folder(name), "qemu.log")
@@ -193,7 +206,8 @@ class Fleet:
     def kill(self, names: Iterable[str]) -> None:
         names = list(names)
         for name in names:
-            process.end(self.state.members.get(name, {}).get("process"))
+            for each in (self.state.members.get(name, {}).get("process"), *self._strays(name)):
+                process.end(each)
         self._ended(names)
 
     def _ended(self, names: Iterable[str]) -> None:

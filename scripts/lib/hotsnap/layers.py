@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from .errors import HotsnapError
 
 _HEADER = struct.Struct(">4sIQIIQ")  # magic, version, backing offset and size, cluster bits, size
+_L1, _L1_AT = struct.Struct(">IQ"), 36  # number of entries, and where they are
 _MAGIC = b"QFI\xfb"
 
 
@@ -42,6 +43,15 @@ def backing_file(path: str) -> str | None:
         options = json.loads(name[5:])
         name = options.get("file", {}).get("filename") or options.get("file.filename") or ""
     return os.path.realpath(os.path.join(os.path.dirname(path), name.removeprefix("file:")))
+
+
+def written(path: str) -> bool:
+    """Whether anything was ever written to a layer: an entry of its L1 table is there then."""
+    with open(path, "rb") as stream:
+        stream.seek(_L1_AT)
+        size, offset = _L1.unpack(stream.read(_L1.size))
+        stream.seek(offset)
+        return any(stream.read(size * 8))
 
 
 def cluster_size(path: str) -> int:

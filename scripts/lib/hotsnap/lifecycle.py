@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from typing import Any
 
-from . import binaries, layers, merge
+from . import binaries, layers, merge, recovery
 from .cluster import Member
 from .errors import HotsnapError
 from .fleet import Fleet
@@ -59,7 +60,7 @@ def up(state: State, fleet: Fleet, fresh: bool = False) -> list[str]:
     """Start the members that do not run; returns their names."""
     state.make_folders()
     image_tool = binaries.qemu_img(state.cluster.qemu)
-    merge.recover(state, fleet)
+    recovery.recover(state, fleet)
     if not os.path.exists(state.file):
         if not fresh:
             merge.check_state(state, fleet, layers.scan(merge.folders(state)))
@@ -154,10 +155,18 @@ def down(state: State, fleet: Fleet, force: bool) -> list[str]:
                 fleet.note_disks(name, qmp)
         except (HotsnapError, QmpClosed, QmpTimeout, QmpError):
             pass  # merge.settle finds out at the next start
+    undo = False
+    if state.restoring:
+        with contextlib.suppress(HotsnapError):  # the next command asks again
+            undo = not recovery.went_through(state, fleet)
+            if not undo:
+                recovery.end_restore(state)
     late = [] if force else fleet.quit(ran)
     if late:
         raise HotsnapError(f"{', '.join(late)} did not quit: 'hotsnap down --force' kills them, "
                            "as a power failure would")
     fleet.kill(fleet.names())
+    if undo:
+        recovery.undo_restore(state, fleet)
     fleet.remove_network()
     return ran

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from . import bundle, layers, merge
+from . import bundle, layers, merge, recovery
 from .errors import HotsnapError
 from .fleet import Fleet
 from .output import human_size, print_json, say, table
@@ -103,7 +103,7 @@ def rm(state: State, fleet: Fleet, tag: str, quiet: bool = False) -> dict[str, A
     path = os.path.join(state.bundles, tag)
     if not os.path.isdir(path):
         raise HotsnapError(f"no snapshot {tag!r}: 'hotsnap ls' lists those there are")
-    merge.recover(state, fleet, quiet, tell=False)  # it may wait for what is removed here
+    recovery.recover(state, fleet, quiet, tell=False)  # it may wait for what is removed here
     for name in fleet.running_names():
         with fleet.monitor(name) as qmp:
             merge.check_rest(fleet, name, qmp)

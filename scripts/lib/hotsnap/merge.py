@@ -131,8 +131,9 @@ def tidy(state: State, fleet: Fleet, merge: bool = True, quiet: bool = False) ->
 
     The caller holds the lock.
     """
-    if os.path.exists(state.journal):
-        raise Busy("a merge of disk layers waits to be finished")
+    if state.restoring or os.path.exists(state.journal):
+        raise Busy(f"a {'restore' if state.restoring else 'merge of disk layers'} waits to be "
+                   "finished")
     done: dict[str, Any] = {"deleted": [], "merged": []}
     for attempts_left in reversed(range(ATTEMPTS)):
         try:

@@ -38,6 +38,17 @@ def alive(process: Identity | None) -> bool:
             and process["start"] is not None and _start_ticks(process["pid"]) == process["start"])
 
 
+def find(*arguments: str) -> list[Identity]:
+    """The processes whose command lines have these arguments in a row."""
+    wanted = b"\0" + b"".join(os.fsencode(argument) + b"\0" for argument in arguments)
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/cmdline", "rb") as stream:
+            if wanted in b"\0" + stream.read():
+                found.append(identity(int(pid)))
+    return found
+
+
 def spawn(command: Sequence[str], log: str) -> Identity:
     """Start a program in a session of its own, its output appended to `log`, files private."""
     with open(log, "ab") as stream:

@@ -7,7 +7,7 @@ import os
 import re
 from typing import Any
 
-from . import binaries, bundle, jobs, lifecycle, machine, merge, verify
+from . import binaries, bundle, jobs, machine, merge, recovery, verify
 from .errors import HotsnapError, UsageError
 from .fleet import Fleet
 from .output import Progress, human_size, say
@@ -48,6 +48,7 @@ def snapshot(state: State, fleet: Fleet, tag: str, initiator: str | None = None,
              quiet: bool = False) -> bundle.Bundle:
     """Take a snapshot of the whole cluster; the caller holds the lock."""
     bundle.check_tag(tag)
+    recovery.recover(state, fleet, quiet)
     names = fleet.names()
     stopped = [name for name in names if not fleet.running(name)]
     if stopped:
@@ -55,7 +56,6 @@ def snapshot(state: State, fleet: Fleet, tag: str, initiator: str | None = None,
                            "cluster; run 'hotsnap up' first")
     initiator = initiator or names[0]
     state.cluster.member(initiator)
-    merge.recover(state, fleet, quiet)
     path = os.path.join(state.bundles, tag)
     if os.path.lexists(path):
         raise HotsnapError(f"a snapshot {tag!r} exists: choose another tag, or run "
@@ -114,9 +114,11 @@ def restore(state: State, fleet: Fleet, saved: bundle.Bundle, replace: bool = Fa
     Nothing is started, and nothing ended, if the bundle is damaged; without `every_checksum`
     large files are looked at from the outside only.
     The bundle is not changed: members go on in new layers over its own. What the cluster's disks
-    held that no bundle names is dropped once the restore has succeeded.
+    held that no bundle names is dropped once the restore has succeeded, whatever ends it before.
     """
     state.make_folders()
+    recovery.recover(state, fleet, quiet)
+    saved = bundle.read(saved.path)  # a merge may have changed it
     names = [member["name"] for member in saved.members]
     if set(names) != set(fleet.names()):
         raise HotsnapError(f"snapshot {saved.tag!r} is of {', '.join(sorted(names))}, but "
@@ -134,22 +136,16 @@ def restore(state: State, fleet: Fleet, saved: bundle.Bundle, replace: bool = Fa
     frozen = {m["name"]: _frozen_disks(state, m) for m in saved.members}
     machines = {m["name"]: m["machine"] for m in saved.members}
     _same_hardware(state, fleet, saved)
-    merge.recover(state, fleet, quiet)
-    if running:
-        fleet.kill(running)
-    before = {name: tuple(state.members.get(name, {}).get(key, {}) for key in ("disks", "below"))
-              for name in names}
-    made: dict[str, dict[str, str]] = {}
     initiator = saved.manifest["initiator"]
     watcher = _Watcher(f"restore {saved.tag}", quiet)
     image_tool = binaries.qemu_img(state.cluster.qemu)
+    made = recovery.begin_restore(state, fleet, saved.tag,
+                                  {name: list(disks) for name, disks in frozen.items()})
     try:
+        fleet.kill(running)
         for name, disks in frozen.items():
-            made[name] = {}
             for disk, (path, image_format) in disks.items():
-                layer = state.new_layer(name, disk)
-                made[name][disk] = layer
-                binaries.create_overlay(image_tool, layer, path, image_format)
+                binaries.create_overlay(image_tool, made[name][disk], path, image_format)
         fleet.start(made, machines, incoming=True)
         with fleet.qmp(initiator) as qmp:
             qmp.execute("hotsnap-restore", {
@@ -161,17 +157,14 @@ def restore(state: State, fleet: Fleet, saved: bundle.Bundle, replace: bool = Fa
             raise HotsnapError(f"restore of {saved.tag!r} failed{fleet.deaths()}")
     except BaseException as error:
         deaths = fleet.deaths()
-        fleet.kill(names)
-        for name, disks in made.items():
-            lifecycle.remove_files(disks.values())
-            state.members[name]["disks"], state.members[name]["below"] = before[name]
-        state.save()
+        recovery.undo_restore(state, fleet)
         if isinstance(error, (QmpError, QmpClosed, QmpTimeout, jobs.JobFailed)):
             raise HotsnapError(f"restore of {saved.tag!r} failed, nothing runs, the snapshot is "
                                f"whole: {_text(error)}{deaths}") from error
         raise
     finally:
         watcher.progress.clear()
+    recovery.end_restore(state)
     merge.collect(state, fleet)
 
 

@@ -39,6 +39,8 @@ class State:
 
     `images` maps a layer that lies over a golden image to the `image`, and to its `size` and
     `mtime_ns` when the layer was made. Merges keep the lowest layer's name.
+
+    `restoring` is there while a restore is under way, see recovery.py.
     """
 
     def __init__(self, cluster: Cluster):
@@ -46,6 +48,7 @@ class State:
         self.directory = cluster.directory
         self.members: dict[str, dict[str, Any]] = {}
         self.images: dict[str, dict[str, Any]] = {}
+        self.restoring: dict[str, Any] | None = None
         self.load()
 
     # Paths
@@ -99,7 +102,7 @@ class State:
         if kept.get("version") != VERSION:
             raise HotsnapError(f"{self.file} has version {kept.get('version')}, this program "
                                f"knows {VERSION}: use the program that wrote it")
-        self.members = kept["members"]
+        self.members, self.restoring = kept["members"], kept.get("restoring")
         for entry in self.members.values():
             for disk, path in entry.get("disks", {}).items():
                 entry["disks"][disk] = os.path.realpath(path)
@@ -108,8 +111,11 @@ class State:
         self.images = {os.path.realpath(p): image for p, image in kept.get("images", {}).items()}
 
     def save(self) -> None:
-        write_json(self.file, {"version": VERSION, "cluster": self.cluster.name,
-                               "members": self.members, "images": self.images})
+        kept = {"version": VERSION, "cluster": self.cluster.name, "members": self.members,
+                "images": self.images}
+        if self.restoring:
+            kept["restoring"] = self.restoring
+        write_json(self.file, kept)
 
     # Golden images
 

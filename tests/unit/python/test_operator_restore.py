@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A restore keeps what it replaces until it has succeeded, also when it or the host dies.
+
+Members are real ones of the fork: $HOTSNAP_QEMU, else the checkout's build. Their guest is a BIOS
+that finds nothing to boot, so what their disks hold was written by the tests.
+"""
+
+import os
+import signal
+import subprocess
+import time
+import unittest
+from unittest import mock
+
+import operator_fixtures  # noqa: F401
+import test_operator_merge
+from hotsnap import binaries, bundle, fleet, layers, lifecycle, merge, process, recovery, snapshot
+from hotsnap.errors import HotsnapError
+from hotsnap.qmp import Qmp
+from hotsnap.state import State
+from test_operator_merge import ClusterOfOne, find_qemu
+
+
+def is_fork():
+    qemu = find_qemu()
+    return qemu and b"hotsnap-member" in subprocess.run(
+        [qemu, "-object", "help"], capture_output=True, check=False).stdout
+
+
+@unittest.skipUnless(is_fork(), "no fork of QEMU: run 'scripts/build qemu'")
+class Restoring(ClusterOfOne):
+    def setUp(self):
+        running = test_operator_merge.CLUSTER.replace('args = ["-S"]', "")
+        with mock.patch.object(test_operator_merge, "CLUSTER", running):
+            super().setUp()
+        self.fleet.snapshots = True
+
+    def prepare(self):
+        """A snapshot, and work since that is in none."""
+        self.up()
+        self.write(0, "A")
+        with self.state.locked():
+            snapshot.snapshot(self.state, self.fleet, "t1", quiet=True)
+        self.taken["t1"] = bytes(self.content)
+        self.write(1, "B")
+        self.write(0, "C")
+
+    def restore(self):
+        with self.state.locked():
+            snapshot.restore(self.state, self.fleet, self.bundle("t1"), replace=True, quiet=True)
+
+    def killed(self, step):
+        """Restore in a process that is killed at its n-th step. Whether it came so far, and
+        whether the members had been told to load."""
+        told = self.path("told")
+        child = os.fork()
+        if not child:
+            try:
+                self.die_at(step, told)
+                self.restore()
+            finally:
+                os._exit(0)
+        _, status = os.waitpid(child, 0)
+        self.state.load()
+        came = os.path.exists(told)
+        if came:
+            os.unlink(told)
+        return os.WIFSIGNALED(status), came
+
+    @staticmethod
+    def die_at(step, told):
+        def dying(real, after=False):
+            def wrapped(*arguments, **keywords):
+                nonlocal step
+                step -= 1
+                last = step == 0
+                if last and not after:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                value = real(*arguments, **keywords)
+                if last:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return value
+            return wrapped
+
+        real = Qmp.execute
+
+        def execute(qmp, command, *arguments, **keywords):
+            if command == "hotsnap-restore":
+                open(told, "w", encoding="ascii").close()
+                return dying(real, after=True)(qmp, command, *arguments, **keywords)
+            return real(qmp, command, *arguments, **keywords)
+
+        Qmp.execute = execute
+        for owner, name in ((State, "save"), (binaries, "run_img"), (process, "spawn"),
+                            (snapshot.jobs, "follow"), (os, "unlink"), (merge, "collect")):
+            setattr(owner, name, dying(getattr(owner, name)))
+        process.spawn = dying(process.spawn, after=True)  # a member that nobody has noted
+
+    def strays(self):
+        return process.find("-pidfile", self.state.paths("a").pidfile)
+
+    def power_loss(self):
+        for stray in self.strays():
+            process.end(stray)
+
+    def is_whole(self):
+        """The snapshot is, members work, and there is no layer too many."""
+        self.assertEqual(len(self.strays()), 1)
+        self.assertIsNone(self.state.restoring)
+        content = self.view(self.active())
+        self.assertEqual(set(layers.scan(merge.folders(self.state))),
+                         set(layers.chain(self.active())))
+        self.content[:] = content
+        self.write(20, "Z")
+        self.check(2)
+        return content
+
+    def at_each_step(self, afterwards):
+        for step in range(1, 60):
+            with self.subTest(step=step):
+                self.prepare()
+                expected = bytes(self.content)
+                died, told = self.killed(step)
+                afterwards()
+                self.up()
+                content = self.is_whole()
+                if not told:
+                    self.assertEqual(content, expected)
+                else:
+                    self.assertIn(content, (expected, self.taken["t1"]))
+                self.down()
+                self.reset()
+                if not died:
+                    self.assertGreater(step, 8)
+                    return
+        self.fail("a restore has more steps than were tried")
+
+    def reset(self):
+        bundle.remove(self.bundle("t1").path)
+        self.taken = {}
+        self.up_fresh()
+        self.down()
+
+    def test_killed_at_each_step(self):
+        self.at_each_step(lambda: None)
+
+    def test_host_dies_at_each_step(self):
+        self.at_each_step(self.power_loss)
+
+    def test_interrupted_twice(self):
+        self.prepare()
+        with mock.patch.object(snapshot.jobs, "follow", side_effect=KeyboardInterrupt), \
+                mock.patch.object(recovery.os, "unlink", side_effect=KeyboardInterrupt), \
+                mock.patch.object(fleet.Fleet, "_ended"), \
+                mock.patch.object(fleet.Fleet, "start", side_effect=KeyboardInterrupt), \
+                self.assertRaises(KeyboardInterrupt):
+            self.restore()
+        self.state.load()
+        self.assertTrue(self.state.restoring)
+        self.up()
+        self.assertEqual(self.is_whole()[:2 << 16], b"C" * (1 << 16) + b"B" * (1 << 16))
+
+    def test_it_succeeds_without_its_command(self):
+        for died in (False, True):
+            with self.subTest(died=died):
+                self.prepare()
+                self.succeed_alone()
+                self.content[:] = self.taken["t1"]
+                self.write(5, "Q")
+                if died:
+                    self.power_loss()
+                self.up()
+                self.is_whole()
+                self.down()
+                self.up()
+                self.is_whole()
+                self.down()
+                self.reset()
+
+    def succeed_alone(self):
+        """The command dies once it has told the members to load."""
+        for step in range(1, 60):
+            _, told = self.killed(step)
+            if told:
+                break
+            self.up()
+        deadline = time.monotonic() + 30
+        while True:
+            with self.fleet.monitor("a") as qmp:
+                if qmp.execute("query-hotsnap")["phase"] == "restored":
+                    return
+            self.assertLess(time.monotonic(), deadline)
+            time.sleep(0.05)
+
+    def test_down_comes_first(self):
+        self.prepare()
+        expected = bytes(self.content)
+        self.killed_before_it_tells()
+        self.down()
+        self.assertIsNone(self.state.restoring)
+        self.assertEqual(self.strays(), [])
+        self.up()
+        self.assertEqual(self.is_whole(), expected)
+        self.restore()
+        self.assertEqual(self.is_whole(), self.taken["t1"])
+
+    def killed_before_it_tells(self):
+        """As late as can be before that."""
+        for step in range(1, 60):
+            if self.strays() and self.state.restoring:
+                return
+            self.up()
+            _, told = self.killed(step)
+            self.assertFalse(told)
+
+    def test_the_next_restore(self):
+        self.prepare()
+        self.killed_before_it_tells()
+        self.restore()
+        self.assertEqual(self.is_whole(), self.taken["t1"])
+
+    def test_a_member_does_not_tell(self):
+        self.prepare()
+        self.succeed_alone()
+        before = set(layers.scan(merge.folders(self.state)))
+        with mock.patch.object(fleet.Fleet, "monitor", side_effect=HotsnapError("hangs")), \
+                self.assertRaisesRegex(HotsnapError, "does not tell.*hangs"):
+            self.up()
+        self.assertEqual(before, set(layers.scan(merge.folders(self.state))))
+        self.up()
+        self.assertEqual(self.is_whole(), self.taken["t1"])
+
+    def test_a_member_that_nobody_noted(self):
+        self.prepare()
+        self.killed_before_it_tells()
+        self.assertFalse(self.fleet.running("a"))
+        self.state.restoring = None
+        self.state.save()
+        with self.assertRaisesRegex(HotsnapError, "no command has noted: 'hotsnap down --force'"):
+            self.up()
+        with self.state.locked():
+            lifecycle.down(self.state, self.fleet, force=True)
+        self.assertEqual(self.strays(), [])
+
+    def test_written(self):
+        self.prepare()
+        self.restore()
+        self.assertFalse(layers.written(self.active()))
+        self.write(100, "X")
+        self.assertTrue(layers.written(self.active()))
+
+
+if __name__ == "__main__":
+    unittest.main()
