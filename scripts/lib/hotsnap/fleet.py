@@ -72,8 +72,8 @@ class Fleet:
         started: list[str] = []
         try:
             # What they write to is known before any of them runs, and each is as soon as it does.
+            self.refuse_strays(disks)
             for name, files in disks.items():
-                self._refuse_stray(name)
                 self.state.members.setdefault(name, {}).update(disks=dict(files), below={})
             self.state.save()
             for name, files in disks.items():
@@ -101,10 +101,13 @@ class Fleet:
         """A command that was killed at the wrong moment may have started what it did not note."""
         return process.find("-pidfile", self.state.paths(name).pidfile)
 
-    def _refuse_stray(self, name: str) -> None:
-        for stray in self._strays(name):
-            raise HotsnapError(f"member {name} runs as process {stray['pid']}, which no command "
-                               "has noted: 'hotsnap down --force' ends it")
+    def refuse_strays(self, names: Iterable[str]) -> None:
+        """Members that nobody knows to run hold disks and taps, and may do so for good reason."""
+        for name in names:
+            if not self.running(name):
+                for stray in self._strays(name):
+                    raise HotsnapError(f"member {name} runs as process {stray['pid']}, which no "
+                                       "command has noted: 'hotsnap down --force' ends it")
 
     def log(self, name: str) -> str:
         return os.path.join(self.state.member_folder(name), "qemu.log")

@@ -7,11 +7,12 @@ command or the host dies, state.json says under `restoring`, from before the fir
     tag      what is restored
     before   member to disk id to the file that it wrote to
     made     the same, of the new layers
+    started  there once the new members are about to be started, and all old ones are ended
     undo     there once the restore is known to have failed
 
-Nothing is deleted or merged for as long as that is there. It goes when the restore has succeeded, or
-when all is as it was before; a command that finds it does the one or the other. A merge that was
-cut short is finished, see merge.py.
+Nothing is deleted or merged for as long as that is there. It goes when the restore has succeeded,
+or when all is as it was before; a command that finds it does the one or the other. A merge that
+was cut short is finished, see merge.py.
 """
 
 from __future__ import annotations
@@ -35,9 +36,11 @@ def recover(state: State, fleet: Fleet, quiet: bool = False, tell: bool = True) 
             end_restore(state)
             say(f"the restore of {tag!r} that was cut short has succeeded since")
         else:
+            began = "started" in state.restoring
             undo_restore(state, fleet)
-            say(f"the restore of {tag!r} was cut short: it was undone, nothing runs, and the "
-                "disks are as they were before it")
+            say(f"the restore of {tag!r} was cut short: it was undone, " +
+                ("nothing runs, and the disks are as they were before it" if began else
+                 "before it had started anything"))
     merge.recover(state, fleet, quiet, tell)
 
 
@@ -61,6 +64,12 @@ def begin_restore(state: State, fleet: Fleet, tag: str, disks: dict[str, list[st
     return made
 
 
+def starting(state: State) -> None:
+    """Saved with what the new members write to, before the first of them runs."""
+    assert state.restoring
+    state.restoring["started"] = True
+
+
 def end_restore(state: State) -> None:
     """It has succeeded: what the disks were before is not needed for it any more."""
     state.restoring = None
@@ -73,12 +82,14 @@ def undo_restore(state: State, fleet: Fleet) -> None:
     state.restoring["undo"] = True
     state.save()
     made, before = state.restoring["made"], state.restoring["before"]
-    fleet.kill(made)
+    began = "started" in state.restoring
+    if began:  # else those that run are the ones from before
+        fleet.kill(made)
     for files in made.values():
         for path in files.values():
             if os.path.lexists(path):
                 os.unlink(path)
-    for name, disks in before.items():
+    for name, disks in before.items() if began else ():
         state.members[name].update(disks=disks, below={})
     state.restoring = None
     state.save()
@@ -91,7 +102,7 @@ def went_through(state: State, fleet: Fleet) -> bool:
     be asked, what a guest has written tells; a guest that did not run has written nothing.
     """
     assert state.restoring
-    if "undo" in state.restoring:
+    if "undo" in state.restoring or "started" not in state.restoring:
         return False
     made = state.restoring["made"]
     running = [name for name in made if fleet.running(name)]

@@ -139,6 +139,7 @@ def restore(state: State, fleet: Fleet, saved: bundle.Bundle, replace: bool = Fa
     initiator = saved.manifest["initiator"]
     watcher = _Watcher(f"restore {saved.tag}", quiet)
     image_tool = binaries.qemu_img(state.cluster.qemu)
+    fleet.refuse_strays(names)
     made = recovery.begin_restore(state, fleet, saved.tag,
                                   {name: list(disks) for name, disks in frozen.items()})
     try:
@@ -146,6 +147,7 @@ def restore(state: State, fleet: Fleet, saved: bundle.Bundle, replace: bool = Fa
         for name, disks in frozen.items():
             for disk, (path, image_format) in disks.items():
                 binaries.create_overlay(image_tool, made[name][disk], path, image_format)
+        recovery.starting(state)
         fleet.start(made, machines, incoming=True)
         with fleet.qmp(initiator) as qmp:
             qmp.execute("hotsnap-restore", {

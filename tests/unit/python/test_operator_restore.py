@@ -230,14 +230,26 @@ class Restoring(ClusterOfOne):
         self.up()
         self.assertEqual(self.is_whole(), self.taken["t1"])
 
+    def test_nothing_was_ended_yet(self):
+        self.prepare()
+        before = self.strays()
+        with self.state.locked():
+            recovery.begin_restore(self.state, self.fleet, "t1", {"a": ["disk0"]})
+        self.up()
+        self.assertEqual(self.strays(), before)
+        self.assertIsNone(self.state.restoring)
+        self.check(2)
+
     def test_a_member_that_nobody_noted(self):
         self.prepare()
         self.killed_before_it_tells()
         self.assertFalse(self.fleet.running("a"))
         self.state.restoring = None
         self.state.save()
-        with self.assertRaisesRegex(HotsnapError, "no command has noted: 'hotsnap down --force'"):
-            self.up()
+        for command in (self.up, self.restore):
+            with self.assertRaisesRegex(HotsnapError, "no command has noted: 'hotsnap down"):
+                command()
+            self.assertEqual(len(self.strays()), 1)
         with self.state.locked():
             lifecycle.down(self.state, self.fleet, force=True)
         self.assertEqual(self.strays(), [])
