@@ -8,6 +8,15 @@ import os
 from typing import Any
 
 
+def sync_file(path: str) -> None:
+    """Make durable what others have written to a file."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def sync_folder(path: str) -> None:
     """Make renames and removals in a folder durable."""
     handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 
+from .atomic import sync_file, sync_folder
 from .errors import HotsnapError
 
 CHECKOUT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(
@@ -52,7 +53,11 @@ def run_img(image_tool: str, *arguments: str) -> str:
 
 def create_overlay(image_tool: str, path: str, backing: str, backing_format: str) -> None:
     run_img(image_tool, "create", "-q", "-f", "qcow2", "-F", backing_format, "-b", backing, path)
+    sync_file(path)  # before state.json names it
+    sync_folder(os.path.dirname(path))
 
 
 def create_empty(image_tool: str, path: str, size: int) -> None:
     run_img(image_tool, "create", "-q", "-f", "qcow2", path, str(size))
+    sync_file(path)  # before state.json names it
+    sync_folder(os.path.dirname(path))

@@ -46,10 +46,13 @@ def backing_file(path: str) -> str | None:
 
 
 def written(path: str) -> bool:
-    """Whether anything was ever written to a layer: an entry of its L1 table is there then."""
+    """Whether anything was ever written to a layer: an entry of its L1 table is there then. In
+    what a power failure has left of a new file there is none."""
     with open(path, "rb") as stream:
+        if len(stream.read(_HEADER.size)) < _HEADER.size:
+            return False
         stream.seek(_L1_AT)
-        size, offset = _L1.unpack(stream.read(_L1.size))
+        size, offset = _L1.unpack(stream.read(_L1.size).ljust(_L1.size, b"\0"))
         stream.seek(offset)
         return any(stream.read(size * 8))
 

@@ -8,7 +8,7 @@ import os
 import time
 from typing import Any
 
-from . import binaries, layers, merge, recovery
+from . import binaries, bundle, layers, merge, recovery
 from .cluster import Member
 from .errors import HotsnapError
 from .fleet import Fleet
@@ -18,10 +18,18 @@ from .state import State
 
 
 def settle_disks(state: State, name: str) -> dict[str, str]:
-    """The files that a member that does not run wrote to last; all exist."""
+    """The files that a member that does not run wrote to last; all exist, and no snapshot has
+    frozen one: the layer over it would be lost then."""
     known = layers.scan([state.member_folder(name)])
+    frozen = {os.path.realpath(disk["file"]) for kept in bundle.survey(state.bundles)[0]
+              for _, disk in kept.layers()}
     disks = merge.settle(state.members.get(name, {}), known)
     for disk, path in disks.items():
+        if path in frozen:
+            path = state.members[name]["disks"][disk]
+            raise HotsnapError(f"disk {disk} of member {name} is gone: {path}, or what lay over "
+                               "it, is not there: 'hotsnap restore' starts over from a snapshot, "
+                               "'hotsnap up --fresh' from the golden images")
         if path not in known:
             raise HotsnapError(f"disk {disk} of member {name} is gone: {path} is not a file in "
                                f"{state.member_folder(name)}: put the cluster's folder back if it "

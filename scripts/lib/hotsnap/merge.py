@@ -271,13 +271,14 @@ class _Merging:
                         return  # QEMU has finished it
                     if used:
                         raise Moved(f"member {name} does not use its disk layers as it did: "
-                                    f"{', '.join(run)} were not merged; the next 'hotsnap rm' looks again")
+                                    f"{', '.join(run)} were not merged; the next 'hotsnap rm' "
+                                    "looks again")
         if stage == "finalizing":
             return  # the lower layer counts, see above
         with_base = ["-b", self.action.base] if len(self.action.removed) > 1 else []
         binaries.run_img(self.image_tool, "commit", "-q", "-d", "-f", "qcow2", *with_base,
                          self.action.top)
-        _sync(self.action.base)
+        atomic.sync_file(self.action.base)
 
     def _running(self) -> list[str]:
         """Also members that the cluster file does not name any more."""
@@ -348,7 +349,7 @@ class _Merging:
             if path not in in_use and layers.backing_file(path) != self.action.base:
                 binaries.run_img(self.image_tool, "rebase", "-u", "-f", "qcow2", "-F", "qcow2",
                                  "-b", self.action.base, path)
-                _sync(path)
+                atomic.sync_file(path)
         for entry in self.state.members.values():
             for disk, path in entry.get("disks", {}).items():
                 if path in self.action.removed:
@@ -414,11 +415,3 @@ class _Merging:
                                  kept.file(name), head)
         disk["sums"], disk["sums_xxh3"] = name, f"{value:016x}"
         return old
-
-
-def _sync(path: str) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

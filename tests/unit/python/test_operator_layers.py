@@ -121,6 +121,12 @@ class Files(unittest.TestCase):
             self.assertEqual(layers.backing_file(self.layer("top.qcow2", name)), base)
         self.assertIsNone(layers.backing_file(base))
 
+    def test_written_when_a_power_failure_left_little(self):
+        path = self.layer("new.qcow2")
+        for size in (512, 40, 36, 4, 0):
+            os.truncate(path, size)
+            self.assertFalse(layers.written(path))
+
     def test_chain_ends_at_a_raw_image(self):
         raw = os.path.join(self.folder, "golden.raw")
         with open(raw, "wb") as stream:

@@ -358,6 +358,16 @@ class Spelling(ClusterOfOne):
         self.assertIn("all disk layers were kept", self.rm_alone("A")["remark"])
         self.assertEqual(before, self.layers())
 
+    def test_the_topmost_layer_is_gone(self):
+        """What is below it belongs to a snapshot: nobody may write there."""
+        self.three()
+        self.down()
+        os.unlink(self.state.members["a"]["disks"]["disk0"])
+        before = self.view(self.bundle("C").members[0]["disks"][0]["file"])
+        with self.assertRaisesRegex(HotsnapError, "disk0 of member a is gone"):
+            self.up()
+        self.assertEqual(self.view(self.bundle("C").members[0]["disks"][0]["file"]), before)
+
     def test_the_state_is_gone(self):
         self.three()
         self.down()
