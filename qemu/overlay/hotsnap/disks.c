@@ -20,14 +20,28 @@
     for (HotsnapDisk *d = (HotsnapDisk *)(e)->disks->data;          \
          d < (HotsnapDisk *)(e)->disks->data + (e)->disks->len; d++)
 
-static bool disk_is_known(HotsnapEpoch *e, BlockDriverState *bs)
+static HotsnapDisk *disk_of(HotsnapEpoch *e, BlockDriverState *bs)
 {
     FOR_EACH_DISK(e, d) {
         if (d->base == bs) {
-            return true;
+            return d;
         }
     }
-    return false;
+    return NULL;
+}
+
+/* The node that a device writes to, up to date; NULL: it writes to none. */
+static BlockDriverState *written_node(BlockBackend *blk)
+{
+    BlockDriverState *bs = blk_bs(blk);
+
+    if (!bs || !blk_get_attached_dev(blk) || !blk_is_writable(blk)) {
+        return NULL;
+    }
+    GRAPH_RDLOCK_GUARD_MAINLOOP();
+    bs = bdrv_skip_implicit_filters(bs);
+    bdrv_refresh_filename(bs);
+    return bs;
 }
 
 /*
@@ -47,6 +61,78 @@ static char *device_label(BlockBackend *blk)
         label = blk_name(blk);
     }
     return g_strdup(label ?: bdrv_get_node_name(blk_bs(blk)));
+}
+
+static bool is_open_here(const struct stat *file)
+{
+    g_autoptr(GDir) fds = g_dir_open("/proc/self/fd", 0, NULL);
+    const char *name;
+    struct stat st;
+
+    while (fds && (name = g_dir_read_name(fds))) {
+        if (!fstat(atoi(name), &st) && st.st_dev == file->st_dev &&
+            st.st_ino == file->st_ino) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/*
+ * The absolute name of the file that is open under @name. Links are followed,
+ * but for a device's own name: what /dev/vg0/guest leads to is another device
+ * after the next boot.
+ */
+static char *disk_file(const char *name, struct stat *file)
+{
+    g_autofree char *dir = g_path_get_dirname(name);
+    g_autofree char *last = g_path_get_basename(name);
+    char *real_dir, *path;
+
+    if (stat(name, file) || !is_open_here(file)) {
+        return NULL;
+    }
+    if (S_ISREG(file->st_mode)) {
+        return realpath(name, NULL);
+    }
+    real_dir = realpath(dir, NULL);
+    path = real_dir ? g_build_filename(real_dir, last, NULL) : NULL;
+    free(real_dir);
+    return path;
+}
+
+/* The file to put an overlay on. */
+static char *overlay_base(HotsnapEpoch *e, BlockDriverState *bs,
+                          const char *device, Error **errp)
+{
+    const char *name = bs->exact_filename;
+    g_autofree char *file = NULL;
+    struct stat st;
+
+    if (bs->drv && *name) {
+        file = disk_file(name, &st);
+    }
+    if (!file && *name && !path_is_absolute(name) &&
+        !path_has_protocol(name)) {
+        error_setg(errp, "Disk '%s' is no longer found under its name '%s', "
+                   "which is relative to a folder that QEMU has left "
+                   "(-daemonize); use an absolute one", device, name);
+        return NULL;
+    }
+    if (!file || (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))) {
+        error_setg(errp, "Disk '%s' is not a file: it cannot take an "
+                   "overlay; use a qcow2 or raw image file, or make the "
+                   "disk read-only", device);
+        return NULL;
+    }
+    /* Beside it is /dev, which is memory. */
+    if (S_ISBLK(st.st_mode) && !e->overlay_directory) {
+        error_setg(errp, "Disk '%s' is the host's device '%s', and no "
+                   "overlay can lie beside a device; name a folder for it "
+                   "with overlay-directory", device, file);
+        return NULL;
+    }
+    return g_steal_pointer(&file);
 }
 
 /* A name beside the disk, or in the given folder, that is not taken. */
@@ -135,6 +221,18 @@ static void keeper_detach(HotsnapDisk *d)
     }
 }
 
+static void disk_unblock(HotsnapDisk *d)
+{
+    if (d->blocker) {
+        bdrv_op_unblock_all(d->base, d->blocker);
+        if (d->overlay) {
+            bdrv_op_unblock_all(d->overlay, d->blocker);
+        }
+        error_free(d->blocker);
+        d->blocker = NULL;
+    }
+}
+
 static bool disk_prepare(HotsnapEpoch *e, HotsnapDisk *d, Error **errp)
 {
     ERRP_GUARD();
@@ -160,6 +258,9 @@ static bool disk_prepare(HotsnapEpoch *e, HotsnapDisk *d, Error **errp)
         error_prepend(errp, "Disk '%s' cannot take an overlay: ", d->device);
         return false;
     }
+    error_setg(&d->blocker, "Disk '%s' is in a cluster snapshot that is in "
+               "progress; wait for it to end or cancel its job", d->device);
+    bdrv_op_block_all(d->base, d->blocker);
     d->created = true;
     bdrv_img_create(d->overlay_file, "qcow2", d->file, d->format, NULL, size,
                     flags, true, errp);
@@ -175,6 +276,7 @@ static bool disk_prepare(HotsnapEpoch *e, HotsnapDisk *d, Error **errp)
     if (!d->overlay) {
         return false;
     }
+    bdrv_op_block_all(d->overlay, d->blocker);
     return bdrv_try_change_aio_context(d->overlay,
                                        bdrv_get_aio_context(d->base), NULL,
                                        errp) == 0 &&
@@ -187,30 +289,22 @@ bool hotsnap_disks_prepare(HotsnapEpoch *e, Error **errp)
 
     GLOBAL_STATE_CODE();
     while ((blk = blk_all_next(blk))) {
-        BlockDriverState *bs = blk_bs(blk);
+        BlockDriverState *bs = written_node(blk);
         HotsnapDisk d = {};
 
-        if (!bs || !blk_get_attached_dev(blk) || !blk_is_writable(blk)) {
-            continue;
-        }
-        bdrv_graph_rdlock_main_loop();
-        bs = bdrv_skip_implicit_filters(bs);
-        bdrv_refresh_filename(bs);
-        bdrv_graph_rdunlock_main_loop();
-        if (disk_is_known(e, bs)) {
+        if (!bs || disk_of(e, bs)) {
             continue;
         }
         d.device = device_label(blk);
-        if (!bs->drv || !bs->exact_filename[0]) {
-            error_setg(errp, "Disk '%s' is not a file: it cannot take an "
-                       "overlay; use a qcow2 or raw image file, or make the "
-                       "disk read-only", d.device);
+        d.file = overlay_base(e, bs, d.device, errp);
+        if (!d.file) {
             g_free(d.device);
             return false;
         }
         bdrv_ref(bs);
         d.base = bs;
-        d.file = g_strdup(bs->exact_filename);
+        d.name = g_strdup(bs->exact_filename);
+        d.sectors = bs->total_sectors;
         d.format = g_strdup(bs->drv->format_name);
         g_array_append_val(e->disks, d);
         if (!disk_prepare(e, &g_array_index(e->disks, HotsnapDisk,
@@ -280,10 +374,50 @@ static void disk_switch_back(HotsnapDisk *d)
     d->switched = false;
 }
 
+/*
+ * Commands that would change a disk are blocked since PREPARE; but not all
+ * commands ask (qom-set, blockdev-reopen, HMP's qemu-io), and a guest can
+ * change some itself. So what is attached now must be what was seen then.
+ */
+static bool disks_are_the_same(HotsnapEpoch *e, Error **errp)
+{
+    BlockBackend *blk = NULL;
+
+    FOR_EACH_DISK(e, d) {
+        d->attached = false;
+    }
+    while ((blk = blk_all_next(blk))) {
+        BlockDriverState *bs = written_node(blk);
+        HotsnapDisk *d = bs ? disk_of(e, bs) : NULL;
+
+        if (d && d->sectors == bs->total_sectors &&
+            !strcmp(d->name, bs->exact_filename)) {
+            d->attached = true;
+        } else if (bs) {
+            g_autofree char *device = device_label(blk);
+
+            error_setg(errp, "Disk '%s' was changed while the snapshot was "
+                       "being prepared; take it again", device);
+            return false;
+        }
+    }
+    FOR_EACH_DISK(e, d) {
+        if (!d->attached) {
+            error_setg(errp, "Disk '%s' was taken away while the snapshot "
+                       "was being prepared; take it again", d->device);
+            return false;
+        }
+    }
+    return true;
+}
+
 bool hotsnap_disks_switch(HotsnapEpoch *e, Error **errp)
 {
     ERRP_GUARD();
 
+    if (!disks_are_the_same(e, errp)) {
+        return false;
+    }
     FOR_EACH_DISK(e, d) {
         trace_hotsnap_overlay(d->file, d->overlay_file);
         if (bdrv_append(d->overlay, d->base, errp) < 0) {
@@ -339,16 +473,44 @@ bool hotsnap_disks_settle(HotsnapEpoch *e, Error **errp)
  * An epoch aborted after the cut: what the guest wrote since then is in the
  * overlay. It is committed back while the VM runs, then the overlay goes.
  */
+static unsigned undos;
+
+bool hotsnap_disks_undoing(void)
+{
+    return undos;
+}
+
+/*
+ * The base has everything and was flushed (the job did so last), and the
+ * guest writes to it again. From now on the overlay is out of date: should
+ * the host lose power, it must not be there again.
+ */
+static void remove_overlay(const char *overlay)
+{
+    g_autofree char *dir = g_path_get_dirname(overlay);
+    int fd = qemu_open_old(dir, O_RDONLY | O_DIRECTORY);
+
+    if (unlink(overlay) || fd < 0 || fsync(fd)) {
+        warn_report("Overlay '%s' of an aborted snapshot is out of date, but "
+                    "cannot be removed for good: %s; remove it", overlay,
+                    strerror(errno));
+    }
+    if (fd >= 0) {
+        close(fd);
+    }
+}
+
 static void undo_done(void *opaque, int ret)
 {
     g_autofree char *overlay = opaque;
 
+    undos--;
     if (ret < 0) {
         warn_report("Overlay '%s' of an aborted snapshot stays in use: "
                     "committing it failed: %s; use block-commit",
                     overlay, strerror(-ret));
     } else {
-        unlink(overlay);
+        remove_overlay(overlay);
     }
 }
 
@@ -359,6 +521,7 @@ void hotsnap_disks_undo(HotsnapEpoch *e)
         char *overlay;
 
         keeper_detach(d);
+        disk_unblock(d);
         if (!d->switched) {
             if (d->created) {
                 g_clear_pointer(&d->overlay, bdrv_unref);
@@ -367,11 +530,13 @@ void hotsnap_disks_undo(HotsnapEpoch *e)
             continue;
         }
         overlay = g_strdup(d->overlay_file);
+        undos++;
         if (!commit_active_start(NULL, d->overlay, d->base, JOB_INTERNAL, 0,
                                  BLOCKDEV_ON_ERROR_REPORT, NULL, undo_done,
                                  overlay, true, &err)) {
             warn_report_err(err);
             g_free(overlay);
+            undos--;
         }
     }
 }
@@ -380,9 +545,11 @@ void hotsnap_disks_free(HotsnapEpoch *e)
 {
     FOR_EACH_DISK(e, d) {
         keeper_detach(d);
+        disk_unblock(d);
         bdrv_unref(d->overlay);
         bdrv_unref(d->base);
         g_free(d->device);
+        g_free(d->name);
         g_free(d->file);
         g_free(d->format);
         g_free(d->overlay_file);

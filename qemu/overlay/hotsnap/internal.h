@@ -41,11 +41,15 @@ OBJECT_DECLARE_SIMPLE_TYPE(FilterHotsnap, FILTER_HOTSNAP)
 /* One writable disk of the VM, in one epoch. */
 typedef struct HotsnapDisk {
     char *device;           /* what the user calls it */
-    char *file;             /* of the node that becomes read-only */
+    char *name;             /* of the base's file, as it was opened */
+    char *file;             /* the same, absolute */
     char *format;
     char *overlay_file;
-    BlockDriverState *base; /* referenced */
+    BlockDriverState *base; /* referenced; becomes read-only */
     BlockDriverState *overlay; /* referenced */
+    Error *blocker;         /* of commands that would change it */
+    int64_t sectors;
+    bool attached;          /* as it was seen when preparing */
     BdrvChild *keeper;      /* keeps the base's file open for writing */
     bool created;           /* overlay_file exists because of us */
     bool switched;
@@ -214,6 +218,7 @@ bool hotsnap_disks_flush(HotsnapEpoch *e, Error **errp); /* worker */
 bool hotsnap_disks_switch(HotsnapEpoch *e, Error **errp); /* in the pause */
 bool hotsnap_disks_settle(HotsnapEpoch *e, Error **errp); /* after it */
 void hotsnap_disks_undo(HotsnapEpoch *e);
+bool hotsnap_disks_undoing(void); /* of whatever epoch */
 void hotsnap_disks_free(HotsnapEpoch *e);
 
 /* pause.c */
