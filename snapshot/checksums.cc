@@ -47,6 +47,13 @@ uint64_t size_of(int fd, const std::string &path) {
     if (fstat(fd, &file) < 0) {
         throw system_error(errno, "cannot tell the size of " + path);
     }
+    if (S_ISBLK(file.st_mode)) { // whose st_size is 0
+        const off_t end = lseek(fd, 0, SEEK_END);
+        if (end < 0) {
+            throw system_error(errno, "cannot tell the size of " + path);
+        }
+        return static_cast<uint64_t>(end);
+    }
     return static_cast<uint64_t>(file.st_size);
 }
 

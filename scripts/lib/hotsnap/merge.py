@@ -402,7 +402,7 @@ class _Merging:
         name = f"{stem}.m{number}.sums"
         if head is None:
             done = 0
-            total = os.stat(disk["file"]).st_size
+            total = sums.file_size(disk["file"])
 
             def progress(count: int) -> None:
                 nonlocal done

@@ -87,13 +87,19 @@ def file_xxh3(path: str) -> int:
         return xxh3_64_intdigest(stream.read())
 
 
+def file_size(path: str) -> int:
+    """Of a host's device too, whose st_size is 0."""
+    with open(path, "rb", buffering=0) as stream:
+        return stream.seek(0, os.SEEK_END)
+
+
 def unit_sums(path: str, unit: int, first: int, count: int) -> Iterator[int]:
     """Sums of `count` units from unit number `first`; holes are not read. A unit that lies wholly
     past the end of the file yields 0."""
     zeros = bytes(unit)
     with open(path, "rb", buffering=0) as stream:
         handle = stream.fileno()
-        size = os.fstat(handle).st_size
+        size = stream.seek(0, os.SEEK_END)
         data_begin = data_end = -1  # the stretch of data that we know of
         for number in range(first, first + count):
             begin, end = number * unit, min((number + 1) * unit, size)
@@ -105,9 +111,11 @@ def unit_sums(path: str, unit: int, first: int, count: int) -> Iterator[int]:
                     data_begin = os.lseek(handle, begin, os.SEEK_DATA)
                     data_end = os.lseek(handle, data_begin, os.SEEK_HOLE)
                 except OSError as error:
-                    if error.errno != errno.ENXIO:
+                    if error.errno not in (errno.ENXIO, errno.EINVAL):
                         raise
-                    data_begin = data_end = size  # nothing but a hole up to the end
+                    # Nothing but a hole up to the end; or a device, which knows no holes.
+                    data_begin = begin if error.errno == errno.EINVAL else size
+                    data_end = size
             if data_begin >= end:
                 yield 0
                 continue
@@ -123,7 +131,7 @@ def unit_sums(path: str, unit: int, first: int, count: int) -> Iterator[int]:
 def write(path: str, sums_path: str, unit: int = UNIT,
           progress: Callable[[int], None] | None = None) -> int:
     """Write the sums of a file, durably; returns the XXH3-64 of the sums file."""
-    size = os.stat(path).st_size
+    size = file_size(path)
     found = []
     for value in unit_sums(path, unit, 0, -(-size // unit)):
         found.append(value)

@@ -142,7 +142,7 @@ def small_files(checked: bundle.Bundle) -> list[tuple[str, str]]:
 
 def _pieces(path: str, sums_path: str, expected: str) -> list[_Piece]:
     known = sums.read(sums_path, expected)
-    size = os.stat(path).st_size
+    size = sums.file_size(path)
     if size != known.size:
         what = "truncated" if size < known.size else "longer than it was"
         raise HotsnapError(f"{path}: {what}: {size} bytes instead of {known.size}")
