@@ -312,7 +312,7 @@ void hotsnap_epoch_cut(HotsnapMember *m, const char *cause)
     char *white;
     Error *err = NULL;
 
-    if (!e || e->aborting || !e->armed || e->cut_done) {
+    if (!e || e->cancelled || !e->armed || e->cut_done) {
         return;
     }
     e->cut_done = true;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * What a snapshot refuses before it begins, and what it forbids while it
- * runs: migration, hot-plug (hotsnap_refuses), discarding of memory.
+ * runs: migration, hot-plug (hotsnap_refuses), discarding of memory. What it
+ * cannot forbid ends it (watch.c, shutdown.c).
  */
 #include "qemu/osdep.h"
 #include "internal.h"
@@ -42,6 +43,11 @@ static void check_nic(NICState *nic, void *opaque)
                    "common order of frames; use queues=1 on its netdev",
                    nc->name);
         c->ok = false;
+    } else if (peer->vnet_hdr_len > 12) {
+        error_setg(c->errp, "NIC '%s' puts a hash into the header of each "
+                   "packet, which cannot be recorded; use hash=off on its "
+                   "device", nc->name);
+        c->ok = false;
     } else if (!hotsnap_filter_for_netdev(c->member, peer)) {
         error_setg(c->errp, "Network backend '%s' of NIC '%s' has no packet "
                    "mediator; start QEMU with -object "
@@ -72,27 +78,52 @@ static bool check_vhost_user(Error **errp)
     return true;
 }
 
-static int find_vhost_user_device(Object *obj, void *opaque)
+/* hv-balloon discards without asking whether it may. */
+static int find_bad_device(Object *obj, void *opaque)
 {
     const char **found = opaque;
     const char *type = object_get_typename(obj);
 
     if (!*found && (g_str_has_prefix(type, "vhost-user-") ||
                     g_str_has_prefix(type, "vhost-vsock") ||
-                    g_str_has_prefix(type, "vhost-scsi"))) {
+                    g_str_has_prefix(type, "vhost-scsi") ||
+                    !strcmp(type, "hv-balloon"))) {
         *found = type;
     }
     return 0;
 }
 
+/*
+ * Who has guest memory pinned, for hardware or for another program to write
+ * to, forbids that it be discarded: the pages would be exchanged under him.
+ * VFIO does, nvme:// disks, libblkio's drivers, vhost-vdpa, SEV. (Others who
+ * forbid it have no snapshot beside them: COLO, and KVM without the
+ * MMU notifiers that every x86 host has.) Our own ban comes later.
+ */
+static bool check_pinned(Error **errp)
+{
+    if (ram_block_discard_is_disabled()) {
+        error_setg(errp, "Guest memory is pinned, by a VFIO or vDPA device, "
+                   "a disk with driver nvme or of libblkio, or SEV, and "
+                   "changes without a trap; use devices and disks that QEMU "
+                   "emulates itself");
+        return false;
+    }
+    return true;
+}
+
 bool hotsnap_guard_check(HotsnapMember *m, Error **errp)
 {
     NicCheck nics = { .member = m, .errp = errp, .ok = true };
-    const char *vhost = NULL;
+    const char *bad = NULL;
     Error *blocked = NULL;
 
     if (m->epoch || m->restoring) {
         error_setg(errp, "A snapshot or restore is in progress already");
+        return false;
+    }
+    if (hotsnap_shutting_down()) {
+        error_setg(errp, "The VM is being shut down");
         return false;
     }
     if (runstate_check(RUN_STATE_INMIGRATE)) {
@@ -113,11 +144,13 @@ bool hotsnap_guard_check(HotsnapMember *m, Error **errp)
     if (!check_vhost_user(errp)) {
         return false;
     }
-    object_child_foreach_recursive(object_get_root(), find_vhost_user_device,
-                                   &vhost);
-    if (vhost) {
-        error_setg(errp, "Device '%s' writes guest memory behind QEMU's back; "
-                   "use a device that QEMU emulates itself", vhost);
+    object_child_foreach_recursive(object_get_root(), find_bad_device, &bad);
+    if (bad) {
+        error_setg(errp, "Device '%s' changes guest memory behind QEMU's "
+                   "back; use a device that QEMU emulates itself", bad);
+        return false;
+    }
+    if (!check_pinned(errp)) {
         return false;
     }
     qemu_foreach_nic(check_nic, &nics);
@@ -139,6 +172,7 @@ bool hotsnap_guard_enter(HotsnapEpoch *e, Error **errp)
 
 void hotsnap_guard_leave(HotsnapEpoch *e)
 {
+    hotsnap_memory_unwatch();
     if (e->discard_disabled) {
         ram_block_discard_disable(false);
         e->discard_disabled = false;

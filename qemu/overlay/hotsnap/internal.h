@@ -95,13 +95,14 @@ typedef struct HotsnapEpoch {
     QemuEvent channels_event;
     QemuEvent memory_event;
     char *memory_error;    /* set before memory_event */
+    bool memory_done;      /* guest memory is used no more, atomic */
 
     QEMUTimer *progress_timer;
 
     bool task_running;
     QemuThread task;
     bool aborting;
-    bool cancelled;        /* polled by hs_sums_write, atomic */
+    bool cancelled;        /* failed, or aborting; hs_sums_write polls it */
     char *abort_reason;
 } HotsnapEpoch;
 
@@ -211,6 +212,14 @@ void hotsnap_publish(HotsnapMember *m, QDict *manifest);
 bool hotsnap_guard_check(HotsnapMember *m, Error **errp);
 bool hotsnap_guard_enter(HotsnapEpoch *e, Error **errp);
 void hotsnap_guard_leave(HotsnapEpoch *e);
+
+/* watch.c: guest memory that vanishes during a snapshot ends it */
+void hotsnap_memory_watch(HotsnapEpoch *e);
+void hotsnap_memory_unwatch(void);
+bool hotsnap_memory_is_the_same(Error **errp); /* as when it was prepared */
+
+/* shutdown.c: QEMU's end is a snapshot's end */
+bool hotsnap_shutting_down(void);
 
 /* disks.c */
 bool hotsnap_disks_prepare(HotsnapEpoch *e, Error **errp);

@@ -36,6 +36,7 @@ static void snapshot_finished(void *opaque, const char *error)
     /* Nothing is left to save, or nothing will be kept. */
     hotsnap_dma_disarm();
     e->memory_error = g_strdup(error);
+    qatomic_set(&e->memory_done, true);
     qemu_event_set(&e->memory_event);
 }
 
@@ -152,17 +153,23 @@ bool hotsnap_vmstate_new_snapshot(HotsnapEpoch *e, Error **errp)
         hs_string_free(error);
         return false;
     }
+    hotsnap_memory_watch(e);
     return true;
 }
 
 bool hotsnap_vmstate_save_devices(HotsnapEpoch *e, Error **errp)
 {
     MigrationState *ms = migrate_get_current();
-    QIOChannelBuffer *bioc = qio_channel_buffer_new(512 * 1024);
-    QEMUFile *f = qemu_file_new_output(QIO_CHANNEL(bioc));
     JSONWriter *before = ms->vmdesc;
+    QIOChannelBuffer *bioc;
+    QEMUFile *f;
     int ret;
 
+    if (!hotsnap_memory_is_the_same(errp)) {
+        return false;
+    }
+    bioc = qio_channel_buffer_new(512 * 1024);
+    f = qemu_file_new_output(QIO_CHANNEL(bioc));
     if (should_send_vmdesc()) {
         ms->vmdesc = json_writer_new(false);
         json_writer_start_object(ms->vmdesc, NULL);

@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * QEMU ends while a snapshot runs: a monitor's 'quit', the guest's power-off,
+ * a signal. The snapshot holds disks, which must be given back before QEMU
+ * closes them all, and what was written since the cut lies in overlays that
+ * nobody would look for after the next start. So it is given up first.
+ */
+#include "qemu/osdep.h"
+#include "internal.h"
+#include "block/aio-wait.h"
+#include "qapi/error.h"
+#include "qemu/main-loop.h"
+#include "qemu/notify.h"
+#include "system/runstate-action.h"
+#include "system/runstate.h"
+#include "system/system.h"
+
+static bool shutting_down;
+
+bool hotsnap_shutting_down(void)
+{
+    return shutting_down;
+}
+
+static void on_shutdown(Notifier *notifier, void *data)
+{
+    HotsnapMember *m = hotsnap_member(NULL);
+
+    if (shutdown_action == SHUTDOWN_ACTION_PAUSE) {
+        return; /* QEMU lives on (-no-shutdown), and so does the snapshot */
+    }
+    shutting_down = true;
+    if (!m || (!m->epoch && !hotsnap_disks_undoing())) {
+        return;
+    }
+    /* As QEMU does next. Overlays are committed faster if nobody writes. */
+    vm_shutdown();
+    if (m->epoch && !m->epoch->aborting) {
+        Error *err = NULL;
+
+        error_setg(&err, "The VM '%s' was shut down during the snapshot",
+                   m->name);
+        hotsnap_local_failed(m, err);
+    }
+    /*
+     * The coordinator answers with an ABORT; or, when this member has
+     * promised its part, with what the initiator says, or after its silence.
+     */
+    while (m->epoch || hotsnap_disks_undoing()) {
+        aio_poll(qemu_get_aio_context(), true);
+    }
+}
+
+static Notifier shutdown_notifier = { .notify = on_shutdown };
+
+static void hotsnap_shutdown_register(void)
+{
+    qemu_register_shutdown_notifier(&shutdown_notifier);
+}
+
+type_init(hotsnap_shutdown_register);
