@@ -116,24 +116,36 @@ def changed_disk(cluster: Cluster, relay: DelayedSocket) -> None:
 
 # A member ends.
 
-def gone(cluster: Cluster, tag: str, end: tuple[str, dict]) -> None:
-    """b ends while its memory is copied: as if there had been no snapshot."""
+def gone(cluster: Cluster, tag: str, end: tuple[str, dict], initiator: int = 0,
+         promised: bool = False) -> None:
+    """b ends while memory is copied: as if there had been no snapshot."""
     a, b = cluster["a"].vm, cluster["b"].vm
-    a.qmp.execute("hotsnap-cluster",
+    cluster.members[initiator].vm.qmp.execute("hotsnap-cluster",
                   {"job-id": tag, "tag": tag, "members": [m.address for m in cluster.members],
                    "directory": str(cluster.bundles), **SLOW})
     reach(a, "full")
     reach(b, "full")
     writes(b)  # to its overlay
+    if promised:
+        b.qmp.execute("hotsnap-set-bandwidth", {"bandwidth": 0})
+        deadline = time.monotonic() + 30
+        while not (cluster.bundles / f"{tag}.partial" / "b" / "channel.pcap").exists():
+            check(time.monotonic() < deadline, "b does not finish its part")
+            time.sleep(0.1)
+        time.sleep(0.5)
     try:
         b.qmp.execute(*end)
     except (QmpError, OSError):
         pass  # it may be gone before it answers
     check(b.process.wait(60) == 0, f"b: exit status {b.process.returncode}; "
                                    f"{b.messages.read_text()[-500:]}")
-    error = a.wait_job(tag, 60)
-    check(error and "'b' was shut down during the snapshot" in error, f"{error}")
-    print(f"# {error}")
+    if initiator == 0:
+        error = a.wait_job(tag, 60)
+        check(error and "'b' was shut down during the snapshot" in error, f"{error}")
+        print(f"# {error}")
+    else:
+        reach(a, "aborted")
+        print(f"# {a.qmp.execute('query-hotsnap').get('error')}")
     check(a.running(), "a does not run")
     no_trace(cluster, tag)
     writes(a)
@@ -176,6 +188,9 @@ def clusters(report: Report) -> None:
         with DelayedSocket(cluster["b"].socket, place.path / "slow.sock", 0.5) as relay:
             report.run("disk-changed-while-preparing", lambda: changed_disk(cluster, relay))
         report.run("member-quits", lambda: gone(cluster, "quit", ("quit", {})))
+        report.run("member-quits-after-its-promise",
+                   lambda: gone(cluster, "late", ("quit", {}), promised=True))
+        report.run("initiator-quits", lambda: gone(cluster, "lead", ("quit", {}), initiator=1))
         report.run("member-powers-off",
                    lambda: gone(cluster, "off", ("human-monitor-command", POWER_OFF)))
         with DelayedSocket(cluster["b"].socket, place.path / "slow.sock", 0.5) as relay:
@@ -350,6 +365,15 @@ def pinned_memory() -> None:
         still.disks("after")
 
 
+def memory_device() -> None:
+    with Workplace() as place:
+        still = Still(place, ["-m", "256,maxmem=1G", "-object",
+                              "memory-backend-ram,id=mem1,size=256M",
+                              "-device", "virtio-mem-pci,memdev=mem1"])
+        still.start()
+        still.refused("virtio-mem")
+
+
 def hash_in_header() -> None:
     with Workplace() as place:
         cluster = Cluster(place, [("a", "idle", {"nic": "virtio-net-pci,hash=on"})])
@@ -365,6 +389,7 @@ main.run("disk-with-a-relative-path", relative_path)
 main.run("disk-of-a-daemon", daemonized)
 main.run("memory-taken-away", memory_taken_away)
 main.run("refused-pinned-memory", pinned_memory)
+main.run("refused-virtio-mem", memory_device)
 main.run("refused-hash-in-header", hash_in_header)
 clusters(main)
 main.exit()
