@@ -8,13 +8,15 @@ namespace hotsnap {
 namespace {
 
 constexpr uint64_t hello_timeout_us = 10'000'000;
+// Whoever can connect may make a member keep as much, without saying who it is.
+constexpr size_t largest_before_hello = size_t{64} << 10;
 
 } // namespace
 
 Coordinator::Coordinator(std::string name)
     : name_(std::move(name)), peer_(name_, static_cast<PeerOutlet &>(*this)) {
     if (!is_valid_name(name_)) {
-        throw BadInput("member name '" + name_ + "' is not of the form [A-Za-z0-9._-]{1,64}");
+        throw BadInput("member name '" + name_ + "' is not of the form " + name_form);
     }
 }
 
@@ -98,6 +100,7 @@ void Coordinator::link_up(hs_link id, bool inbound, const std::string &address, 
     link.inbound = inbound;
     link.address = address;
     link.member = member;
+    link.decoder.set_limit(largest_before_hello);
     link.hello_deadline_us = now_us_ + hello_timeout_us;
     hello_waits_.insert({link.hello_deadline_us, id});
     if (!inbound) {
@@ -224,7 +227,7 @@ void Coordinator::on_hello(hs_link id, const Hello &hello) {
         return;
     }
     if (!is_valid_name(hello.name)) {
-        drop(id, "the other side's name is not of the form [A-Za-z0-9._-]{1,64}");
+        drop(id, std::string("the other side's name is not of the form ") + name_form);
         return;
     }
     if (link.inbound && hello.name == name_) {
@@ -240,6 +243,7 @@ void Coordinator::on_hello(hs_link id, const Hello &hello) {
         }
     }
     link.name = hello.name;
+    link.decoder.set_limit(wire::largest_message);
     hello_waits_.erase({link.hello_deadline_us, id});
     link.hello_deadline_us = never;
     if (link.inbound) {

@@ -5,9 +5,11 @@ namespace hotsnap {
 
 namespace {
 
-void check_depth(std::string_view text) {
+void check_bounds(std::string_view text) {
     constexpr int deepest = 64;
+    constexpr int most = 1'000'000;
     int depth = 0;
+    int count = 0;
     bool in_string = false;
     for (size_t i = 0; i < text.size(); i++) {
         const char c = text[i];
@@ -17,13 +19,22 @@ void check_depth(std::string_view text) {
             } else if (c == '"') {
                 in_string = false;
             }
-        } else if (c == '"') {
+            continue;
+        }
+        if (c == '"') {
             in_string = true;
-        } else if (c == '[' || c == '{') {
+            continue;
+        }
+        const bool opens = c == '[' || c == '{';
+        const bool closes = c == ']' || c == '}';
+        if ((opens || closes || c == ',' || c == ':') && ++count > most) {
+            throw BadInput("JSON has more parts than a message may have");
+        }
+        if (opens) {
             if (++depth > deepest) {
                 throw BadInput("JSON is nested deeper than " + std::to_string(deepest));
             }
-        } else if (c == ']' || c == '}') {
+        } else if (closes) {
             depth--;
         }
     }
@@ -72,7 +83,7 @@ const Json &as_object(const Json &value, const char *key) {
 } // namespace
 
 Json parse_json(std::string_view text) {
-    check_depth(text);
+    check_bounds(text);
     Json json = Json::parse(text, nullptr, false);
     if (json.is_discarded()) {
         throw BadInput("not valid JSON");

@@ -19,7 +19,9 @@ struct BadInput : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
 
-// Throws BadInput. Refuses nesting deeper than 64: serializing recurses.
+// Throws BadInput. Refuses nesting deeper than 64, since serializing recurses; and more than a
+// million brackets, commas and colons, since what is passed on must be readable for QEMU, whose
+// parser takes 2^21 tokens: those, and at most one value for each.
 Json parse_json(std::string_view text);
 // NULL stands for {}; the result is an object.
 Json parse_object(const char *text);

@@ -9,7 +9,7 @@ namespace hotsnap {
 
 bool is_valid_name(std::string_view name) {
     constexpr size_t longest = 64;
-    return !name.empty() && name.size() <= longest &&
+    return !name.empty() && name.size() <= longest && name != "." && name != ".." &&
            std::all_of(name.begin(), name.end(), [](char c) {
                return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
                       c == '.' || c == '_' || c == '-';
@@ -22,7 +22,7 @@ std::optional<MemberTable> MemberTable::build(std::vector<Member> members, std::
     size_t count = 0;
     for (const Member &member : members) {
         if (!is_valid_name(member.name)) {
-            error = "member name '" + member.name + "' is not of the form [A-Za-z0-9._-]{1,64}";
+            error = "member name '" + member.name + "' is not of the form " + name_form;
             return std::nullopt;
         }
         if (!names.insert(member.name).second) {

@@ -23,7 +23,8 @@ struct Member {
     std::vector<Mac> macs;
 };
 
-// [A-Za-z0-9._-]{1,64}
+// A name becomes a folder's in each bundle, so it must not lead anywhere else.
+inline constexpr const char *name_form = "[A-Za-z0-9._-]{1,64}, other than '.' and '..'";
 bool is_valid_name(std::string_view name);
 
 class MemberTable {

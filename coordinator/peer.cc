@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "channel_json.h"
+#include "request.h"
 
 namespace hotsnap {
 
@@ -37,6 +38,15 @@ void Peer::on_message(hs_link link, const std::string &initiator, const Message 
             out_.reply(link,
                        Refused{run_of(message), occupation() + "; try again when it is over"});
             return;
+        }
+        if (prepare) {
+            try {
+                check_place(prepare->tag, prepare->directory);
+            } catch (const BadInput &e) {
+                ignored_++;
+                out_.reply(link, Refused{prepare->run, e.what()});
+                return;
+            }
         }
         begin(link, initiator, run_of(message));
         if (prepare) {

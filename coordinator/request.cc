@@ -23,22 +23,27 @@ void read_duration(const Json &json, const char *key, uint64_t &value, uint64_t 
 
 } // namespace
 
+void check_place(const std::string &tag, const std::string &directory) {
+    // A folder TAG.partial is a snapshot that is not complete.
+    if (!is_valid_name(tag) || std::isalnum(static_cast<unsigned char>(tag.front())) == 0 ||
+        tag.ends_with(".partial")) {
+        throw BadInput("'" + tag +
+                       "' cannot be a tag; use 1 to 64 letters, digits, '.', '_' or '-', the first "
+                       "a letter or digit, and not .partial at the end");
+    }
+    if (!directory.starts_with('/')) {
+        throw BadInput("directory '" + directory +
+                       "' is not an absolute path; name the folder that holds the bundles");
+    }
+}
+
 Request Request::parse(Kind kind, const std::string &self_name, const Json &json) {
     Request request;
     request.kind = kind;
     if (kind == Kind::snapshot) {
         request.tag = get_string(json, "tag");
-        // A folder TAG.partial is a snapshot that is not complete.
-        if (!is_valid_name(request.tag) || std::isalnum(static_cast<unsigned char>(request.tag.front())) == 0 ||
-            request.tag.ends_with(".partial")) {
-            throw BadInput("'" + request.tag +
-                           "' cannot be a tag; use 1 to 64 letters, digits, '.', '_' or '-', the "
-                           "first a letter or digit, and not .partial at the end");
-        }
         request.directory = get_string(json, "directory");
-        if (request.directory.empty()) {
-            throw BadInput("'directory' is empty; name the folder that holds the bundles");
-        }
+        check_place(request.tag, request.directory);
     } else {
         request.bundle = get_string(json, "bundle");
         if (request.bundle.empty()) {
@@ -67,8 +72,7 @@ Request Request::parse(Kind kind, const std::string &self_name, const Json &json
     for (const Json &entry : get_array(json, "members")) {
         Target target{get_string(entry, "name"), get_string(entry, "address", "")};
         if (!is_valid_name(target.name)) {
-            throw BadInput("member name '" + target.name +
-                           "' is not of the form [A-Za-z0-9._-]{1,64}");
+            throw BadInput("member name '" + target.name + "' is not of the form " + name_form);
         }
         if (!names.insert(target.name).second) {
             throw BadInput("member '" + target.name + "' is named twice; name each member once");

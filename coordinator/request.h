@@ -11,6 +11,11 @@
 
 namespace hotsnap {
 
+// Throws BadInput when a snapshot cannot have this tag, which names its folder and its disks'
+// overlays, or not lie in this folder. Each member checks it: it writes the files, and trusts no
+// initiator to have looked.
+void check_place(const std::string &tag, const std::string &directory);
+
 struct Request {
     enum class Kind : uint8_t { snapshot, restore };
     struct Target {

@@ -31,9 +31,9 @@ std::optional<std::string> Decoder::next() {
     for (size_t i = 0; i < header_size; i++) {
         length = length << 8 | static_cast<uint8_t>(buffer_[read_ + i]);
     }
-    if (length == 0 || length > largest_message) {
+    if (length == 0 || length > limit_) {
         error_ = "a message of " + std::to_string(length) +
-                 " bytes was announced, allowed are 1 to " + std::to_string(largest_message) +
+                 " bytes was announced, allowed are 1 to " + std::to_string(limit_) +
                  "; is this a HotSnap member?";
         buffer_.clear();
         read_ = 0;

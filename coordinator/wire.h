@@ -20,6 +20,8 @@ std::string frame(std::string_view message);
 
 class Decoder {
   public:
+    // Messages may be as large; at first, largest_message.
+    void set_limit(size_t bytes) { limit_ = bytes; }
     void feed(std::span<const uint8_t> bytes);
     // The next whole message. None: more bytes are needed, or the stream is broken for good.
     std::optional<std::string> next();
@@ -28,6 +30,7 @@ class Decoder {
 
   private:
     std::string buffer_;
+    size_t limit_ = largest_message;
     size_t read_ = 0; // bytes of buffer_ that are done with
     std::string error_;
 };

@@ -95,15 +95,44 @@ void hotsnap_post_main(HotsnapMember *m, void (*fn)(void *opaque),
     aio_bh_schedule_oneshot(qemu_get_aio_context(), main_queue_bh, m);
 }
 
+/* Whose text must be understood; else it is a reason, or only said. */
+static bool action_needs_json(hs_action_kind kind)
+{
+    return kind == HS_DO_PREPARE || kind == HS_DO_INSTALL ||
+           kind == HS_DO_EXPECT || kind == HS_DO_PUBLISH ||
+           kind == HS_DO_LOAD;
+}
+
+/*
+ * The coordinator's parser takes what QEMU's does not: characters that
+ * Unicode has none of, for one. Other members can send those.
+ */
+static QDict *action_json(MainAction *a, Error **errp)
+{
+    QObject *parsed = qobject_from_json(a->text ?: "{}", errp);
+    QDict *json = qobject_to(QDict, parsed);
+
+    if (parsed && !json) {
+        error_setg(errp, "Not a JSON object");
+        qobject_unref(parsed);
+    }
+    return json;
+}
+
 static void main_action(void *opaque)
 {
     MainAction *a = opaque;
     HotsnapMember *m = a->member;
-    QObject *parsed = qobject_from_json(a->text ?: "{}", NULL);
-    QDict *json = qobject_to(QDict, parsed);
-    g_autoptr(QDict) empty = qdict_new();
+    Error *err = NULL;
+    g_autoptr(QDict) json = action_json(a, &err);
 
-    json = json ?: empty;
+    if (!json && action_needs_json(a->kind)) {
+        error_prepend(&err, "QEMU cannot read what it was asked to do: ");
+        hotsnap_local_failed(m, err);
+        goto out;
+    }
+    error_free(err);
+    json = json ?: qdict_new();
     switch (a->kind) {
     case HS_DO_PREPARE:
         hotsnap_epoch_prepare(m, json);
@@ -158,7 +187,7 @@ static void main_action(void *opaque)
     default:
         g_assert_not_reached();
     }
-    qobject_unref(parsed);
+out:
     g_free(a->text);
     g_free(a);
 }

@@ -212,7 +212,11 @@ void hotsnap_epoch_prepare(HotsnapMember *m, QDict *request)
         e->overlay_directory =
             g_strdup(qdict_get_try_str(options, "overlay-directory"));
     }
-    if (!hotsnap_guard_enter(e, &err)) {
+    if (e->overlay_directory && !g_path_is_absolute(e->overlay_directory)) {
+        error_setg(&err, "Overlay directory '%s' is not an absolute path",
+                   e->overlay_directory);
+    }
+    if (err || !hotsnap_guard_enter(e, &err)) {
         hotsnap_local_failed(m, err);
         return;
     }

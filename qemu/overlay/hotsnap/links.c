@@ -5,6 +5,10 @@
  *
  * Sockets are non-blocking; what cannot be written at once waits in the
  * link's queue for G_IO_OUT.
+ *
+ * Whoever can connect must not be able to exhaust the host: the number of
+ * inbound links is bounded, what one has not read of our words, and, by the
+ * coordinator, what it has sent of an unfinished message.
  */
 #include "qemu/osdep.h"
 #include "internal.h"
@@ -12,7 +16,13 @@
 #include "qapi/error.h"
 #include "qapi/qapi-visit-sockets.h"
 #include "qemu/sockets.h"
+#include "qemu/units.h"
 #include "trace.h"
+
+/* A peer needs one; the rest is for those that it will refuse. */
+#define INBOUND_MAX 32
+/* Two of the largest messages may be on the way, and some words. */
+#define OUT_MAX (33 * MiB)
 
 typedef struct HotsnapLink {
     HotsnapMember *member;
@@ -182,11 +192,43 @@ static HotsnapLink *link_new(HotsnapMember *m, QIOChannelSocket *ioc,
     return l;
 }
 
+static gboolean link_is_closing(gpointer key, gpointer value, gpointer opaque)
+{
+    HotsnapLink *l = value;
+
+    return l->closing;
+}
+
+/*
+ * Refuses by closing; the other side sees its connection lost. A link that
+ * only waits for its last words to be read has no right to a place.
+ */
+static bool link_has_room(HotsnapMember *m)
+{
+    GHashTableIter iter;
+    gpointer value;
+    unsigned inbound = 0;
+
+    if (g_hash_table_size(m->links) < INBOUND_MAX) {
+        return true;
+    }
+    g_hash_table_foreach_remove(m->links, link_is_closing, NULL);
+    g_hash_table_iter_init(&iter, m->links);
+    while (g_hash_table_iter_next(&iter, NULL, &value)) {
+        inbound += !((HotsnapLink *)value)->address;
+    }
+    return inbound < INBOUND_MAX;
+}
+
 static void link_accepted(QIONetListener *listener, QIOChannelSocket *ioc,
                           gpointer opaque)
 {
     HotsnapMember *m = opaque;
 
+    if (!link_has_room(m)) {
+        trace_hotsnap_link(0, "too many connections");
+        return; /* the listener drops its reference, which closes it */
+    }
     link_new(m, ioc, NULL);
     hotsnap_dispatch(m);
 }
@@ -219,6 +261,10 @@ void hotsnap_link_send(HotsnapMember *m, hs_link link, const uint8_t *data,
     if (l && !l->closing) {
         bool idle = !l->out->len;
 
+        if (l->out->len + size > OUT_MAX) {
+            link_lost(l, "the other side does not read what it is sent");
+            return;
+        }
         g_byte_array_append(l->out, data, size);
         if (idle) {
             link_flush(l);

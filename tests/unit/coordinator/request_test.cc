@@ -64,6 +64,8 @@ TEST(RequestTest, RefusesWithAReason) {
         EXPECT_NE(with("tag", tag), "") << tag;
     }
     EXPECT_NE(with("directory", ""), "");
+    EXPECT_NE(with("directory", "bundles"), "");
+    EXPECT_NE(with("members", {{{"name", ".."}, {"address", "x"}}}), "");
     EXPECT_NE(with("drain_us", "soon"), "");
     EXPECT_NE(with("drain_us", UINT64_MAX), "");
     EXPECT_NE(with("heartbeat_us", 0), "");

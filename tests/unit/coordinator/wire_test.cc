@@ -57,6 +57,27 @@ TEST(WireTest, TooLongBreaksTheStreamForGood) {
     decoder.feed(bytes(std::string("\1\0\0\0", 4))); // exactly the largest
     EXPECT_FALSE(decoder.next());
     EXPECT_TRUE(decoder.error().empty());
+    decoder.set_limit(1000);
+    EXPECT_FALSE(decoder.next());
+    EXPECT_FALSE(decoder.error().empty());
+}
+
+// What passes here is handed on as JSON to a parser that takes 2^21 tokens.
+TEST(WireTest, NotTooManyParts) {
+    const auto install = [](size_t macs) {
+        std::string text =
+            R"({"type":"INSTALL","run":"r","epoch":1,"members":[{"name":"a","macs":[)";
+        for (size_t i = 0; i < macs; i++) {
+            text += R"("52:54:00:00:00:01",)";
+        }
+        return text + R"("52:54:00:00:00:02"]}]})";
+    };
+    EXPECT_NO_THROW(decode(install(700'000)));
+    std::string many = R"({"type":"PREPARE","options":[)";
+    for (size_t i = 0; i < 1'100'000; i++) {
+        many += "0,";
+    }
+    EXPECT_THROW(decode(many + "0]}"), BadInput);
 }
 
 // Every type survives the way to JSON and back.
