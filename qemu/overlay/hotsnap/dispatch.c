@@ -159,10 +159,14 @@ static void main_action(void *opaque)
         hotsnap_publish(m, json);
         break;
     case HS_DO_COMMIT:
-        hotsnap_epoch_commit(m);
+        if (m->restored) {
+            hotsnap_restore_commit(m);
+        } else {
+            hotsnap_epoch_commit(m);
+        }
         break;
     case HS_DO_ABORT:
-        if (m->restoring) {
+        if (m->restoring || m->restored) {
             hotsnap_restore_abort(m);
         } else {
             hotsnap_epoch_abort(m, a->text);

@@ -155,19 +155,11 @@ static ssize_t filter_receive_iov(NetFilterState *nf, NetClientState *sender,
     return size;
 }
 
-size_t hotsnap_filters_play(HotsnapMember *m, const char *pcap,
-                            const char *vnet, Error **errp)
+size_t hotsnap_filters_play(HotsnapMember *m, hs_playback *p)
 {
-    char *error = NULL;
-    hs_playback *p = hs_playback_open(pcap, vnet, &error);
     hs_frame frame;
     size_t n = 0;
 
-    if (!p) {
-        error_setg(errp, "%s", error);
-        hs_string_free(error);
-        return 0;
-    }
     while (hs_playback_next(p, &frame)) {
         FilterHotsnap *f = filter_of_nic(m, frame.nic);
 
@@ -181,7 +173,6 @@ size_t hotsnap_filters_play(HotsnapMember *m, const char *pcap,
         filter_forward(f, HS_TO_GUEST, frame.data, frame.size);
         n++;
     }
-    hs_playback_free(p);
     return n;
 }
 

@@ -131,7 +131,9 @@ struct HotsnapMember {
     bool table_installed;  /* the mediator has something to do */
     QTAILQ_HEAD(, FilterHotsnap) filters;
     HotsnapEpoch *epoch;
-    bool restoring;
+    bool restoring;        /* until START is done: frames wait */
+    bool restored;         /* from START on, until COMMIT or ABORT */
+    hs_playback *playback; /* the channel, from LOAD to START */
     QEMUTimer *restore_timer;
     char *restore_folder;
 
@@ -254,13 +256,13 @@ void hotsnap_filters_identify(HotsnapMember *m);
 void hotsnap_filters_release(HotsnapMember *m);
 FilterHotsnap *hotsnap_filter_for_netdev(HotsnapMember *m,
                                          NetClientState *netdev);
-size_t hotsnap_filters_play(HotsnapMember *m, const char *pcap,
-                            const char *vnet, Error **errp);
+size_t hotsnap_filters_play(HotsnapMember *m, hs_playback *p);
 void hotsnap_filters_end_restore(HotsnapMember *m);
 
 /* restore.c */
 void hotsnap_restore_load(HotsnapMember *m, QDict *request);
 void hotsnap_restore_start(HotsnapMember *m);
+void hotsnap_restore_commit(HotsnapMember *m);
 void hotsnap_restore_abort(HotsnapMember *m);
 
 /* report.c */

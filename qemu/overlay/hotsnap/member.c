@@ -23,7 +23,8 @@ HotsnapMember *hotsnap_member(Error **errp)
 
 bool hotsnap_refuses(Error **errp, const char *what)
 {
-    if (the_member && (the_member->epoch || the_member->restoring)) {
+    if (the_member && (the_member->epoch || the_member->restoring ||
+                       the_member->restored)) {
         error_setg(errp, "%s is not allowed during a cluster snapshot or "
                    "restore; wait for it to end or cancel its job", what);
         return true;
@@ -99,7 +100,7 @@ static bool hotsnap_member_can_be_deleted(UserCreatable *uc)
 {
     HotsnapMember *m = HOTSNAP_MEMBER(uc);
 
-    return !m->epoch && !m->restoring && !m->job &&
+    return !m->epoch && !m->restoring && !m->restored && !m->job &&
            QTAILQ_EMPTY(&m->filters);
 }
 

@@ -3,6 +3,10 @@
  * A member's part in a restore: load the state, wait for the others at the
  * coordinator's barrier, start, play the recorded channel back.
  *
+ * What can fail is done before the barrier, where no member runs yet: the
+ * channel is read before the state is. When another member fails after it,
+ * those that run already are stopped.
+ *
  * Frames that other members send once they run, and we do not yet, wait in
  * the filters until the recorded ones are through.
  */
@@ -23,6 +27,7 @@ static void restore_end(HotsnapMember *m)
 {
     m->restoring = false;
     hotsnap_filters_end_restore(m);
+    g_clear_pointer(&m->playback, hs_playback_free);
     g_clear_pointer(&m->restore_folder, g_free);
     if (m->restore_timer) {
         timer_free(m->restore_timer);
@@ -70,6 +75,22 @@ static void restore_poll(void *opaque)
               qemu_clock_get_ms(QEMU_CLOCK_REALTIME) + POLL_MS);
 }
 
+static bool restore_open_channel(HotsnapMember *m, Error **errp)
+{
+    g_autofree char *pcap = g_build_filename(m->restore_folder,
+                                             "channel.pcap", NULL);
+    g_autofree char *vnet = g_build_filename(m->restore_folder,
+                                             "channel.vnet", NULL);
+    char *error = NULL;
+
+    m->playback = hs_playback_open(pcap, vnet, &error);
+    if (!m->playback) {
+        error_setg(errp, "%s", error);
+        hs_string_free(error);
+    }
+    return m->playback;
+}
+
 static bool restore_begin(HotsnapMember *m, Error **errp)
 {
     MigrationCapabilityStatus mapped_ram = {
@@ -90,6 +111,9 @@ static bool restore_begin(HotsnapMember *m, Error **errp)
         error_setg_errno(errp, errno, "Cannot read '%s'", path);
         return false;
     }
+    if (!restore_open_channel(m, errp)) {
+        return false;
+    }
     qmp_migrate_set_capabilities(&caps, &err);
     if (!err) {
         /* All members start together, whatever the command line says. */
@@ -104,7 +128,7 @@ void hotsnap_restore_load(HotsnapMember *m, QDict *request)
 {
     Error *err = NULL;
 
-    if (m->epoch || m->restoring) {
+    if (m->epoch || m->restoring || m->restored) {
         error_setg(&err, "A snapshot or restore is in progress already");
         hotsnap_local_failed(m, err);
         return;
@@ -123,36 +147,38 @@ void hotsnap_restore_load(HotsnapMember *m, QDict *request)
 
 void hotsnap_restore_start(HotsnapMember *m)
 {
-    g_autofree char *pcap = NULL;
-    g_autofree char *vnet = NULL;
     QDict *json;
-    Error *err = NULL;
-    size_t played;
 
     if (!m->restoring) {
         return;
     }
-    pcap = g_build_filename(m->restore_folder, "channel.pcap", NULL);
-    vnet = g_build_filename(m->restore_folder, "channel.vnet", NULL);
+    m->restored = true;
     json = qdict_new();
     qdict_put_int(json, "start_ns", hotsnap_now_ns());
     if (runstate_is_live(global_state_get_runstate())) {
         vm_start(); /* else it was paused at the cut, and stays so */
     }
     /* Before any other frame: we are still in the same turn of the loop. */
-    played = hotsnap_filters_play(m, pcap, vnet, &err);
+    qdict_put_int(json, "played", hotsnap_filters_play(m, m->playback));
     restore_end(m);
-    if (err) {
-        qobject_unref(json);
-        hotsnap_local_failed(m, err);
-        return;
-    }
-    qdict_put_int(json, "played", played);
     hotsnap_local(m, HS_LOCAL_STARTED, json);
 }
 
+void hotsnap_restore_commit(HotsnapMember *m)
+{
+    m->restored = false;
+}
+
+/*
+ * Another member did not start, or nobody knows whether it did. A part of
+ * the cluster must not run on without the rest.
+ */
 void hotsnap_restore_abort(HotsnapMember *m)
 {
+    if (m->restored) {
+        vm_stop(RUN_STATE_PAUSED);
+        m->restored = false;
+    }
     restore_end(m);
     hotsnap_local(m, HS_LOCAL_ABORTED, NULL);
 }
