@@ -237,6 +237,10 @@ void hotsnap_dispatch(HotsnapMember *m)
         default: {
             MainAction *a = g_new0(MainAction, 1);
 
+            if (action.kind == HS_DO_ABORT) {
+                /* Now: the main loop may wait for what this releases. */
+                hotsnap_stop_memory(m, action.text);
+            }
             a->member = m;
             a->kind = action.kind;
             a->text = g_strdup(action.text);

@@ -5,14 +5,15 @@
  * worker thread.
  *
  * Life of a HotsnapEpoch: made by PREPARE, freed by COMMIT or at the end of
- * an ABORT, which waits for the task that may run. The worker uses it only
- * between hotsnap_epoch_run() and hotsnap_epoch_task_done(). A task calls
- * the latter before it reports, so that what follows from its report finds
- * no task running: the main loop's queue keeps that order.
+ * an ABORT (undo.c), which waits for the task that may run. The worker uses
+ * it only between hotsnap_epoch_run() and hotsnap_epoch_task_done(). A task
+ * calls the latter before it reports, so that what follows from its report
+ * finds no task running: the main loop's queue keeps that order.
  */
 #include "qemu/osdep.h"
 #include "internal.h"
 #include "qapi/error.h"
+#include "qemu/lockable.h"
 #include "qemu/timer.h"
 #include "qobject/qjson.h"
 #include "trace.h"
@@ -20,30 +21,62 @@
 #define ARM_MAX_US (10 * 1000 * 1000)
 #define PROGRESS_MS 250
 
+/*
+ * The rest needs no lock of QEMU's, and takes time: threads are joined, and
+ * the staging buffer is unmapped.
+ */
+static void *epoch_free_rest(void *opaque)
+{
+    HotsnapEpoch *e = opaque;
+
+    hotsnap_join_stopper(e);
+    hs_snapshot_free(e->snapshot);
+    if (e->tail) {
+        g_byte_array_unref(e->tail);
+    }
+    qemu_event_destroy(&e->channels_event);
+    qemu_event_destroy(&e->memory_event);
+    qemu_event_destroy(&e->made_event);
+    g_free(e->memory_error);
+    g_free(e->abort_reason);
+    g_free(e->stop_reason);
+    g_free(e->manifest);
+    g_free(e->overlay_directory);
+    g_free(e->folder);
+    g_free(e->tag);
+    g_free(e);
+    return NULL;
+}
+
+/* Of the epoch before, so that two snapshots never exist at a time. */
+static void epoch_join_freer(HotsnapMember *m)
+{
+    if (m->freer_started) {
+        qemu_thread_join(&m->freer);
+        m->freer_started = false;
+    }
+}
+
+/* By now the snapshot has finished, or is gone: memory is only memory. */
 static void epoch_free(HotsnapEpoch *e)
 {
     HotsnapMember *m = e->member;
 
+    assert(!e->task_running);
     hotsnap_query_update(e);
     hotsnap_priority_lower(e->raised);
     g_array_unref(e->raised);
     timer_free(e->progress_timer);
     hotsnap_guard_leave(e);
     hotsnap_dma_disarm();
-    hs_snapshot_free(e->snapshot);
     hotsnap_disks_free(e);
-    if (e->tail) {
-        g_byte_array_unref(e->tail);
+    WITH_QEMU_LOCK_GUARD(&m->stop_lock) {
+        m->epoch = NULL;
     }
-    qemu_event_destroy(&e->channels_event);
-    qemu_event_destroy(&e->memory_event);
-    g_free(e->memory_error);
-    g_free(e->abort_reason);
-    g_free(e->overlay_directory);
-    g_free(e->folder);
-    g_free(e->tag);
-    g_free(e);
-    m->epoch = NULL;
+    epoch_join_freer(m); /* if the prepare task did not come so far */
+    m->freer_started = true;
+    qemu_thread_create(&m->freer, "hotsnap/free", epoch_free_rest, e,
+                       QEMU_THREAD_JOINABLE);
 }
 
 void hotsnap_epoch_run(HotsnapEpoch *e, const char *name,
@@ -58,30 +91,10 @@ void hotsnap_epoch_run(HotsnapEpoch *e, const char *name,
 static void epoch_finish_abort(HotsnapEpoch *e)
 {
     HotsnapMember *m = e->member;
-    g_autofree char *partial = g_path_get_dirname(e->folder);
-    /* An unfinished image removes itself; a finished one must be removed. */
-    static const char *const files[] = {
-        "state", "state.sums", "state.dump", "channel.pcap", "channel.vnet",
-        NULL
-    };
 
-    hotsnap_dma_disarm();
-    hs_snapshot_free(e->snapshot);
-    e->snapshot = NULL;
+    hs_mediator_reset(m->mediator);
+    hotsnap_filters_release(m);
     hotsnap_disks_undo(e);
-    for (int i = 0; files[i]; i++) {
-        g_autofree char *path = g_build_filename(e->folder, files[i], NULL);
-
-        unlink(path);
-    }
-    for (int i = 0; i < e->disks->len; i++) {
-        g_autofree char *path =
-            g_strdup_printf("%s/disk-%d.sums", e->folder, i);
-
-        unlink(path);
-    }
-    rmdir(e->folder);
-    rmdir(partial); /* by whoever is the last; a late peer too */
     epoch_free(e);
     hotsnap_local(m, HS_LOCAL_ABORTED, NULL);
 }
@@ -92,8 +105,10 @@ static void epoch_task_done(void *opaque)
 
     qemu_thread_join(&e->task);
     e->task_running = false;
-    if (e->aborting) {
+    if (e->undone) {
         epoch_finish_abort(e);
+    } else if (e->aborting) {
+        hotsnap_undo_begin(e);
     } else if (e->armed && !e->cut_done) {
         hotsnap_priority_raise_loops(e->member, e->raised);
     }
@@ -116,6 +131,8 @@ void hotsnap_epoch_task_done(HotsnapEpoch *e)
 
 typedef struct PrepareCall {
     HotsnapEpoch *e;
+    HotsnapMemoryPlan plan;
+    hs_snapshot *snapshot;
     Error *err;
 } PrepareCall;
 
@@ -136,11 +153,38 @@ static void prepare_in_main(void *opaque)
     hotsnap_disks_prepare(e, &call->err);
 }
 
-static void prepare_snapshot_in_main(void *opaque)
+static void plan_in_main(void *opaque)
 {
     PrepareCall *call = opaque;
 
-    hotsnap_vmstate_new_snapshot(call->e, &call->err);
+    qemu_event_reset(&call->e->made_event);
+    hotsnap_vmstate_plan(call->e, &call->plan, &call->err);
+}
+
+static void adopt_in_main(void *opaque)
+{
+    PrepareCall *call = opaque;
+
+    /* Also in an abort, which undoes what the epoch has. */
+    hotsnap_set_snapshot(call->e, call->snapshot);
+}
+
+static void prepare_memory(PrepareCall *call)
+{
+    HotsnapMember *m = call->e->member;
+
+    hotsnap_call_main(m, plan_in_main, call);
+    if (!call->err) {
+        epoch_join_freer(m);
+        call->snapshot = hotsnap_vmstate_new_snapshot(&call->plan,
+                                                      &call->err);
+        call->e->made = call->snapshot;
+    }
+    qemu_event_set(&call->e->made_event);
+    if (call->snapshot) {
+        hotsnap_call_main(m, adopt_in_main, call);
+    }
+    hotsnap_vmstate_plan_clear(&call->plan);
 }
 
 static void *prepare_task(void *opaque)
@@ -151,11 +195,8 @@ static void *prepare_task(void *opaque)
 
     rcu_register_thread();
     hotsnap_call_main(m, prepare_in_main, &call);
-    if (!call.err) {
-        hotsnap_disks_flush(e, &call.err);
-    }
-    if (!call.err) {
-        hotsnap_call_main(m, prepare_snapshot_in_main, &call);
+    if (!call.err && hotsnap_disks_flush(e, &call.err)) {
+        prepare_memory(&call);
     }
     rcu_unregister_thread();
     hotsnap_epoch_drop_if_aborting(e, &call.err);
@@ -193,7 +234,6 @@ void hotsnap_epoch_prepare(HotsnapMember *m, QDict *request)
         return;
     }
     e = g_new0(HotsnapEpoch, 1);
-    m->epoch = e;
     e->member = m;
     e->tag = g_strdup(tag);
     e->folder = g_strdup_printf("%s/%s.partial/%s", directory, tag, m->name);
@@ -202,6 +242,10 @@ void hotsnap_epoch_prepare(HotsnapMember *m, QDict *request)
     e->raised = g_array_new(false, false, sizeof(int));
     qemu_event_init(&e->channels_event, false);
     qemu_event_init(&e->memory_event, false);
+    qemu_event_init(&e->made_event, true);
+    WITH_QEMU_LOCK_GUARD(&m->stop_lock) {
+        m->epoch = e;
+    }
     if (options) {
         e->engine = qapi_enum_parse(&HotsnapEngine_lookup,
                                     qdict_get_try_str(options, "engine"),
@@ -316,13 +360,17 @@ void hotsnap_epoch_cut(HotsnapMember *m, const char *cause)
     char *white;
     Error *err = NULL;
 
-    if (!e || e->cancelled || !e->armed || e->cut_done) {
+    if (!e || e->aborting || !e->armed || e->cut_done ||
+        qatomic_read(&e->cancelled)) {
         return;
     }
     e->cut_done = true;
     e->cut_cause = cause;
     if (!hotsnap_pause_and_cut(e, &err)) {
-        hotsnap_local_failed(m, err);
+        hotsnap_epoch_drop_if_aborting(e, &err);
+        if (err) {
+            hotsnap_local_failed(m, err);
+        }
         return;
     }
     json = qdict_new();
@@ -429,7 +477,12 @@ void hotsnap_epoch_abort(HotsnapMember *m, const char *text)
     HotsnapEpoch *e = m->epoch;
 
     /* Frames first: they must flow whatever else is left to undo. */
-    hs_mediator_reset(m->mediator);
+    if (e && e->writing_channel) {
+        /* The same for frames, but the record stays for who is reading it. */
+        hs_mediator_end_coloring(m->mediator);
+    } else {
+        hs_mediator_reset(m->mediator);
+    }
     hotsnap_filters_release(m);
     if (!e) {
         hotsnap_local(m, HS_LOCAL_ABORTED, NULL);
@@ -443,14 +496,12 @@ void hotsnap_epoch_abort(HotsnapMember *m, const char *text)
     if (e->progress_timer) {
         timer_del(e->progress_timer);
     }
-    qatomic_set(&e->cancelled, true);
-    if (e->snapshot) {
-        hs_snapshot_abort(e->snapshot, text);
-    }
+    hotsnap_priority_lower(e->raised);
+    hotsnap_stop_memory(m, text); /* if it came after the iothread's word */
     /* The task may wait for either. */
     qemu_event_set(&e->channels_event);
     qemu_event_set(&e->memory_event);
     if (!e->task_running) {
-        epoch_finish_abort(e);
+        hotsnap_undo_begin(e);
     }
 }

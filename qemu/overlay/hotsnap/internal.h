@@ -13,6 +13,7 @@
  *   worker       at most one at a time in an epoch ("task"), for what blocks:
  *                without the BQL. It reaches the block layer only through
  *                hotsnap_call_main(), and reports with hotsnap_local().
+ *   stopper      in an abort, beside a task: releases the memory (undo.c).
  */
 #ifndef HOTSNAP_INTERNAL_H
 #define HOTSNAP_INTERNAL_H
@@ -81,7 +82,7 @@ typedef struct HotsnapEpoch {
     char *overlay_directory;
 
     GArray *disks;         /* of HotsnapDisk */
-    hs_snapshot *snapshot;
+    hs_snapshot *snapshot; /* written with stop_lock held: undo.c */
     Error *migration_blocker;
     bool discard_disabled;
     bool armed;            /* memory is protected: the cut may be taken */
@@ -90,11 +91,16 @@ typedef struct HotsnapEpoch {
     const char *cut_cause;
     HotsnapPause pause;
     GByteArray *tail;      /* device state, taken in the pause */
+    bool writing_channel;  /* the task reads the mediator's record */
+    uint64_t pcap_xxh3, vnet_xxh3; /* of the channel's files, by the task */
+    char *manifest;        /* to be published */
     bool channels_closed;
     bool expecting;        /* hs_mediator_expect was called */
     QemuEvent channels_event;
     QemuEvent memory_event;
     char *memory_error;    /* set before memory_event */
+    QemuEvent made_event;  /* not while a task makes the snapshot */
+    hs_snapshot *made;     /* by it, before made_event */
     bool memory_done;      /* guest memory is used no more, atomic */
 
     QEMUTimer *progress_timer;
@@ -102,8 +108,15 @@ typedef struct HotsnapEpoch {
     bool task_running;
     QemuThread task;
     bool aborting;
-    bool cancelled;        /* failed, or aborting; hs_sums_write polls it */
+    bool cancelled;        /* atomic: failed, or aborting; tasks poll it */
     char *abort_reason;
+    /* undo.c; the first three with stop_lock held */
+    bool stopping;
+    hs_snapshot *snapshot_to_stop;
+    char *stop_reason;
+    QemuThread stopper;
+    hs_snapshot *doomed;   /* the undo task's */
+    bool undone;
 } HotsnapEpoch;
 
 struct HotsnapMember {
@@ -130,7 +143,10 @@ struct HotsnapMember {
     hs_mediator *mediator;
     bool table_installed;  /* the mediator has something to do */
     QTAILQ_HEAD(, FilterHotsnap) filters;
-    HotsnapEpoch *epoch;
+    QemuMutex stop_lock;   /* undo.c */
+    HotsnapEpoch *epoch;   /* written with stop_lock held */
+    QemuThread freer;      /* frees the epoch before */
+    bool freer_started;
     bool restoring;        /* until START is done: frames wait */
     bool restored;         /* from START on, until COMMIT or ABORT */
     hs_playback *playback; /* the channel, from LOAD to START */
@@ -206,6 +222,13 @@ void hotsnap_epoch_run(HotsnapEpoch *e, const char *name,
 void hotsnap_epoch_drop_if_aborting(HotsnapEpoch *e, Error **err);
 void hotsnap_epoch_task_done(HotsnapEpoch *e); /* worker's last call */
 
+/* undo.c */
+/* Iothread or main loop: the memory is released soon, whoever is stuck. */
+void hotsnap_stop_memory(HotsnapMember *m, const char *reason);
+void hotsnap_join_stopper(HotsnapEpoch *e);
+void hotsnap_set_snapshot(HotsnapEpoch *e, hs_snapshot *s);
+void hotsnap_undo_begin(HotsnapEpoch *e);
+
 /* finish.c */
 void *hotsnap_finish_task(void *opaque); /* worker: the full snapshot */
 void hotsnap_publish(HotsnapMember *m, QDict *manifest);
@@ -248,7 +271,19 @@ void hotsnap_priority_raise_vcpus(GArray *raised);
 void hotsnap_priority_lower(GArray *raised);
 
 /* vmstate.c */
-bool hotsnap_vmstate_new_snapshot(HotsnapEpoch *e, Error **errp);
+/* What the library is told of the VM. */
+typedef struct HotsnapMemoryPlan {
+    hs_snapshot_options options;
+    GByteArray *head;
+    GArray *blocks, *tids;
+    char *image, *sums;
+} HotsnapMemoryPlan;
+
+bool hotsnap_vmstate_plan(HotsnapEpoch *e, HotsnapMemoryPlan *plan,
+                          Error **errp);
+hs_snapshot *hotsnap_vmstate_new_snapshot(HotsnapMemoryPlan *plan,
+                                          Error **errp); /* worker */
+void hotsnap_vmstate_plan_clear(HotsnapMemoryPlan *plan);
 bool hotsnap_vmstate_save_devices(HotsnapEpoch *e, Error **errp);
 
 /* filter.c */

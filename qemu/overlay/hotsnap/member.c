@@ -116,6 +116,10 @@ static void hotsnap_member_finalize(Object *obj)
         the_member = NULL;
     }
     qemu_mutex_destroy(&m->main_lock);
+    qemu_mutex_destroy(&m->stop_lock);
+    if (m->freer_started) {
+        qemu_thread_join(&m->freer);
+    }
     hs_coordinator_free(m->coordinator);
     hs_mediator_free(m->mediator);
     g_clear_pointer(&m->links, g_hash_table_unref);
@@ -169,6 +173,7 @@ static void hotsnap_member_init(Object *obj)
 
     QTAILQ_INIT(&m->filters);
     qemu_mutex_init(&m->main_lock);
+    qemu_mutex_init(&m->stop_lock);
     g_queue_init(&m->main_queue);
     m->role = g_strdup("none");
 }

@@ -141,17 +141,6 @@ static QList *report_disks(HotsnapEpoch *e)
     return list;
 }
 
-static void put_file_xxh3(QDict *json, HotsnapEpoch *e, const char *key,
-                          const char *file)
-{
-    g_autofree char *path = g_build_filename(e->folder, file, NULL);
-    uint64_t xxh3;
-
-    if (hs_file_xxh3(path, &xxh3, NULL)) {
-        put_xxh3(json, key, xxh3);
-    }
-}
-
 static QDict *report_channel(HotsnapEpoch *e)
 {
     hs_mediator_stats s = { .struct_size = sizeof(s) };
@@ -160,8 +149,8 @@ static QDict *report_channel(HotsnapEpoch *e)
     hs_mediator_get_stats(e->member->mediator, &s);
     put_file(json, e, "file", "channel.pcap");
     put_file(json, e, "vnet", "channel.vnet");
-    put_file_xxh3(json, e, "pcap_xxh3", "channel.pcap");
-    put_file_xxh3(json, e, "vnet_xxh3", "channel.vnet");
+    put_xxh3(json, "pcap_xxh3", e->pcap_xxh3);
+    put_xxh3(json, "vnet_xxh3", e->vnet_xxh3);
     qdict_put_int(json, "frames", s.recorded);
     qdict_put_int(json, "bytes", s.recorded_bytes);
     qdict_put_int(json, "lost", s.lost);

@@ -102,15 +102,10 @@ static GArray *ram_blocks(void)
     return blocks;
 }
 
-bool hotsnap_vmstate_new_snapshot(HotsnapEpoch *e, Error **errp)
+/* Main loop: what is looked at here does not change while an epoch is on. */
+bool hotsnap_vmstate_plan(HotsnapEpoch *e, HotsnapMemoryPlan *plan,
+                          Error **errp)
 {
-    g_autoptr(GByteArray) head = NULL;
-    g_autoptr(GArray) blocks = NULL;
-    g_autoptr(GArray) tids = g_array_new(false, true, sizeof(int));
-    g_autofree char *image = g_build_filename(e->folder, "state", NULL);
-    g_autofree char *sums = g_build_filename(e->folder, "state.sums", NULL);
-    hs_snapshot_options options;
-    char *error = NULL;
     CPUState *cpu;
 
     if (e->aborting) {
@@ -122,39 +117,65 @@ bool hotsnap_vmstate_new_snapshot(HotsnapEpoch *e, Error **errp)
                    "which engine 'kvm' cannot follow; use engine 'uffd'");
         return false;
     }
+    plan->tids = g_array_new(false, true, sizeof(int));
     CPU_FOREACH(cpu) {
         int tid = cpu->thread_id;
 
-        g_array_append_val(tids, tid);
+        g_array_append_val(plan->tids, tid);
     }
-    head = stream_head();
-    blocks = ram_blocks();
+    plan->head = stream_head();
+    plan->blocks = ram_blocks();
+    plan->image = g_build_filename(e->folder, "state", NULL);
+    plan->sums = g_build_filename(e->folder, "state.sums", NULL);
 
-    hs_snapshot_options_init(&options);
-    options.engine = HotsnapEngine_str(e->engine);
-    options.image_path = image;
-    options.sums_path = sums;
-    options.bandwidth = e->bandwidth;
-    options.stream_head = head->data;
-    options.stream_head_size = head->len;
-    options.section_footer = migrate_get_current()->send_section_footer;
-    options.ram_section_id = RAM_SECTION_ID;
-    options.ram_version_id = RAM_VERSION_ID;
-    options.vcpu_tids = (const int *)tids->data;
-    options.vcpu_tid_count = tids->len;
-    options.on_finished = snapshot_finished;
-    options.opaque = e;
-    options.kvm_vm_fd = xen_mode == XEN_EMULATE ? -1 : hotsnap_kvm_vm_fd();
-    options.x_open_traps = e->open_traps;
-    e->snapshot = hs_snapshot_new(&options, (hs_ram_block *)blocks->data,
-                                  blocks->len, &error);
-    if (!e->snapshot) {
-        error_setg(errp, "%s", error);
-        hs_string_free(error);
-        return false;
-    }
+    hs_snapshot_options_init(&plan->options);
+    plan->options.engine = HotsnapEngine_str(e->engine);
+    plan->options.image_path = plan->image;
+    plan->options.sums_path = plan->sums;
+    plan->options.bandwidth = e->bandwidth;
+    plan->options.stream_head = plan->head->data;
+    plan->options.stream_head_size = plan->head->len;
+    plan->options.section_footer = migrate_get_current()->send_section_footer;
+    plan->options.ram_section_id = RAM_SECTION_ID;
+    plan->options.ram_version_id = RAM_VERSION_ID;
+    plan->options.vcpu_tids = (const int *)plan->tids->data;
+    plan->options.vcpu_tid_count = plan->tids->len;
+    plan->options.on_finished = snapshot_finished;
+    plan->options.opaque = e;
+    plan->options.kvm_vm_fd = xen_mode == XEN_EMULATE ? -1
+                                                      : hotsnap_kvm_vm_fd();
+    plan->options.x_open_traps = e->open_traps;
     hotsnap_memory_watch(e);
     return true;
+}
+
+/*
+ * Worker: it creates files, and touches every page of the staging buffer and
+ * of the sums. RAM blocks stay where they are: who takes one away waits until
+ * this is done (watch.c).
+ */
+hs_snapshot *hotsnap_vmstate_new_snapshot(HotsnapMemoryPlan *plan,
+                                          Error **errp)
+{
+    char *error = NULL;
+    hs_snapshot *s = hs_snapshot_new(&plan->options,
+                                     (hs_ram_block *)plan->blocks->data,
+                                     plan->blocks->len, &error);
+
+    if (!s) {
+        error_setg(errp, "%s", error);
+        hs_string_free(error);
+    }
+    return s;
+}
+
+void hotsnap_vmstate_plan_clear(HotsnapMemoryPlan *plan)
+{
+    g_clear_pointer(&plan->tids, g_array_unref);
+    g_clear_pointer(&plan->blocks, g_array_unref);
+    g_clear_pointer(&plan->head, g_byte_array_unref);
+    g_free(plan->image);
+    g_free(plan->sums);
 }
 
 bool hotsnap_vmstate_save_devices(HotsnapEpoch *e, Error **errp)

@@ -77,11 +77,15 @@ static void block_removed(RAMBlockNotifier *n, void *host, size_t size,
         !g_hash_table_contains(blocks, host)) {
         return;
     }
+    /* The worker may be making it just now, and needs nobody for that. */
+    qemu_event_wait(&e->made_event);
     error_setg(&err, "Guest memory was taken away during the snapshot: a "
                "device was unplugged, or a memory backend deleted");
     /* What a task, or the cut, makes of it is no news. */
     qatomic_set(&e->cancelled, true);
-    hs_snapshot_abort(e->snapshot, error_get_pretty(err));
+    if (e->made) {
+        hs_snapshot_abort(e->made, error_get_pretty(err));
+    }
     hotsnap_local_failed(e->member, err);
 }
 
