@@ -8,6 +8,7 @@
  */
 #include "qemu/osdep.h"
 #include "internal.h"
+#include "block/thread-pool.h"
 #include "qapi/error.h"
 #include "qapi/qapi-commands-hotsnap.h"
 #include "qemu/coroutine.h"
@@ -57,6 +58,13 @@ static void cancel_bh(void *opaque)
     object_unref(OBJECT(m));
 }
 
+static int remove_partial(void *opaque)
+{
+    /* Gone after a success; else empty, or kept by a peer in doubt. */
+    rmdir(opaque);
+    return 0;
+}
+
 static int coroutine_fn hotsnap_job_run(Job *job, Error **errp)
 {
     HotsnapJob *j = container_of(job, HotsnapJob, common);
@@ -75,12 +83,12 @@ static int coroutine_fn hotsnap_job_run(Job *job, Error **errp)
             job_sleep_ns(job, JOB_POLL_NS);
         }
     }
-    m->job = NULL;
     if (m->job_partial) {
-        /* Gone after a success; else empty, or kept by a peer in doubt. */
-        rmdir(m->job_partial);
+        /* Not here: its storage may stand still, which must not stop a VM. */
+        thread_pool_submit_co(remove_partial, m->job_partial);
         g_clear_pointer(&m->job_partial, g_free);
     }
+    m->job = NULL;
     cancelled = job_is_cancelled(job);
     if (j->error && !cancelled) {
         error_setg(errp, "%s", j->error);
