@@ -1,0 +1,114 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The bundle's storage stands still while the copies run. A member whose guest writes a lot then
+waits, its main loop too; a cancel gets it going again, long before the storage is back."""
+
+import re
+import subprocess
+import time
+from pathlib import Path
+from types import TracebackType
+
+from harness import Cluster, Member, Report, Skipped, Workplace, check
+
+MEMBERS = [
+    ("a", "idle", {}),
+    ("b", "writer", {"append": "hs.writer.mib=160 hs.writer.rate=20000 hs.writer.disk=20"}),
+]
+
+
+class FreezableFilesystem:
+    """An ext4 of its own in a file, which can be frozen: then every write to it waits."""
+
+    def __init__(self, place: Workplace):
+        self.place = place
+        self.image, self.path = place.path / "ext4.img", place.path / "ext4"
+        self.frozen = False
+
+    def __enter__(self) -> "FreezableFilesystem":
+        self.path.mkdir()
+        with open(self.image, "wb") as file:
+            file.truncate(1 << 30)
+        for command in (["mkfs.ext4", "-q", str(self.image)],
+                        ["mount", "-o", "loop", str(self.image), str(self.path)]):
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise Skipped(f"no ext4 can be mounted: {done.stderr.strip()}")
+        return self
+
+    def freeze(self) -> None:
+        subprocess.run(["fsfreeze", "-f", str(self.path)], check=True)
+        self.frozen = True
+
+    def thaw(self) -> None:
+        if self.frozen:
+            self.frozen = False
+            subprocess.run(["fsfreeze", "-u", str(self.path)], check=True)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self.thaw()
+        for vm in self.place.vms:
+            vm.kill()  # they hold files there
+        subprocess.run(["umount", str(self.path)], check=False)
+
+
+def progress(member: Member, seconds: float) -> int:
+    """How many lines the guest's writer prints in that time."""
+    before = len(member.vm.text())
+    time.sleep(seconds)
+    return len(re.findall(r"^writer \S+ pages=", member.vm.lines_after(before), re.M))
+
+
+def wait_until(condition, what: str, timeout: float = 60) -> None:
+    deadline = time.monotonic() + timeout
+    while not condition():
+        check(time.monotonic() < deadline, what)
+        time.sleep(0.1)
+
+
+def phase(member: Member) -> str:
+    return member.vm.qmp.execute("query-hotsnap")["phase"]
+
+
+def stalled(place: Workplace) -> None:
+    cluster = Cluster(place, MEMBERS)
+    cluster.up()
+    a, b = cluster["a"], cluster["b"]
+    b.vm.wait_console(r"writer b pages=[1-9]")
+    check(progress(b, 3) > 0, "the writer prints nothing")
+    with FreezableFilesystem(place) as storage:
+        bundles: Path = storage.path / "bundles"
+        bundles.mkdir()
+        a.vm.qmp.execute("hotsnap-cluster", {
+            "job-id": "snap", "tag": "t", "directory": str(bundles), "bandwidth": 4 << 20,
+            "members": [m.address for m in cluster.members]})
+        wait_until(lambda: phase(a) == "full", "phase full was not reached")
+        storage.freeze()
+        wait_until(lambda: progress(b, 3) == 0, "b's guest runs on without storage")
+
+        a.vm.qmp.execute("job-cancel", {"id": "snap"})
+        wait_until(lambda: progress(b, 3) > 0, "b's guest still waits after the cancel", 20)
+        for _ in range(3):  # beyond abort_timeout_us, which ends the job or not
+            for member in cluster.members:
+                check(member.vm.running(), f"{member.name} does not run")
+            check(progress(b, 4) > 0, "b's guest stands still again")
+        print(f"# frozen still: a {phase(a)}, b {phase(b)}")
+
+        storage.thaw()
+        error = a.vm.wait_job("snap", 60)
+        print(f"# {error}")
+        for member in cluster.members:
+            wait_until(lambda m=member: phase(m) in ("aborted", "idle"),
+                       f"{member.name} is not done with undoing")
+            wait_until(lambda m=member: not list((place.path / m.name).glob("*-t*.qcow2")),
+                       f"{member.name} does not give its disks back")
+        wait_until(lambda: not list(bundles.iterdir()), "files are left")
+        error = cluster.try_snapshot("after", directory=str(bundles))
+        check(error is None, f"the next one fails: {error}")
+
+
+main = Report()
+with Workplace() as here:
+    main.run("stalled-storage-cancel", lambda: stalled(here))
+main.exit()
