@@ -170,7 +170,7 @@ void Mediator::close_channels() {
     }
     closed_ = true;
     recording_ = false;
-    stats_.lost = counts_.lost();
+    stats_.lost = counts_.lost() + stats_.unrecorded;
 }
 
 void Mediator::end_coloring() {

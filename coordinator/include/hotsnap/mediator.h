@@ -27,8 +27,9 @@
  * received after it.
  *
  * Bounds: the record (64 MiB) and the frames held in each direction (64 MiB each) are bounded, so
- * that no guest can exhaust the host. Beyond: a frame is delivered but counted in `unrecorded`; a
- * held frame is dropped, as a full receive ring would, and counted in `dropped`.
+ * that no guest can exhaust the host. Beyond: a frame is delivered but counted in `unrecorded` and
+ * in `lost`, since a restored guest misses it; a held frame is dropped, as a full receive ring
+ * would, and counted in `dropped`.
  */
 #ifndef HOTSNAP_MEDIATOR_H
 #define HOTSNAP_MEDIATOR_H
@@ -74,7 +75,7 @@ typedef struct hs_mediator_stats {
     uint64_t held_from_guest;            /* broadcasts held until coloring ended */
     uint64_t recorded;                   /* frames of channel state */
     uint64_t recorded_bytes;
-    uint64_t lost;       /* white segments declared lost */
+    uint64_t lost;       /* white segments declared lost, and unrecorded frames; at the close */
     uint64_t on_the_fly; /* red frames that arrived before our cut */
     uint64_t unrecorded; /* channel state beyond the record's bound */
     uint64_t dropped;    /* frames beyond the bound of held frames */

@@ -63,6 +63,7 @@ static HotsnapMediatorInfo *mediator_info(HotsnapMember *m)
     info->held = s.held_to_guest;
     info->held_broadcasts = s.held_from_guest;
     info->recorded = s.recorded;
+    info->unrecorded = s.unrecorded;
     info->lost = s.lost;
     return info;
 }

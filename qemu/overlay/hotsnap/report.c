@@ -153,6 +153,7 @@ static QDict *report_channel(HotsnapEpoch *e)
     put_xxh3(json, "vnet_xxh3", e->vnet_xxh3);
     qdict_put_int(json, "frames", s.recorded);
     qdict_put_int(json, "bytes", s.recorded_bytes);
+    qdict_put_int(json, "unrecorded", s.unrecorded);
     qdict_put_int(json, "lost", s.lost);
     qdict_put_int(json, "white_sent", s.white_sent);
     qdict_put_int(json, "white_received", s.white_received);

@@ -120,5 +120,30 @@ TEST_F(MediatorTest, TheRecordIsBounded) {
     EXPECT_LE(stats.recorded_bytes, uint64_t{64} << 20);
 }
 
+TEST_F(MediatorTest, WhatTheRecordHadNoRoomForIsLost) {
+    arm();
+    std::vector<uint8_t> data = bytes(mac_a.masked(white_even), mac_b, 0, 12);
+    data.resize(60'000);
+    const hs_frame large{0, HS_TO_GUEST, data.data(), data.size(), 12};
+    uint8_t octet = 0;
+    mediator.cut();
+    for (int i = 0; i < 2000; i++) {
+        mediator.frame(large, 0, octet); // the guest has them all, the record has not
+    }
+    EXPECT_EQ(mediator.stats().lost, 0u); // what is lost is said when the channels are closed
+    expect({{{mac_a, mac_b}, 2003}});
+    receive(mac_a, white_even, 1);
+    EXPECT_EQ(recorded().back(), 1) << "a small frame still has room";
+    receive(mac_a, red_even);
+    EXPECT_TRUE(mediator.channels_complete());
+    const hs_mediator_stats stats = mediator.stats();
+    EXPECT_GT(stats.unrecorded, 0u);
+    EXPECT_EQ(stats.lost, stats.unrecorded + 2); // two more were sent and never came
+    mediator.end_coloring();
+    arm(3); // the next epoch begins with nothing lost
+    EXPECT_EQ(mediator.stats().lost, 0u);
+    EXPECT_EQ(mediator.stats().unrecorded, 0u);
+}
+
 } // namespace
 } // namespace hotsnap
