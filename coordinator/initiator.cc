@@ -218,7 +218,10 @@ void Initiator::on_publish_failed(const std::string &reason, uint64_t now_us) {
 }
 
 void Initiator::cancel(const std::string &reason, uint64_t now_us) {
-    fail("cancelled: " + reason, now_us);
+    now_us_ = now_us;
+    if (stage_ != Stage::start) { // members that START has reached run already
+        fail("cancelled: " + reason, now_us);
+    }
 }
 
 void Initiator::fail(const std::string &reason, uint64_t now_us) {

@@ -152,7 +152,8 @@ bool hs_coordinator_restore(hs_coordinator *c, const char *request_json, uint64_
                             char **error);
 /*
  * The user cancels what this member initiated; HS_SAY_FINISHED tells how it ended. No effect when
- * nothing is initiated here, and once HS_DO_PUBLISH is out: the command then ends as it would.
+ * nothing is initiated here, and once HS_DO_PUBLISH, or START of a restore, is out: the command
+ * then ends as it would.
  */
 void hs_coordinator_cancel(hs_coordinator *c, const char *reason, uint64_t now_us);
 

@@ -69,19 +69,14 @@ static int coroutine_fn hotsnap_job_run(Job *job, Error **errp)
 {
     HotsnapJob *j = container_of(job, HotsnapJob, common);
     HotsnapMember *m = j->member;
-    bool cancelled;
 
     while (!j->finished) {
-        if (job_is_cancelled(job) && !j->cancel_told) {
+        if (job_cancel_requested(job) && !j->cancel_told) {
             j->cancel_told = true;
             object_ref(OBJECT(m));
             aio_bh_schedule_oneshot(m->ctx, cancel_bh, m);
         }
-        if (job_is_cancelled(job)) {
-            qemu_co_sleep_ns(QEMU_CLOCK_REALTIME, JOB_POLL_NS);
-        } else {
-            job_sleep_ns(job, JOB_POLL_NS);
-        }
+        job_sleep_ns(job, JOB_POLL_NS);
     }
     if (m->job_partial) {
         /* Not here: its storage may stand still, which must not stop a VM. */
@@ -89,17 +84,20 @@ static int coroutine_fn hotsnap_job_run(Job *job, Error **errp)
         g_clear_pointer(&m->job_partial, g_free);
     }
     m->job = NULL;
-    cancelled = job_is_cancelled(job);
-    if (j->error && !cancelled) {
+    if (j->error) {
         error_setg(errp, "%s", j->error);
-        return -EIO;
+        return job_cancel_requested(job) ? -ECANCELED : -EIO;
     }
-    return cancelled && j->error ? -ECANCELED : 0;
+    return 0;
 }
 
+/*
+ * Never by force: a cancel can come too late, and a job whose snapshot exists
+ * must not end with an error.
+ */
 static bool hotsnap_job_cancel(Job *job, bool force)
 {
-    return true;
+    return false;
 }
 
 static void hotsnap_job_free(Job *job)
