@@ -86,7 +86,10 @@ void Initiator::handle(size_t member, const ChannelsFin &m) {
 
 void Initiator::handle(size_t member, const FullSnapFin &m) {
     if (legal(FullSnapFin::type, member, {Stage::full})) {
+        Link &link = links_[member];
         record_.members[member].report = m.report;
+        done_bytes_ += link.total - link.done; // its part is complete, whatever it said last
+        link.done = link.total;
         say_progress(true);
         answer(member);
     }
@@ -108,6 +111,9 @@ void Initiator::handle(size_t member, const Started &m) {
 
 void Initiator::handle(size_t member, const Progress &m) {
     Link &link = links_[member];
+    if (stage_ == Stage::publish || (stage_ == Stage::full && link.answered)) {
+        return; // a sign of life; its part is complete
+    }
     done_bytes_ += m.done - link.done; // modulo 2^64, as is the sum
     total_bytes_ += m.total - link.total;
     link.done = m.done;
