@@ -135,7 +135,7 @@ def _snapshot(lab: Lab, turn: int, result: Clusters) -> bundle.Bundle:
     before = os.getloadavg()[0]
     initiator = list(trial.MEMBERS)[turn % len(trial.MEMBERS)]
     saved = lab.snapshot(f"t{turn}", initiator)
-    result.backoff.add(saved.backoff_max_ms())
+    result.backoff.add(saved.backoff_max_ms() or 0)
     result.downtime.add(saved.downtime_max_ms())
     result.samples.append({
         "initiator": initiator, "backoff_max_ms": saved.backoff_max_ms(),

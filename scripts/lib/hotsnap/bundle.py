@@ -21,6 +21,7 @@ TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 # What a reader relies on. A list holds the form of its elements; a tuple, the types allowed.
 _NUMBER = (int, float)
+_NUMBER_OR_NULL = (int, float, type(None))
 _FORM: dict[str, Any] = {
     "tag": str, "epoch": int, "initiator": str, "created": str,
     "members": [{
@@ -35,7 +36,8 @@ _FORM: dict[str, Any] = {
                     "vnet_xxh3": str},
         "pause": {"begin_ns": int, "end_ns": int, "steps": [{"name": str, "us": _NUMBER}]},
     }],
-    "cut": {"backoff_max_us": _NUMBER, "pairs": [{"a": str, "b": str, "us": _NUMBER}]},
+    # null: members were on different hosts, whose clocks cannot be compared
+    "cut": {"backoff_max_us": _NUMBER_OR_NULL, "pairs": [{"a": str, "b": str, "us": _NUMBER}]},
 }
 
 
@@ -93,8 +95,10 @@ class Bundle:
     def downtime_max_ms(self) -> float:
         return max((pause_ms(member) for member in self.members), default=0.0)
 
-    def backoff_max_ms(self) -> float:
-        return self.manifest["cut"]["backoff_max_us"] / 1000
+    def backoff_max_ms(self) -> float | None:
+        """None when the members' clocks could not be compared."""
+        longest = self.manifest["cut"]["backoff_max_us"]
+        return None if longest is None else longest / 1000
 
     def frames(self) -> int:
         return sum(member["channel"]["frames"] for member in self.members)

@@ -29,13 +29,18 @@ def summary(directory: str, name: str) -> dict[str, Any]:
     except HotsnapError as error:
         row.update(status="damaged", error=str(error))
         return row
+    backoff = found.backoff_max_ms()
     row.update(created=found.manifest["created"], epoch=found.manifest["epoch"],
                initiator=found.manifest["initiator"],
                members=[member["name"] for member in found.members],
                downtime_max_ms=round(found.downtime_max_ms(), 3),
-               backoff_max_ms=round(found.backoff_max_ms(), 3),
+               backoff_max_ms=None if backoff is None else round(backoff, 3),
                frames=found.frames(), lost=found.lost(), bytes=found.disk_bytes())
     return row
+
+
+def _or_dash(milliseconds: float | None) -> str:
+    return "-" if milliseconds is None else f"{milliseconds:.1f}ms"
 
 
 def ls(state: State, as_json: bool) -> None:
@@ -45,7 +50,7 @@ def ls(state: State, as_json: bool) -> None:
         return
     print(table(("TAG", "STATUS", "CREATED", "MEMBERS", "DOWNTIME", "BACKOFF", "FRAMES", "SIZE"),
                 [(r["tag"], r["status"], r["created"], len(r["members"]),
-                  f"{r['downtime_max_ms']:.1f}ms", f"{r['backoff_max_ms']:.1f}ms", r["frames"],
+                  f"{r['downtime_max_ms']:.1f}ms", _or_dash(r["backoff_max_ms"]), r["frames"],
                   human_size(r["bytes"])) if r["status"] == "complete"
                  else (r["tag"], r["status"], *"------") for r in rows],
                 right="MEMBERS DOWNTIME BACKOFF FRAMES SIZE"))
@@ -57,11 +62,12 @@ def ls(state: State, as_json: bool) -> None:
 def report(found: bundle.Bundle) -> str:
     """What `snapshot` and `show` print: pauses, backoff, pages by manner, channels, disks."""
     manifest = found.manifest
+    backoff = found.backoff_max_ms()
     lines = [f"{found.tag}: {len(found.members)} members, led by {manifest['initiator']}, "
              f"{manifest['created']}, epoch {manifest['epoch']}",
              f"downtime {found.downtime_max_ms():.2f} ms at most, TCP backoff "
-             f"{found.backoff_max_ms():.2f} ms at most, {found.frames()} frames of channel state, "
-             f"{found.lost()} lost", ""]
+             f"{'unknown' if backoff is None else f'{backoff:.2f} ms at most'}, {found.frames()} "
+             f"frames of channel state, {found.lost()} lost", ""]
     lines.append(table(
         ("MEMBER", "PAUSE", "CAUSE", "PAGES", "ZERO", *(label for _, label in MANNERS),
          "FAULTS", "FRAMES"),

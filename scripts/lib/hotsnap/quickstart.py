@@ -105,7 +105,7 @@ class Quickstart:
         with self.step("snapshot the running cluster"):
             self.saved = snapshot.snapshot(self.state, self.fleet, TAG, initiator="client")
         self.result.update(downtime_max_ms=round(self.saved.downtime_max_ms(), 3),
-                           backoff_max_ms=round(self.saved.backoff_max_ms(), 3),
+                           backoff_max_ms=round(self.saved.backoff_max_ms() or 0, 3),
                            frames=self.saved.frames(), qemu=self.saved.members[0]["qemu"],
                            bundle=self.saved.path, lost=self.saved.lost())
         picture = os.path.join(self.folder, "timeline.svg")

@@ -35,8 +35,9 @@ def _head(picture: Drawing, bundle: Bundle) -> float:
     picture.text(30, 42, bundle.tag, 22, bold=True)
     picture.text(30, 64, f"{len(bundle.members)} members, led by {manifest['initiator']}  ·  "
                          f"{manifest['created']}  ·  epoch {manifest['epoch']}", 12, MUTED)
+    backoff = bundle.backoff_max_ms()
     figures = ((f"{bundle.downtime_max_ms():.2f} ms", "longest pause"),
-               (f"{bundle.backoff_max_ms():.2f} ms", "longest TCP backoff"),
+               ("unknown" if backoff is None else f"{backoff:.2f} ms", "longest TCP backoff"),
                (str(bundle.frames()), "frames of channel state"), (str(bundle.lost()), "lost"))
     x = float(WIDTH - RIGHT)
     for value, label in reversed(figures):

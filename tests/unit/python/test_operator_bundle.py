@@ -1,14 +1,42 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Manifests: a whole one is read, and each way of being damaged gets one clear error."""
 
+import contextlib
+import io
 import json
 import os
+import re
 import tempfile
+import types
 import unittest
 
 import operator_fixtures
-from hotsnap import bundle, listing
+from hotsnap import bundle, listing, timeline
 from hotsnap.errors import UsageError
+
+
+class Documented(unittest.TestCase):
+    """docs/formats/bundle.md names every key that is ever written."""
+
+    WRITERS = {
+        "qemu/overlay/hotsnap/report.c": r'(?:qdict_put\w*|put_\w+)\(\w+, (?:e, )?"(\w+)"',
+        "coordinator/manifest.cc": r'(?:json|cut)\["(\w+)"\]|\{"(\w+)",',
+    }
+    NOT_OURS = {"info", "bundle"}  # dropped from the report; of a restore's result
+
+    def keys(self, source, pattern):
+        with open(os.path.join(operator_fixtures.CHECKOUT, source), encoding="utf-8") as stream:
+            return {key for groups in re.findall(pattern, stream.read())
+                    for key in ([groups] if isinstance(groups, str) else groups) if key}
+
+    def test_all_keys(self):
+        with open(os.path.join(operator_fixtures.CHECKOUT, "docs", "formats", "bundle.md"),
+                  encoding="utf-8") as stream:
+            documented = set(re.findall(r"`([a-z_0-9]+)(?:\.[a-z_]+)?`", stream.read()))
+        for source, pattern in self.WRITERS.items():
+            keys = self.keys(source, pattern)
+            self.assertGreater(len(keys), 12, f"{source}: the pattern finds {keys}")
+            self.assertEqual(keys - documented - self.NOT_OURS, set(), source)
 
 
 class Manifest(unittest.TestCase):
@@ -37,6 +65,22 @@ class Manifest(unittest.TestCase):
                          ("t1", 3, 3, 0))
         self.assertAlmostEqual(found.downtime_max_ms(), 2.4)
         self.assertAlmostEqual(found.backoff_max_ms(), 3.5)
+
+    def test_members_on_different_hosts(self):
+        """What the writer makes of clocks that cannot be compared."""
+        self.rewrite(lambda m: m["cut"].update(backoff_max_us=None, pairs=[], comparable=False))
+        found = bundle.read(self.path)
+        self.assertIsNone(found.backoff_max_ms())
+        row = listing.summary(self.directory, "t1")
+        self.assertEqual((row["status"], row["backoff_max_ms"]), ("complete", None))
+        self.assertIn("TCP backoff unknown, 3 frames", listing.details(found))
+        picture = os.path.join(self.directory, "t1.svg")
+        timeline.draw(found, picture)
+        with open(picture, encoding="utf-8") as stream:
+            self.assertIn("unknown", stream.read())
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            listing.ls(types.SimpleNamespace(bundles=self.directory), False)
+        self.assertRegex(printed.getvalue(), r"t1 .* 2\.4ms +- +3 ")
 
     def test_altered(self):
         cases = (
