@@ -214,8 +214,9 @@ static char *claim_tag(const char *directory, const char *tag, Error **errp)
                        "made, or one was interrupted; if nobody is making it, "
                        "remove it", partial);
         } else {
-            error_setg_errno(errp, errno, "Cannot create folder '%s'",
-                             partial);
+            error_setg(errp, "Cannot create folder '%s': %s; choose a "
+                       "directory that exists and that QEMU can write to",
+                       partial, strerror(errno));
         }
         return NULL;
     }

@@ -11,6 +11,7 @@
 #include "net/queue.h"
 #include "qapi/error.h"
 #include "qemu/iov.h"
+#include "qom/object_interfaces.h"
 #include "trace.h"
 
 FilterHotsnap *hotsnap_filter_for_netdev(HotsnapMember *m,
@@ -225,6 +226,24 @@ static void filter_cleanup(NetFilterState *nf)
     f->member = NULL;
 }
 
+/*
+ * Without its filter, a NIC's frames would leave uncolored in the middle of
+ * an epoch, and be taken for ones sent before the cut.
+ */
+static bool filter_can_be_deleted(UserCreatable *uc)
+{
+    HotsnapMember *m = FILTER_HOTSNAP(uc)->member;
+
+    return !m || (!m->epoch && !m->restoring);
+}
+
+static void filter_status_changed(NetFilterState *nf, Error **errp)
+{
+    if (hotsnap_refuses(errp, "Turning a filter-hotsnap on or off")) {
+        nf->on = !nf->on; /* as it was; this is called after the change */
+    }
+}
+
 static char *filter_get_member(Object *obj, Error **errp)
 {
     return g_strdup(FILTER_HOTSNAP(obj)->member_id);
@@ -249,11 +268,14 @@ static void filter_finalize(Object *obj)
 
 static void filter_class_init(ObjectClass *oc, void *data)
 {
+    UserCreatableClass *ucc = USER_CREATABLE_CLASS(oc);
     NetFilterClass *nfc = NETFILTER_CLASS(oc);
 
+    ucc->can_be_deleted = filter_can_be_deleted;
     nfc->setup = filter_setup;
     nfc->cleanup = filter_cleanup;
     nfc->receive_iov = filter_receive_iov;
+    nfc->status_changed = filter_status_changed;
     object_class_property_add_str(oc, "member", filter_get_member,
                                   filter_set_member);
 }

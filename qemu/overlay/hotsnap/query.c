@@ -112,10 +112,13 @@ void qmp_hotsnap_set_bandwidth(uint64_t bandwidth, Error **errp)
     if (!m) {
         return;
     }
-    if (!m->epoch || !m->epoch->snapshot) {
-        error_setg(errp, "No snapshot is in progress");
+    if (!m->epoch) {
+        error_setg(errp, "No snapshot is in progress; a snapshot takes its "
+                   "limit from the 'bandwidth' of hotsnap-cluster");
         return;
     }
     m->epoch->bandwidth = bandwidth;
-    hs_snapshot_set_bandwidth(m->epoch->snapshot, bandwidth);
+    if (m->epoch->snapshot) {
+        hs_snapshot_set_bandwidth(m->epoch->snapshot, bandwidth);
+    } /* else it is still being prepared, and begins with this limit */
 }
