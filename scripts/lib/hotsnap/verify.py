@@ -113,7 +113,8 @@ def _outline(checked: bundle.Bundle) -> tuple[Report, list[_Piece]]:
         report.files += 1
         attempt(lambda: _check_small(path, expected), path)
     for _, disk in checked.layers():
-        if os.path.exists(disk["file"]):
+        # A disk that was raw until its first snapshot lies over nothing.
+        if disk["format"] == "qcow2" and os.path.exists(disk["file"]):
             attempt(lambda: layers.chain(disk["file"]), disk["file"])
     report.damage.extend(_contradictions(checked))
     return report, pieces

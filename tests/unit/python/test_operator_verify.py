@@ -104,6 +104,19 @@ class Verify(unittest.TestCase):
         self.assertEqual(result.damage, [])
         self.assertEqual(result.bytes, 3 * (UNIT * 5 + 1200) + len(QCOW2))
 
+    def test_raw_disk(self):
+        """A raw disk that was saved is whole; as qcow2, the same file is damaged."""
+        with tempfile.TemporaryDirectory() as folder:
+            layer = os.path.join(folder, "disk.raw")
+            with open(layer, "wb") as stream:
+                stream.write(b"boot sector" * 1000)
+            path = operator_fixtures.make_bundle(folder, disks={"b": [layer]})
+            found = bundle.read(path)
+            found.members[1]["disks"][0]["format"] = "raw"
+            self.assertEqual(verify.check(found).damage, [])
+            found.members[1]["disks"][0]["format"] = "qcow2"
+            self.assertIn("not a qcow2", verify.check(found).damage[0].text)
+
     def test_one_bit_anywhere(self):
         for path, offset, unit in (
                 (self.file("a/state"), 5, 0), (self.file("a/state"), UNIT - 1, 0),
