@@ -26,8 +26,16 @@ Mediator::Mediator()
     : record_(record_limit), queues_{HoldQueue(held_limit), HoldQueue(held_limit)} {}
 
 uint32_t Mediator::add_nic(std::string name, Mac mac) {
-    nics_.push_back({std::move(name), mac});
-    return static_cast<uint32_t>(nics_.size() - 1);
+    // Recorded frames name their NIC by its index. A member adds its NICs anew for each epoch, and
+    // a restored one once: both must count alike.
+    const auto at =
+        std::find_if(nics_.begin(), nics_.end(), [](const Nic &nic) { return !nic.present; });
+    const auto index = static_cast<uint32_t>(at - nics_.begin());
+    if (at == nics_.end()) {
+        nics_.emplace_back();
+    }
+    nics_[index] = {std::move(name), mac};
+    return index;
 }
 
 void Mediator::remove_nic(uint32_t nic) {
@@ -35,11 +43,6 @@ void Mediator::remove_nic(uint32_t nic) {
         nics_[nic].present = false;
         queues_[HS_FROM_GUEST].remove_nic(nic);
         queues_[HS_TO_GUEST].remove_nic(nic);
-    }
-    // Once all are gone numbers begin at 0 again: a record's numbers are those of another process,
-    // which has counted its NICs once.
-    while (!nics_.empty() && !nics_.back().present) {
-        nics_.pop_back();
     }
 }
 

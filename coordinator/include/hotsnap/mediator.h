@@ -84,10 +84,7 @@ typedef struct hs_mediator_stats {
 hs_mediator *hs_mediator_new(void);
 void hs_mediator_free(hs_mediator *m);
 
-/*
- * A NIC of this member; returns its index, counted from 0 where there is none. `name` is the
- * netdev's id.
- */
+/* A NIC of this member; returns its index, the lowest free one. `name` is the netdev's id. */
 uint32_t hs_mediator_add_nic(hs_mediator *m, const char *name, const uint8_t mac[6]);
 void hs_mediator_remove_nic(hs_mediator *m, uint32_t nic);
 /* This member's NICs as JSON: [{"nic":"net0","mac":"52:54:..."}]; free with hs_string_free. */

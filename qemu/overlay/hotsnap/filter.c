@@ -156,6 +156,32 @@ static ssize_t filter_receive_iov(NetFilterState *nf, NetClientState *sender,
     return size;
 }
 
+bool hotsnap_filters_check(HotsnapMember *m, const char *pcap,
+                           const char *vnet, Error **errp)
+{
+    char *error = NULL;
+    hs_playback *p = hs_playback_open(pcap, vnet, &error);
+    hs_frame frame;
+    bool ok = true;
+
+    if (!p) {
+        error_setg(errp, "%s", error);
+        hs_string_free(error);
+        return false;
+    }
+    while (ok && hs_playback_next(p, &frame)) {
+        ok = filter_of_nic(m, frame.nic);
+    }
+    if (!ok) {
+        error_setg(errp, "'%s' has frames for NIC number %" PRIu32 ", and this "
+                   "VM has no such NIC with a packet mediator; start QEMU "
+                   "with the NICs that it was saved with, in their order",
+                   pcap, frame.nic);
+    }
+    hs_playback_free(p);
+    return ok;
+}
+
 size_t hotsnap_filters_play(HotsnapMember *m, hs_playback *p)
 {
     hs_frame frame;
@@ -164,15 +190,10 @@ size_t hotsnap_filters_play(HotsnapMember *m, hs_playback *p)
     while (hs_playback_next(p, &frame)) {
         FilterHotsnap *f = filter_of_nic(m, frame.nic);
 
-        if (!f) {
-            error_setg(errp, "A recorded frame is for NIC %" PRIu32 ", which "
-                       "this VM does not have; start it with the NICs and "
-                       "filters that were saved, in the same order",
-                       frame.nic);
-            break;
+        if (f) {
+            filter_forward(f, HS_TO_GUEST, frame.data, frame.size);
+            n++;
         }
-        filter_forward(f, HS_TO_GUEST, frame.data, frame.size);
-        n++;
     }
     return n;
 }

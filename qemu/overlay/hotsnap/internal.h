@@ -291,6 +291,9 @@ void hotsnap_filters_identify(HotsnapMember *m);
 void hotsnap_filters_release(HotsnapMember *m);
 FilterHotsnap *hotsnap_filter_for_netdev(HotsnapMember *m,
                                          NetClientState *netdev);
+/* Can all recorded frames be played back here? */
+bool hotsnap_filters_check(HotsnapMember *m, const char *pcap,
+                           const char *vnet, Error **errp);
 size_t hotsnap_filters_play(HotsnapMember *m, hs_playback *p);
 void hotsnap_filters_end_restore(HotsnapMember *m);
 

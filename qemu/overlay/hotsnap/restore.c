@@ -75,6 +75,7 @@ static void restore_poll(void *opaque)
               qemu_clock_get_ms(QEMU_CLOCK_REALTIME) + POLL_MS);
 }
 
+/* When it is needed, members run already: too late to fail. */
 static bool restore_open_channel(HotsnapMember *m, Error **errp)
 {
     g_autofree char *pcap = g_build_filename(m->restore_folder,
@@ -83,6 +84,9 @@ static bool restore_open_channel(HotsnapMember *m, Error **errp)
                                              "channel.vnet", NULL);
     char *error = NULL;
 
+    if (!hotsnap_filters_check(m, pcap, vnet, errp)) {
+        return false;
+    }
     m->playback = hs_playback_open(pcap, vnet, &error);
     if (!m->playback) {
         error_setg(errp, "%s", error);

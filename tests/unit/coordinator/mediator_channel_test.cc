@@ -105,6 +105,24 @@ TEST_F(MediatorTest, WhiteSentIsCountedByPair) {
     EXPECT_EQ(mediator.stats().red_sent, 1u);
 }
 
+// A member adds its NICs for each epoch, a restored one for the first time: recorded frames must
+// mean the same NICs.
+TEST_F(MediatorTest, NicsKeepTheirNumbers) {
+    for (uint64_t epoch = 2; epoch < 5; epoch++) {
+        mediator.remove_nic(0);
+        EXPECT_EQ(mediator.add_nic("net0", mac_b), 0u);
+        mediator.remove_nic(1);
+        EXPECT_EQ(mediator.add_nic("net1", mac_b2), 1u);
+        ASSERT_EQ(mediator.nics().size(), 2u);
+        cut(epoch);
+        receive(mac_a, epoch % 2 ? white_odd : white_even, 7, mac_b2, 1);
+        ASSERT_EQ(mediator.record().frames().size(), 1u);
+        EXPECT_EQ(mediator.record().frames()[0].nic, 1u);
+        mediator.reset();
+    }
+    EXPECT_EQ(mediator.add_nic("net2", mac_c), 2u);
+}
+
 TEST_F(MediatorTest, TheRecordIsBounded) {
     cut();
     std::vector<uint8_t> data = bytes(mac_a.masked(white_even), mac_b, 0);

@@ -31,21 +31,6 @@ TEST_F(MediatorTest, ColorsFollowTheEpoch) {
     EXPECT_EQ(send(mac_a).mask, 0);
 }
 
-// What a record says by number must mean the same to the QEMU that restores it, which is new.
-TEST(Mediator, NicsAreCountedAnewOnceAllAreGone) {
-    Mediator mediator;
-    for (int epoch = 0; epoch < 3; epoch++) {
-        EXPECT_EQ(mediator.add_nic("net0", mac_a), 0u);
-        EXPECT_EQ(mediator.add_nic("net1", mac_b), 1u);
-        mediator.remove_nic(0);
-        mediator.remove_nic(1);
-    }
-    EXPECT_EQ(mediator.add_nic("net0", mac_a), 0u);
-    EXPECT_EQ(mediator.add_nic("net1", mac_b), 1u);
-    mediator.remove_nic(0);
-    EXPECT_EQ(mediator.add_nic("net2", mac_c), 2u); // another's number stays
-}
-
 TEST_F(MediatorTest, OnlyOwnFramesToMembersAreColored) {
     arm();
     EXPECT_EQ(send(outsider).mask, 0);
