@@ -9,82 +9,12 @@ import signal
 import stat
 import subprocess
 import time
-from pathlib import Path
 from typing import Callable
 
 from delay import DelayedSocket
 from harness import QEMU_IMG, Cluster, Failed, Report, Vm, Workplace, check
 from hotsnap.qmp import QmpError
-
-SLOW = {"bandwidth": 4 << 20}  # the background copy takes half a minute
-MEMBERS = [
-    ("a", "writer", {"append": "hs.writer.mib=32 hs.writer.rate=500 hs.writer.disk=20",
-                     "disktag": True}),
-    ("b", "writer", {"append": "hs.writer.mib=32 hs.writer.rate=500 hs.writer.disk=20"}),
-]
-
-
-def settle(cluster: Cluster, timeout: float = 60) -> None:
-    """Waits until no block job is left of an aborted snapshot, and every member is idle."""
-    deadline = time.monotonic() + timeout
-    for member in cluster.members:
-        while True:
-            jobs = member.vm.qmp.execute("query-block-jobs")
-            phase = member.vm.qmp.execute("query-hotsnap")["phase"]
-            if not jobs and phase in ("idle", "aborted", "committed"):
-                break
-            check(time.monotonic() < deadline, f"{member.name} stays in phase {phase}: {jobs}")
-            time.sleep(0.1)
-
-
-def unharmed(cluster: Cluster, tag: str) -> None:
-    """Every guest works on, disks included, and nothing is left of the snapshot."""
-    settle(cluster)
-    before = {m.name: len(m.vm.text()) for m in cluster.members}
-    for member in cluster.members:
-        check(member.vm.running(), f"{member.name} does not run")
-    deadline = time.monotonic() + 20
-    while leftover := [p.name for p in cluster.bundles.glob(f"{tag}*")]:
-        check(time.monotonic() < deadline, f"left behind: {leftover}")
-        time.sleep(0.1)
-    for member in cluster.members:
-        counts = []
-        deadline = time.monotonic() + 30
-        while len(counts) < 2:
-            counts = re.findall(r"^writer \S+ pages=\d+ disk=(\d+)",
-                                member.vm.lines_after(before[member.name]), re.M)
-            check(time.monotonic() < deadline, f"{member.name}: the guest stands still")
-            time.sleep(0.2)
-        check(int(counts[-1]) > int(counts[0]), f"{member.name}: its disk takes no more writes")
-        check("fail" not in member.vm.lines_after(before[member.name]),
-              f"{member.name}: {member.vm.lines_after(before[member.name])}")
-        deadline = time.monotonic() + 20
-        while overlays := list((cluster.place.path / member.name).glob(f"*-{tag}*.qcow2")):
-            check(time.monotonic() < deadline, f"{member.name}: overlays left: {overlays}")
-            time.sleep(0.1)
-    settle(cluster)
-    for member in cluster.members:
-        raised = member.vm.real_time_threads()
-        check(not raised, f"{member.name}: threads kept their priority: {raised}")
-
-
-def new_tag() -> str:
-    """Tags name jobs too; a job that a failed check left behind must not fail the next one."""
-    new_tag.count = getattr(new_tag, "count", 0) + 1
-    return f"x{new_tag.count}"
-
-
-def refused(cluster: Cluster, pattern: str, tag: str = "", **arguments) -> None:
-    """The snapshot fails with a message that fits, and everything is as before."""
-    tag = tag or new_tag()
-    try:
-        error = cluster.try_snapshot(tag, **arguments)
-    except QmpError as refusal:
-        error = refusal.desc
-    check(error is not None, "it was not refused")
-    print(f"# {error}")
-    check(re.search(pattern, error), f"the error does not say {pattern!r}: {error}")
-    unharmed(cluster, tag)
+from unharmed import WRITERS, SmallFilesystem, reach, refused, settle, start, unharmed
 
 
 def existing_tag(cluster: Cluster) -> None:
@@ -106,22 +36,6 @@ def interrupted_tag(cluster: Cluster) -> None:
     except QmpError as error:
         check("interrupted" in error.desc, error.desc)
     (cluster.bundles / "x.partial").rmdir()
-
-
-class SmallFilesystem:
-    """A tmpfs of a given size, mounted for the test alone."""
-
-    def __init__(self, place: Workplace, mib: int):
-        self.path = place.path / f"small-{mib}"
-        self.path.mkdir(exist_ok=True)
-        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={mib}m", "none", str(self.path)],
-                       check=True)
-
-    def __enter__(self) -> Path:
-        return self.path
-
-    def __exit__(self, *_: object) -> None:
-        subprocess.run(["umount", str(self.path)], check=True)
 
 
 def no_space_before(cluster: Cluster) -> None:
@@ -148,23 +62,6 @@ def no_space_during(cluster: Cluster) -> None:
         unharmed(cluster, tag)
         (folder / "filler").unlink()
         check(not list(folder.iterdir()), f"left: {list(folder.iterdir())}")
-
-
-def start(cluster: Cluster, initiator: int = 0, **arguments) -> str:
-    """Starts a snapshot that takes long; returns its tag."""
-    tag = new_tag()
-    request = {"job-id": f"snap-{tag}", "tag": tag, "directory": str(cluster.bundles),
-               "members": [m.address for m in cluster.members], **SLOW}
-    request.update({k.replace("_", "-"): v for k, v in arguments.items()})
-    cluster.members[initiator].vm.qmp.execute("hotsnap-cluster", request)
-    return tag
-
-
-def reach(vm, phase: str, timeout: float = 30) -> None:
-    deadline = time.monotonic() + timeout
-    while (now := vm.qmp.execute("query-hotsnap")["phase"]) != phase:
-        check(time.monotonic() < deadline, f"phase {phase} was not reached but {now}")
-        time.sleep(0.01)
 
 
 def cancelled(cluster: Cluster, phase: str) -> None:
@@ -326,7 +223,7 @@ def disks_are_whole(cluster: Cluster) -> None:
 
 def one_cluster(report: Report) -> None:
     with Workplace() as place:
-        cluster = Cluster(place, MEMBERS)
+        cluster = Cluster(place, WRITERS)
         cluster.up()
         for member in cluster.members:
             member.vm.wait_console(rf"writer {member.name} pages=[1-9]")

@@ -46,18 +46,24 @@ class DelayedSocket:
                 self._run(self._relay, near, far)
 
     def _relay(self, near: socket.socket, far: socket.socket) -> None:
-        """Both directions; only what goes to the target waits."""
+        """Both directions; only what goes to the target waits, its end too."""
         waiting: list[tuple[float, bytes]] = []
+        ends = [near, far]
         with near, far:
             while not self.stop.is_set():
                 timeout = min(0.1, max(0, waiting[0][0] - time.monotonic())) if waiting else 0.1
-                for ready in select.select([near, far], [], [], timeout)[0]:
+                for ready in select.select(ends, [], [], timeout)[0]:
                     data = ready.recv(65536)
+                    if ready is near:
+                        waiting.append((time.monotonic() + self.delay, data))
+                        if not data:
+                            ends.remove(near)
+                    elif not data:
+                        return
+                    elif near in ends:
+                        near.sendall(data)
+                while waiting and waiting[0][0] <= time.monotonic():
+                    data = waiting.pop(0)[1]
                     if not data:
                         return
-                    if ready is far:
-                        near.sendall(data)
-                    else:
-                        waiting.append((time.monotonic() + self.delay, data))
-                while waiting and waiting[0][0] <= time.monotonic():
-                    far.sendall(waiting.pop(0)[1])
+                    far.sendall(data)

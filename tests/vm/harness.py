@@ -152,6 +152,7 @@ class Vm:
             serial += 1
         self.console = self.directory / f"console-{serial}.log"
         self.messages = self.directory / f"qemu-{serial}.log"
+        self.progress: list[tuple[int, int]] = []
         socket = self.directory / "qmp.sock"
         socket.unlink(missing_ok=True)
         self.args = [str(qemu or QEMU), *FIRMWARE, "-display", "none", "-nodefaults",
@@ -214,14 +215,26 @@ class Vm:
         return self.wait_job(identity, timeout)
 
     def wait_job(self, identity: str, timeout: float = 300) -> str | None:
+        """Its error, or None; `progress` is then what it said of its progress, as (done, total)."""
         deadline = time.monotonic() + timeout
+        self.progress = []
         while time.monotonic() < deadline:
             job = next(j for j in self.qmp.execute("query-jobs") if j["id"] == identity)
+            self.progress.append((job["current-progress"], job["total-progress"]))
             if job["status"] == "concluded":
                 self.qmp.execute("job-dismiss", {"id": identity})
                 return job.get("error")
             time.sleep(0.05)
         raise Failed(f"job {identity} did not end: {job}")
+
+    def phases(self, tag: str, timeout: float = 30) -> list[str]:
+        """The phases that HOTSNAP_PHASE told of snapshot `tag`, up to its end; a restore's tag is
+        empty."""
+        found: list[str] = []
+        while not found or found[-1] not in ("committed", "aborted", "in-doubt", "restored"):
+            event = self.qmp.wait_event("HOTSNAP_PHASE", timeout, {"tag": tag})
+            found.append(event["data"]["phase"])
+        return found
 
 
 class Member:
@@ -233,13 +246,15 @@ class Member:
         self.ip = f"10.77.0.{index + 1}"
         self.mac = f"52:54:00:77:00:{index + 1:02x}"
         self.tap = f"tap{index}"
+        # QEMU runs in the cluster's own network namespace: all ports are free there.
+        self.tcp = f"tcp:127.0.0.1:{7000 + index}" if options.get("tcp") else None
         self.socket = cluster.place.path / f"{name}.sock"
         self.vm: Vm | None = None
         self.disks: list[tuple[str, Path]] = []
 
     @property
     def address(self) -> dict[str, str]:
-        return {"name": self.name, "address": f"unix:{self.socket}"}
+        return {"name": self.name, "address": self.tcp or f"unix:{self.socket}"}
 
     def make_disks(self) -> None:
         directory = self.cluster.place.path / self.name
@@ -279,7 +294,7 @@ class Member:
                 *o.get("memory_args", []),
                 "-kernel", str(GUEST / o.get("kernel", "vmlinuz")),
                 "-initrd", str(GUEST / o.get("initrd", "initrd.img")), "-append", append,
-                "-object", f"hotsnap-member,id=hs0,name={self.name},listen=unix:{self.socket}",
+                "-object", f"hotsnap-member,id=hs0,name={self.name},listen={self.address['address']}",
                 "-netdev", tap_netdev("net0", self.tap),
                 "-device", f"{o.get('nic', 'virtio-net-pci')},netdev=net0,mac={self.mac},romfile=",
                 *([] if o.get("no_mediator") else
@@ -321,19 +336,25 @@ class Cluster:
         check(error is None, f"snapshot {tag}: {error}")
         return json.loads((self.bundles / tag / "manifest.json").read_text())
 
-    def try_snapshot(self, tag: str, initiator: int = 0, timeout: float = 300,
-                     **arguments: Any) -> str | None:
+    def begin_snapshot(self, tag: str, initiator: int = 0, **arguments: Any) -> None:
+        """Starts job snap-TAG."""
         request = {"job-id": f"snap-{tag}", "tag": tag, "directory": str(self.bundles),
                    "members": [m.address for m in self.members]}
         request.update({key.replace("_", "-"): value for key, value in arguments.items()})
-        return self.members[initiator].vm.job("hotsnap-cluster", request, timeout)
+        self.members[initiator].vm.qmp.execute("hotsnap-cluster", request)
+
+    def try_snapshot(self, tag: str, initiator: int = 0, timeout: float = 300,
+                     **arguments: Any) -> str | None:
+        self.begin_snapshot(tag, initiator, **arguments)
+        return self.members[initiator].vm.wait_job(f"snap-{tag}", timeout)
 
     def kill(self) -> None:
         for member in self.members:
             if member.vm:
                 member.vm.kill()
 
-    def restore(self, tag: str, initiator: int = 0, timeout: float = 300) -> None:
+    def start_for_restore(self, tag: str) -> None:
+        """All members on fresh overlays, waiting for hotsnap-restore."""
         manifest = json.loads((self.bundles / tag / "manifest.json").read_text())
         for member in self.members:
             report = next(m for m in manifest["members"] if m["name"] == member.name)
@@ -344,7 +365,15 @@ class Cluster:
                 disks.append((disk["device"], img_create(path, backing=Path(disk["file"]),
                                                          backing_format=disk["format"])))
             member.start(disks, ["-incoming", "defer", "-S"])
-        error = self.members[initiator].vm.job(
-            "hotsnap-restore", {"job-id": f"restore-{tag}", "bundle": str(self.bundles / tag),
-                                "members": [m.address for m in self.members]}, timeout)
+
+    def begin_restore(self, tag: str, initiator: int = 0, **arguments: Any) -> None:
+        """Starts job restore-TAG."""
+        self.members[initiator].vm.qmp.execute("hotsnap-restore", {
+            "job-id": f"restore-{tag}", "bundle": str(self.bundles / tag),
+            "members": [m.address for m in self.members], **arguments})
+
+    def restore(self, tag: str, initiator: int = 0, timeout: float = 300) -> None:
+        self.start_for_restore(tag)
+        self.begin_restore(tag, initiator)
+        error = self.members[initiator].vm.wait_job(f"restore-{tag}", timeout)
         check(error is None, f"restore {tag}: {error}")
