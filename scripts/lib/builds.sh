@@ -18,7 +18,8 @@ QEMU_CONFIGURE=(
     --enable-vhost-vdpa --enable-pixman --enable-fdt=system --enable-coroutine-pool
     --enable-membarrier --enable-malloc-trim --enable-vnc --enable-trace-backends=log
 )
-QEMU_PROGRAMS=(qemu-system-x86_64 qemu-img qemu-io)
+# The last is for a test: a process that writes guest memory behind the back of QEMU.
+QEMU_PROGRAMS=(qemu-system-x86_64 qemu-img qemu-io contrib/vhost-user-blk/vhost-user-blk)
 # The sweeps over all commands, devices and machines, and the tests of what the fork hooks into.
 QEMU_TESTS=(qmp-cmd-test test-hmp qom-test test-netfilter test-filter-mirror migration-test)
 
