@@ -1,0 +1,42 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Members that talk to each other over TCP, on loopback: a snapshot, and its restore led by the
+other member."""
+
+import time
+
+from chatter import Chatter
+from harness import Cluster, Report, Workplace, check
+from hotsnap.cutcheck import check_bundle
+
+
+def run(report: Report) -> None:
+    with Workplace() as place:
+        cluster = Cluster(place, [("a", "idle", {"tcp": True}), ("b", "idle", {"tcp": True})])
+        cluster.up()
+        Chatter.wait(cluster)
+
+        def taken() -> None:
+            manifest = cluster.snapshot("t")
+            addresses = [m["address"] for m in manifest["members"]]
+            check(addresses == ["tcp:127.0.0.1:7000", "tcp:127.0.0.1:7001"], str(addresses))
+            check(not list(place.path.glob("*.sock")), "a member listens on a Unix socket")
+            result = check_bundle(cluster.bundles / "t")
+            check(result.consistent, "; ".join(result.problems))
+
+        def brought_back() -> None:
+            cluster.kill()
+            cluster.restore("t", initiator=1)
+            first = Chatter.wait(cluster)
+            time.sleep(3)
+            last = Chatter.wait(cluster)
+            last.must_have_moved_on(first)
+            last.must_be_unharmed()
+
+        report.run("tcp-snapshot", taken)
+        report.run("tcp-restore", brought_back)
+
+
+main = Report()
+run(main)
+main.exit()
