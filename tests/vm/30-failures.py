@@ -182,6 +182,31 @@ def silent_member(cluster: Cluster) -> None:
     unharmed(cluster, tag)
 
 
+def stopped_after_its_promise(cluster: Cluster) -> None:
+    """b has done its part, and stands still while the bundle is published. Back again, it has
+    something to say before it listens, and nobody is there any more; yet it hears the last words."""
+    a, b = cluster["a"].vm, cluster["b"].vm
+    tag = start(cluster)
+    reach(a, "full")
+    reach(b, "full")
+    b.qmp.execute("hotsnap-set-bandwidth", {"bandwidth": 0})
+    deadline = time.monotonic() + 30
+    while (info := b.qmp.execute("query-hotsnap")["snapshot"])["bytes-done"] < info["bytes-total"]:
+        check(time.monotonic() < deadline, f"b does not come to its end: {info}")
+        time.sleep(0.1)
+    time.sleep(2)  # for its checksums
+    b.process.send_signal(signal.SIGSTOP)
+    try:
+        a.qmp.execute("hotsnap-set-bandwidth", {"bandwidth": 0})
+        error = a.wait_job(f"snap-{tag}", 60)
+        check(error is None, f"error: {error}")
+        time.sleep(1.5)
+    finally:
+        b.process.send_signal(signal.SIGCONT)
+    told = b.phases(tag)
+    check(told[-1] == "committed", f"b told of {told}")
+
+
 def lost_initiator(cluster: Cluster) -> None:
     """The initiator's connections break: peers undo their part by themselves."""
     with DelayedSocket(cluster["b"].socket, cluster.place.path / "cut.sock", 0.0) as relay:
@@ -248,6 +273,7 @@ def one_cluster(report: Report) -> None:
         case(migration_runs)
         case(cancelled_while_preparing)
         case(cancelled, "full")
+        case(stopped_after_its_promise)
         case(lost_initiator)
         case(silent_member)
         report.run("failure-snapshot-afterwards", lambda: cluster.snapshot("good"))

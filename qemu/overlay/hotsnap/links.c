@@ -141,6 +141,19 @@ static bool link_flush(HotsnapLink *l)
             }
             return true;
         }
+        if (n < 0 && !l->closing) {
+            /*
+             * The other side has closed. Its last words may wait to be read,
+             * such as that the snapshot is complete: reading goes on, to the
+             * end that comes after them.
+             */
+            trace_hotsnap_link(l->id, error_get_pretty(err));
+            error_free(err);
+            g_byte_array_set_size(l->out, 0);
+            qio_channel_shutdown(QIO_CHANNEL(l->ioc),
+                                 QIO_CHANNEL_SHUTDOWN_BOTH, NULL);
+            return true;
+        }
         if (n < 0) {
             link_lost(l, error_get_pretty(err));
             error_free(err);
