@@ -78,7 +78,6 @@ void Peer::begin(hs_link link, const std::string &initiator, const std::string &
     epoch_ = 0;
     report_.reset();
     reason_.clear();
-    undo_error_.clear();
     done_ = total_ = 0;
     drain_deadline_ = never;
     heard_us_ = progress_sent_us_ = now_us_;

@@ -130,7 +130,6 @@ class Peer {
     std::optional<Json> report_; // of our part, once it is complete
     std::string phase_;
     std::string reason_; // of the abort
-    std::string undo_error_;
     uint64_t done_ = 0, total_ = 0;
     uint64_t drain_deadline_ = never;
     uint64_t heard_us_ = 0;

@@ -188,11 +188,7 @@ void Peer::local_aborted(const Json &json) {
     if (!legal_local({State::aborting})) {
         return;
     }
-    const std::string error = get_string(json, "error", "");
-    if (!error.empty()) {
-        undo_error_ = error;
-    }
-    reply(Aborted{run_, undo_error_});
+    reply(Aborted{run_, get_string(json, "error", "")}); // what could not be undone
     finish("aborted");
 }
 
@@ -202,8 +198,7 @@ void Peer::fail(const std::string &reason) {
         return;
     }
     if (state_ == State::aborting) {
-        undo_error_ = reason; // HS_LOCAL_ABORTED is still due
-        return;
+        return; // of a step that the abort found under way; HS_LOCAL_ABORTED is still due
     }
     if (state_ == State::preparing) {
         reply(Refused{run_, reason});
