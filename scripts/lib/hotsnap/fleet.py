@@ -59,7 +59,8 @@ class Fleet:
 
     def start(self, disks: dict[str, dict[str, str]], machines: dict[str, str] | None = None,
               incoming: bool = False) -> None:
-        """Start the members named by `disks`, each with disk id to the file it writes to.
+        """Start the members named by `disks`, each with disk id to the file it writes to; what
+        the member does not have is kept only.
 
         Returns when each answers on QMP. When one does not come up, those that were started here
         are ended again, and a namespace made here is removed.

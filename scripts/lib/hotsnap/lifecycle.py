@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections.abc import Container
 from typing import Any
 
 from . import binaries, bundle, layers, merge, recovery
@@ -17,14 +18,16 @@ from .qmp import QmpClosed, QmpError, QmpTimeout
 from .state import State
 
 
-def settle_disks(state: State, name: str) -> dict[str, str]:
-    """The files that a member that does not run wrote to last; all exist, and no snapshot has
-    frozen one: the layer over it would be lost then."""
+def settle_disks(state: State, name: str, needs: Container[str] | None = None) -> dict[str, str]:
+    """The files that a member that does not run wrote to last. Those of the disks in `needs`, or
+    of all, exist, and no snapshot has frozen one: the layer over it would be lost then."""
     known = layers.scan([state.member_folder(name)])
     frozen = {os.path.realpath(disk["file"]) for kept in bundle.survey(state.bundles)[0]
               for _, disk in kept.layers()}
     disks = merge.settle(state.members.get(name, {}), known)
     for disk, path in disks.items():
+        if needs is not None and disk not in needs:
+            continue
         if path in frozen:
             path = state.members[name]["disks"][disk]
             raise HotsnapError(f"disk {disk} of member {name} is gone: {path}, or what lay over "
@@ -81,15 +84,16 @@ def up(state: State, fleet: Fleet, fresh: bool = False) -> list[str]:
     before = {name: dict(entry) for name, entry in state.members.items()}
     try:
         for member in wanted:
-            have = {} if fresh else settle_disks(state, member.name)
-            state.check_images(have.values())
             needs = {disk.id for disk in member.disks if not disk.read_only}
+            have = {} if fresh else settle_disks(state, member.name, needs)
+            state.check_images(have[disk] for disk in needs & set(have))
             if needs - set(have):
                 new = fresh_disks(state, member, image_tool)
                 made += [path for disk, path in new.items() if disk not in have]
                 remove_files(path for disk, path in new.items() if disk in have)
                 have = {**new, **have}
-            disks[member.name] = {disk: have[disk] for disk in sorted(needs)}
+            # A disk that the cluster file does not name any more keeps what it holds.
+            disks[member.name] = {disk: have[disk] for disk in sorted(have)}
         if disks:
             fleet.start(disks)
     except BaseException:

@@ -78,7 +78,8 @@ def snapshot(state: State, fleet: Fleet, tag: str, initiator: str | None = None,
                            "not cancelled and may still complete; 'hotsnap ls' tells") from error
     except (QmpError, QmpClosed, jobs.JobFailed) as error:
         deaths = fleet.deaths()
-        what = ("is complete, but" if os.path.isdir(path) else "failed:" if deaths
+        what = ("is complete, but" if os.path.isdir(path)
+                else "failed:" if deaths or isinstance(error, QmpClosed)
                 else "failed, the cluster runs on:")
         raise HotsnapError(f"snapshot {tag!r} {what} {_text(error)}{deaths}") from error
     except BaseException:

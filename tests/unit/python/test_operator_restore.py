@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A restore keeps what it replaces until it has succeeded, also when it or the host dies.
+"""A restore keeps what it replaces until it has succeeded, also when it or the host dies; and what
+a snapshot says that lost its initiator is true.
 
 Members are real ones of the fork: $HOTSNAP_QEMU, else the checkout's build. Their guest is a BIOS
 that finds nothing to boot, so what their disks hold was written by the tests.
@@ -14,9 +15,10 @@ from unittest import mock
 
 import operator_fixtures  # noqa: F401
 import test_operator_merge
-from hotsnap import binaries, bundle, fleet, layers, lifecycle, merge, process, recovery, snapshot
+from hotsnap import (binaries, bundle, fleet, layers, lifecycle, listing, merge, process, recovery,
+                     snapshot)
 from hotsnap.errors import HotsnapError
-from hotsnap.qmp import Qmp
+from hotsnap.qmp import Qmp, QmpClosed, QmpTimeout
 from hotsnap.state import State
 from test_operator_merge import ClusterOfOne, find_qemu
 
@@ -28,19 +30,66 @@ def is_fork():
 
 
 @unittest.skipUnless(is_fork(), "no fork of QEMU: run 'scripts/build qemu'")
-class Restoring(ClusterOfOne):
+class ForkOfOne(ClusterOfOne):
     def setUp(self):
         running = test_operator_merge.CLUSTER.replace('args = ["-S"]', "")
         with mock.patch.object(test_operator_merge, "CLUSTER", running):
             super().setUp()
         self.fleet.snapshots = True
 
+    def snapshot(self):
+        with self.state.locked():
+            snapshot.snapshot(self.state, self.fleet, "t1", quiet=True)
+
+
+class Snapshots(ForkOfOne):
+    def fail(self, error, pattern, real=None):
+        def watch(*arguments):
+            if real:
+                real(*arguments)
+            raise error
+        with mock.patch.object(snapshot.jobs, "_watch", watch), \
+                self.assertRaisesRegex(HotsnapError, pattern):
+            self.snapshot()
+
+    def test_the_initiator_does_not_answer(self):
+        self.up()
+        self.fail(QmpTimeout("query-jobs: no answer"),
+                  "member a does not answer.*not cancelled and may still complete; 'hotsnap ls'")
+        deadline = time.monotonic() + 30
+        while not os.path.isdir(os.path.join(self.state.bundles, "t1")):
+            self.assertLess(time.monotonic(), deadline)
+            time.sleep(0.05)
+        self.rm_it()
+        self.snapshot()
+
+    def test_the_initiator_ends_when_all_is_done(self):
+        self.up()
+        self.fail(QmpClosed("QEMU closed the QMP connection"), "snapshot 't1' is complete, but QEMU",
+                  snapshot.jobs._watch)  # pylint: disable=protected-access
+
+    def test_the_initiator_ends(self):
+        self.up()
+
+        def kill(*_):
+            self.power_loss()
+        self.fail(QmpClosed("QEMU closed the QMP connection"),
+                  "snapshot 't1' failed: QEMU closed.*member a ended", kill)
+
+    def power_loss(self):
+        process.end(self.state.members["a"]["process"])
+
+    def rm_it(self):
+        with self.state.locked():
+            listing.rm(self.state, self.fleet, "t1", quiet=True)
+
+
+class Restoring(ForkOfOne):
     def prepare(self):
         """A snapshot, and work since that is in none."""
         self.up()
         self.write(0, "A")
-        with self.state.locked():
-            snapshot.snapshot(self.state, self.fleet, "t1", quiet=True)
+        self.snapshot()
         self.taken["t1"] = bytes(self.content)
         self.write(1, "B")
         self.write(0, "C")

@@ -381,6 +381,20 @@ class Spelling(ClusterOfOne):
         self.up_fresh()
         self.check(1)
 
+    def test_a_disk_that_the_cluster_file_does_not_name_for_a_while(self):
+        self.three()
+        self.down()
+        with open(self.path("cluster.toml"), encoding="utf-8") as stream:
+            text = stream.read()
+        for left in (text.partition("  [[member.disk]]")[0], text):
+            with open(self.path("cluster.toml"), "w", encoding="utf-8") as stream:
+                stream.write(left)
+            self.through(self.folder)
+            self.up()
+            self.rm("A" if left != text else "C")
+            self.down()
+        self.check(2)
+
     def test_a_disk_that_was_unplugged(self):
         self.three()
         self.rm("B")
