@@ -21,7 +21,7 @@ from .state import State
 def settle_disks(state: State, name: str, needs: Container[str] | None = None) -> dict[str, str]:
     """The files that a member that does not run wrote to last. Those of the disks in `needs`, or
     of all, exist, and no snapshot has frozen one: the layer over it would be lost then."""
-    known = layers.scan([state.member_folder(name)])
+    known = merge.scan(state, [name])
     frozen = {os.path.realpath(disk["file"]) for kept in bundle.survey(state.bundles)[0]
               for _, disk in kept.layers()}
     disks = merge.settle(state.members.get(name, {}), known)
@@ -74,7 +74,7 @@ def up(state: State, fleet: Fleet, fresh: bool = False) -> list[str]:
     recovery.recover(state, fleet)
     if not os.path.exists(state.file):
         if not fresh:
-            merge.check_state(state, fleet, layers.scan(merge.folders(state)))
+            merge.check_state(state, fleet, merge.scan(state))
         state.save()  # before the first layer, so that layers without it mean that it was lost
     wanted = [m for m in state.cluster.members if not fleet.running(m.name)]
     if fresh and len(wanted) < len(state.cluster.members):

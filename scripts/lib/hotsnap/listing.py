@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from . import bundle, layers, merge, recovery
+from . import bundle, merge, recovery
 from .errors import HotsnapError
 from .fleet import Fleet
 from .output import human_size, print_json, say, table
@@ -113,7 +113,7 @@ def rm(state: State, fleet: Fleet, tag: str, quiet: bool = False) -> dict[str, A
     for name in fleet.running_names():
         with fleet.monitor(name) as qmp:
             merge.check_rest(fleet, name, qmp)
-    merge.check_state(state, fleet, layers.scan(merge.folders(state)))
+    merge.check_state(state, fleet, merge.scan(state))
     bundle.remove(path)
     merge.recover(state, fleet, quiet)
     try:

@@ -49,6 +49,27 @@ def folders(state: State) -> list[str]:
     return [state.member_folder(name) for name in sorted(names)]
 
 
+def scan(state: State, names: Iterable[str] | None = None) -> dict[str, str | None]:
+    """The layers of these members, or of all, without those that were merged into another and
+    only wait to go: what such a one held may be out of date."""
+    known = layers.scan(map(state.member_folder, names) if names else folders(state))
+    if os.path.exists(state.journal):
+        entry = _read_journal(state)
+        if entry["stage"] == "committed":
+            for path in map(os.path.realpath, entry["removed"]):
+                known.pop(path, None)
+    return known
+
+
+def _read_journal(state: State) -> dict[str, Any]:
+    try:
+        with open(state.journal, encoding="utf-8") as stream:
+            return json.load(stream)
+    except (OSError, ValueError) as error:
+        raise HotsnapError(f"cannot read {state.journal}, the journal of a merge of disk layers: "
+                           f"{error}") from error
+
+
 def settle(entry: dict[str, Any], known: dict[str, str | None]) -> dict[str, str]:
     """Disk id to the file that a member which does not run wrote to last.
 
@@ -131,9 +152,6 @@ def tidy(state: State, fleet: Fleet, merge: bool = True, quiet: bool = False) ->
 
     The caller holds the lock.
     """
-    if state.restoring or os.path.exists(state.journal):
-        raise Busy(f"a {'restore' if state.restoring else 'merge of disk layers'} waits to be "
-                   "finished")
     done: dict[str, Any] = {"deleted": [], "merged": []}
     for attempts_left in reversed(range(ATTEMPTS)):
         try:
@@ -151,8 +169,12 @@ def tidy(state: State, fleet: Fleet, merge: bool = True, quiet: bool = False) ->
 
 def _carry_out(state: State, fleet: Fleet, done: dict[str, Any], merge: bool,
                quiet: bool) -> None:
+    if state.restoring or os.path.exists(state.journal):
+        raise Busy(f"a {'restore' if state.restoring else 'merge of disk layers'} waits to be "
+                   "finished")
     known = layers.scan(folders(state))
     actions = layers.plan(known, needed(state, fleet, known))
+    state.save()  # what members write to now, to which the journal of a merge refers
     unneeded = [action.path for action in actions if isinstance(action, layers.Delete)]
     if unneeded:
         check_unused(fleet, unneeded)
@@ -193,12 +215,7 @@ def recover(state: State, fleet: Fleet, quiet: bool = False, tell: bool = True) 
     """
     if not os.path.exists(state.journal):
         return
-    try:
-        with open(state.journal, encoding="utf-8") as stream:
-            entry = json.load(stream)
-    except (OSError, ValueError) as error:
-        raise HotsnapError(f"cannot read {state.journal}, the journal of a merge of disk layers: "
-                           f"{error}") from error
+    entry = _read_journal(state)
     base, *removed = map(os.path.realpath, (entry["base"], *entry["removed"]))
     if os.path.dirname(base) not in map(os.path.realpath, folders(state)):
         raise Misplaced(f"{state.journal} is of a merge into {base}, which is not in a folder of "

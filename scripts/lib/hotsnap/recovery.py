@@ -55,7 +55,7 @@ def begin_restore(state: State, fleet: Fleet, tag: str, disks: dict[str, list[st
                     fleet.monitor(name) as qmp:
                 fleet.note_disks(name, qmp)
         else:
-            entry["disks"] = merge.settle(entry, layers.scan([state.member_folder(name)]))
+            entry["disks"] = merge.settle(entry, merge.scan(state, [name]))
     before = {name: dict(state.members[name].get("disks", {})) for name in disks}
     made = {name: {disk: state.new_layer(name, disk) for disk in wanted}
             for name, wanted in disks.items()}

@@ -170,6 +170,7 @@ class Unfinished(ClusterOfOne):
         self.three()
         self.damage_after_plan("C", "A")
         self.write(6, "F")
+        self.write(10, "F")
         self.fleet.kill(["a"])
         self.state.load()
         self.state.members["a"]["process"] = None
