@@ -133,9 +133,9 @@ def check_state(state: State, fleet: Fleet, known: dict[str, str | None]) -> Non
                         "'hotsnap up --fresh'")
     named = set(fleet.names())
     for name, entry in list(state.members.items()):
-        folder = state.member_folder(name)
-        if name not in named and not os.path.isdir(folder):
-            entry.pop("disks", None)  # a member of the past, and its folder was removed
+        folder = os.path.realpath(state.member_folder(name))
+        if name not in named and all(os.path.dirname(path) != folder for path in known):
+            entry.pop("disks", None)  # a member of the past, and somebody removed its disks
         if fleet.running(name):
             continue
         for disk, path in settle(entry, known).items():
@@ -241,7 +241,6 @@ class _Merging:
             self._note(stage)
             try:
                 self._commit(stage, again)
-                self._drop_nodes()
                 check_unused(self.fleet, self.action.removed)
             except BaseException as error:
                 if self._stage() == "begun" and not self._under_way():
@@ -254,6 +253,7 @@ class _Merging:
             self._note("committed")
         self._move_up()
         self._rewrite_bundles()
+        self._drop_nodes()
         check_unused(self.fleet, self.action.removed)
         for path in self.action.removed:
             if os.path.exists(path):

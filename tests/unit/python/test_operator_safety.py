@@ -11,7 +11,7 @@ import unittest
 from unittest import mock
 
 import operator_fixtures  # noqa: F401
-from hotsnap import bundle, cluster, layers, lifecycle, listing, merge
+from hotsnap import binaries, bundle, cluster, layers, lifecycle, listing, merge
 from hotsnap.errors import HotsnapError
 from hotsnap.fleet import Fleet
 from hotsnap.qmp import QmpTimeout
@@ -394,6 +394,21 @@ class Spelling(ClusterOfOne):
             self.up()
             self.rm("A" if left != text else "C")
             self.down()
+        self.check(2)
+
+    def test_a_member_of_the_past(self):
+        """Its disks are kept for as long as they are there."""
+        self.three()
+        folder = self.path(".hotsnap/merge/members/old")
+        os.mkdir(folder)
+        layer = os.path.join(folder, "disk0-1.qcow2")
+        binaries.create_empty(self.image_tool, layer, 1 << 20)
+        self.state.members["old"] = {"process": None, "disks": {"disk0": layer}}
+        self.state.save()
+        self.rm("A")
+        self.assertTrue(os.path.exists(layer))
+        os.unlink(layer)
+        self.rm("B")
         self.check(2)
 
     def test_a_disk_that_was_unplugged(self):
