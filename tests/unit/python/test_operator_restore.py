@@ -65,7 +65,8 @@ class Snapshots(ForkOfOne):
 
     def test_the_initiator_ends_when_all_is_done(self):
         self.up()
-        self.fail(QmpClosed("QEMU closed the QMP connection"), "snapshot 't1' is complete, but QEMU",
+        self.fail(QmpClosed("QEMU closed the QMP connection"),
+                  "snapshot 't1' is complete, but QEMU",
                   snapshot.jobs._watch)  # pylint: disable=protected-access
 
     def test_the_initiator_ends(self):
