@@ -240,6 +240,7 @@ void hotsnap_dispatch(HotsnapMember *m)
             if (action.kind == HS_DO_ABORT) {
                 /* Now: the main loop may wait for what this releases. */
                 hotsnap_stop_memory(m, action.text);
+                hotsnap_standstill_end(m);
             }
             a->member = m;
             a->kind = action.kind;
@@ -264,6 +265,7 @@ static void local_bh(void *opaque)
     HotsnapMember *m = l->member;
 
     trace_hotsnap_local(l->kind, l->json);
+    hotsnap_standstill_local(m, l->kind);
     hs_coordinator_local(m->coordinator, l->kind, l->json, hotsnap_now_us());
     hotsnap_dispatch(m);
     g_free(l->json);

@@ -344,6 +344,7 @@ static void epoch_progress(void *opaque)
     hs_snapshot_stats s = { .struct_size = sizeof(s) };
     QDict *json = qdict_new();
 
+    hotsnap_standstill_beat(e->member);
     hs_snapshot_get_stats(e->snapshot, &s);
     qdict_put_int(json, "done", s.bytes_done);
     qdict_put_int(json, "total", s.bytes_total);

@@ -135,6 +135,10 @@ struct HotsnapMember {
     hs_link next_link;
     QEMUTimer *timer;
     bool draining;         /* hotsnap_dispatch() is on the stack */
+    QEMUTimer *watch;      /* standstill.c */
+    unsigned watch_beats, watch_missed;
+
+    unsigned beats;        /* of the main loop, atomic */
 
     QemuMutex main_lock;   /* protects main_queue */
     GQueue main_queue;     /* work for the main loop, one at a time */
@@ -228,6 +232,12 @@ void hotsnap_stop_memory(HotsnapMember *m, const char *reason);
 void hotsnap_join_stopper(HotsnapEpoch *e);
 void hotsnap_set_snapshot(HotsnapEpoch *e, hs_snapshot *s);
 void hotsnap_undo_begin(HotsnapEpoch *e);
+
+/* standstill.c; iothread, but for the beat */
+void hotsnap_standstill_init(HotsnapMember *m);
+void hotsnap_standstill_beat(HotsnapMember *m); /* main loop, while copies run */
+void hotsnap_standstill_local(HotsnapMember *m, hs_local_kind kind);
+void hotsnap_standstill_end(HotsnapMember *m);
 
 /* finish.c */
 void *hotsnap_finish_task(void *opaque); /* worker: the full snapshot */

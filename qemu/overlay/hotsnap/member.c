@@ -81,6 +81,7 @@ static void hotsnap_member_complete(UserCreatable *uc, Error **errp)
     m->gctx = iothread_get_g_main_context(m->iothread);
     m->timer = aio_timer_new(m->ctx, QEMU_CLOCK_REALTIME, SCALE_US,
                              member_tick, m);
+    hotsnap_standstill_init(m);
     if (!hotsnap_links_listen(m, errp)) {
         return;
     }
@@ -94,6 +95,8 @@ static void member_stop_bh(void *opaque)
     hotsnap_links_close(m);
     timer_free(m->timer);
     m->timer = NULL;
+    timer_free(m->watch);
+    m->watch = NULL;
 }
 
 static bool hotsnap_member_can_be_deleted(UserCreatable *uc)
