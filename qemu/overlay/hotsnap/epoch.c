@@ -37,6 +37,7 @@ static void *epoch_free_rest(void *opaque)
     qemu_event_destroy(&e->channels_event);
     qemu_event_destroy(&e->memory_event);
     qemu_event_destroy(&e->made_event);
+    qemu_mutex_destroy(&e->made_lock);
     g_free(e->memory_error);
     g_free(e->abort_reason);
     g_free(e->stop_reason);
@@ -243,6 +244,7 @@ void hotsnap_epoch_prepare(HotsnapMember *m, QDict *request)
     qemu_event_init(&e->channels_event, false);
     qemu_event_init(&e->memory_event, false);
     qemu_event_init(&e->made_event, true);
+    qemu_mutex_init(&e->made_lock);
     WITH_QEMU_LOCK_GUARD(&m->stop_lock) {
         m->epoch = e;
     }

@@ -100,7 +100,8 @@ typedef struct HotsnapEpoch {
     QemuEvent memory_event;
     char *memory_error;    /* set before memory_event */
     QemuEvent made_event;  /* not while a task makes the snapshot */
-    hs_snapshot *made;     /* by it, before made_event */
+    hs_snapshot *made;     /* by it, before made_event; made_lock */
+    QemuMutex made_lock;   /* held while `made` is aborted: undo.c */
     bool memory_done;      /* guest memory is used no more, atomic */
 
     QEMUTimer *progress_timer;
@@ -235,7 +236,8 @@ void hotsnap_undo_begin(HotsnapEpoch *e);
 
 /* standstill.c; iothread, but for the beat */
 void hotsnap_standstill_init(HotsnapMember *m);
-void hotsnap_standstill_beat(HotsnapMember *m); /* main loop, while copies run */
+/* Main loop, while copies run. */
+void hotsnap_standstill_beat(HotsnapMember *m);
 void hotsnap_standstill_local(HotsnapMember *m, hs_local_kind kind);
 void hotsnap_standstill_end(HotsnapMember *m);
 

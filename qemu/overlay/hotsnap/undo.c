@@ -111,8 +111,16 @@ static void *undo_task(void *opaque)
 
     hotsnap_join_stopper(e);
     if (e->doomed) {
-        /* First, so that nobody waits for storage in it any more. */
-        hs_snapshot_abort(e->doomed, e->abort_reason);
+        /*
+         * First, so that nobody waits for storage in it any more. When it
+         * has returned the library does not touch guest memory: who takes
+         * some away meanwhile waits for the lock (watch.c), and finds
+         * nothing to do then.
+         */
+        WITH_QEMU_LOCK_GUARD(&e->made_lock) {
+            hs_snapshot_abort(e->doomed, e->abort_reason);
+            e->made = NULL;
+        }
         hotsnap_dma_disarm();
         hs_snapshot_free(e->doomed);
     }

@@ -24,6 +24,7 @@
 #include "exec/ramlist.h"
 #include "migration/ram.h"
 #include "qapi/error.h"
+#include "qemu/lockable.h"
 #include "qemu/rcu.h"
 
 static HotsnapEpoch *watched;
@@ -73,7 +74,7 @@ static void block_removed(RAMBlockNotifier *n, void *host, size_t size,
     HotsnapEpoch *e = watched;
     Error *err = NULL;
 
-    if (!e || e->aborting || qatomic_read(&e->memory_done) ||
+    if (!e || qatomic_read(&e->memory_done) ||
         !g_hash_table_contains(blocks, host)) {
         return;
     }
@@ -83,8 +84,15 @@ static void block_removed(RAMBlockNotifier *n, void *host, size_t size,
                "device was unplugged, or a memory backend deleted");
     /* What a task, or the cut, makes of it is no news. */
     qatomic_set(&e->cancelled, true);
-    if (e->made) {
-        hs_snapshot_abort(e->made, error_get_pretty(err));
+    /* An abort that is under way in another thread is waited for here. */
+    WITH_QEMU_LOCK_GUARD(&e->made_lock) {
+        if (e->made) {
+            hs_snapshot_abort(e->made, error_get_pretty(err));
+        }
+    }
+    if (e->aborting) {
+        error_free(err); /* the reason is another */
+        return;
     }
     hotsnap_local_failed(e->member, err);
 }
