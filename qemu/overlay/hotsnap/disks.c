@@ -101,14 +101,50 @@ static char *disk_file(const char *name, struct stat *file)
     return path;
 }
 
+/* A bundle knows, and sums, one file for each disk: not qcow2's data-file. */
+static bool has_more_files(BlockDriverState *bs)
+{
+    BdrvChild *child;
+
+    GRAPH_RDLOCK_GUARD_MAINLOOP();
+    QLIST_FOREACH(child, &bs->children, next) {
+        if (child != bs->file && (child->role & BDRV_CHILD_DATA)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* SCSI commands of the guest go to the host's device, past any overlay. */
+static bool passes_through(BlockBackend *blk)
+{
+    Object *dev = OBJECT(blk_get_attached_dev(blk));
+
+    return object_dynamic_cast(dev, "scsi-block") ||
+           object_dynamic_cast(dev, "scsi-generic");
+}
+
 /* The file to put an overlay on. */
-static char *overlay_base(HotsnapEpoch *e, BlockDriverState *bs,
-                          const char *device, Error **errp)
+static char *overlay_base(HotsnapEpoch *e, BlockBackend *blk,
+                          BlockDriverState *bs, const char *device,
+                          Error **errp)
 {
     const char *name = bs->exact_filename;
     g_autofree char *file = NULL;
     struct stat st;
 
+    if (passes_through(blk)) {
+        error_setg(errp, "Disk '%s' passes the guest's commands to the "
+                   "host's device: it cannot take an overlay; use scsi-hd",
+                   device);
+        return NULL;
+    }
+    if (has_more_files(bs)) {
+        error_setg(errp, "Disk '%s' has its data in another file than its "
+                   "own, which is not in the bundle; convert it with "
+                   "'qemu-img convert'", device);
+        return NULL;
+    }
     if (bs->drv && *name) {
         file = disk_file(name, &st);
     }
@@ -296,7 +332,7 @@ bool hotsnap_disks_prepare(HotsnapEpoch *e, Error **errp)
             continue;
         }
         d.device = device_label(blk);
-        d.file = overlay_base(e, bs, d.device, errp);
+        d.file = overlay_base(e, blk, bs, d.device, errp);
         if (!d.file) {
             g_free(d.device);
             return false;
