@@ -16,7 +16,7 @@ from pathlib import Path
 from delay import DelayedSocket
 from harness import (QEMU_IMG, Cluster, Failed, Report, Skipped, Vm, Workplace, check, img_create)
 from hotsnap import sums
-from hotsnap.qmp import Qmp, QmpError
+from hotsnap.qmp import Qmp, QmpClosed, QmpError
 
 SLOW = {"bandwidth": 1 << 20}
 # What the guest does to power off: SLP_TYP and SLP_EN to the chipset.
@@ -65,7 +65,7 @@ def no_trace(cluster: Cluster, tag: str) -> None:
         time.sleep(0.1)
 
 
-# While the snapshot is prepared: a and b are armed, and wait half a second for each other's word.
+# While the snapshot is prepared: a and b are armed, and wait a second for each other's word.
 
 def start_slowly(cluster: Cluster, relay: DelayedSocket, tag: str) -> None:
     members = [cluster["a"].address, {"name": "b", "address": f"unix:{relay.path}"}]
@@ -135,7 +135,7 @@ def gone(cluster: Cluster, tag: str, end: tuple[str, dict], initiator: int = 0,
         time.sleep(0.5)
     try:
         b.qmp.execute(*end)
-    except (QmpError, OSError):
+    except (QmpError, QmpClosed):
         pass  # it may be gone before it answers
     check(b.process.wait(60) == 0, f"b: exit status {b.process.returncode}; "
                                    f"{b.messages.read_text()[-500:]}")
@@ -185,7 +185,7 @@ def clusters(report: Report) -> None:
         cluster.up()
         for member in cluster.members:
             member.vm.wait_console(rf"writer {member.name} pages=[1-9]")
-        with DelayedSocket(cluster["b"].socket, place.path / "slow.sock", 0.5) as relay:
+        with DelayedSocket(cluster["b"].socket, place.path / "slow.sock", 1.0) as relay:
             report.run("disk-changed-while-preparing", lambda: changed_disk(cluster, relay))
         report.run("member-quits", lambda: gone(cluster, "quit", ("quit", {})))
         report.run("member-quits-after-its-promise",
@@ -193,7 +193,7 @@ def clusters(report: Report) -> None:
         report.run("initiator-quits", lambda: gone(cluster, "lead", ("quit", {}), initiator=1))
         report.run("member-powers-off",
                    lambda: gone(cluster, "off", ("human-monitor-command", POWER_OFF)))
-        with DelayedSocket(cluster["b"].socket, place.path / "slow.sock", 0.5) as relay:
+        with DelayedSocket(cluster["b"].socket, place.path / "slow.sock", 1.0) as relay:
             report.run("disk-commands-blocked", lambda: blocked_commands(cluster, relay))
         report.run("member-powers-off-and-stays", lambda: stays(cluster))
 
@@ -319,6 +319,17 @@ def daemonized() -> None:
                 time.sleep(0.1)
 
 
+def external_data() -> None:
+    """The file with the data would be in no checksum."""
+    with Workplace() as place:
+        image = place.path / "disk.qcow2"
+        subprocess.run([str(QEMU_IMG), "create", "-q", "-f", "qcow2", "-o",
+                        f"data_file={place.path}/data.raw", str(image), "8M"], check=True)
+        still = Still(place, drive(image, "qcow2"))
+        still.start()
+        still.refused("'disk' has its data in another file")
+
+
 def memory_taken_away() -> None:
     """device_del came before the snapshot, the guest agrees to it while memory is copied (here the
     monitor writes to the chipset what the guest would), and then the backend is deleted."""
@@ -387,6 +398,7 @@ main = Report()
 main.run("disk-is-a-host-device", host_device)
 main.run("disk-with-a-relative-path", relative_path)
 main.run("disk-of-a-daemon", daemonized)
+main.run("disk-with-external-data", external_data)
 main.run("memory-taken-away", memory_taken_away)
 main.run("refused-pinned-memory", pinned_memory)
 main.run("refused-virtio-mem", memory_device)
