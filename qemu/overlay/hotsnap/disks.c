@@ -69,7 +69,10 @@ static bool is_open_here(const struct stat *file)
     const char *name;
     struct stat st;
 
-    while (fds && (name = g_dir_read_name(fds))) {
+    if (!fds) {
+        return true; /* no /proc in a chroot: nobody can tell */
+    }
+    while ((name = g_dir_read_name(fds))) {
         if (!fstat(atoi(name), &st) && st.st_dev == file->st_dev &&
             st.st_ino == file->st_ino) {
             return true;
@@ -79,9 +82,10 @@ static bool is_open_here(const struct stat *file)
 }
 
 /*
- * The absolute name of the file that is open under @name. Links are followed,
- * but for a device's own name: what /dev/vg0/guest leads to is another device
- * after the next boot.
+ * The absolute name of the file that is open under @name. One that is
+ * absolute stays as it was given: others compare it with what they gave; and
+ * what a device's name like /dev/vg0/guest leads to is another device after
+ * the next boot.
  */
 static char *disk_file(const char *name, struct stat *file)
 {
@@ -92,8 +96,8 @@ static char *disk_file(const char *name, struct stat *file)
     if (stat(name, file) || !is_open_here(file)) {
         return NULL;
     }
-    if (S_ISREG(file->st_mode)) {
-        return realpath(name, NULL);
+    if (path_is_absolute(name)) {
+        return g_strdup(name);
     }
     real_dir = realpath(dir, NULL);
     path = real_dir ? g_build_filename(real_dir, last, NULL) : NULL;
