@@ -73,6 +73,27 @@ def alive(cluster: Cluster, before: Chatter | None = None, seconds: float = 4) -
     return last
 
 
+# What HOTSNAP_PHASE tells, in this order (docs/qmp-reference.md).
+PHASES = ["prepare", "install", "arm", "snapshot", "transient-fin", "full", "publish", "committed"]
+
+
+def told(cluster: Cluster, tag: str, initiator: int) -> None:
+    """Each member told of its phases in order; only the initiator publishes."""
+    for index, member in enumerate(cluster.members):
+        expected = [p for p in PHASES if p != "publish" or index == initiator]
+        found = member.vm.phases(tag)
+        check(found == expected, f"{member.name} told of {found}, not {expected}")
+
+
+def progressed(progress: list[tuple[int, int]], manifest: dict) -> None:
+    """The job's progress grew step by step, up to all memory of all members."""
+    total = 4096 * sum(m["memory"]["pages"]["total"] for m in manifest["members"])
+    done = [now for now, _ in progress]
+    check(done == sorted(done), f"the progress went back: {done}")
+    check(progress[-1] == (total, total), f"progress ended at {progress[-1]}, not {total}")
+    check(len(set(done)) > 3, f"no progress was told in between: {sorted(set(done))}")
+
+
 def run(report: Report) -> None:
     with Workplace() as place:
         cluster = Cluster(place, MEMBERS)
@@ -81,8 +102,11 @@ def run(report: Report) -> None:
         alive(cluster)
 
         def take(tag: str, initiator: int) -> None:
-            manifest = cluster.snapshot(tag, initiator)
+            # The copy takes two seconds, so that there is some progress to tell of.
+            manifest = cluster.snapshot(tag, initiator, bandwidth=128 << 20)
             check(manifest["initiator"] == MEMBERS[initiator][0], "wrong initiator")
+            told(cluster, tag, initiator)
+            progressed(cluster.members[initiator].vm.progress, manifest)
             pauses = [m["pause"] for m in manifest["members"]]
             print(f"# {tag}: backoff_max_us={manifest['cut']['backoff_max_us']}, pauses "
                   f"{[(p['end_ns'] - p['begin_ns']) // 1000 for p in pauses]} us")
@@ -95,6 +119,9 @@ def run(report: Report) -> None:
         def bring_back(tag: str, initiator: int) -> None:
             cluster.kill()
             cluster.restore(tag, initiator)
+            for member in cluster.members:
+                found = member.vm.phases("")
+                check(found == ["load", "start", "restored"], f"{member.name} told of {found}")
             alive(cluster)
 
         report.run("snapshot-first", lambda: take("one", 0))

@@ -100,6 +100,25 @@ def emptied(cluster: Cluster, tag: str) -> str:
     return "emptied"
 
 
+def of_another_nic(cluster: Cluster, tag: str) -> None:
+    """A frame for a NIC that b lacks is told of before anything is started, not dropped."""
+    target = cluster.bundles / "other-nic"
+    shutil.copytree(cluster.bundles / tag, target, copy_function=os.link)
+    path = target / "b" / "channel.vnet"
+    data = bytearray(path.read_bytes())
+    data[HEADER:HEADER + 4] = (7).to_bytes(4, "little")
+    path.unlink()
+    path.write_bytes(data)
+    cluster.kill()
+    cluster.start_for_restore("other-nic")
+    cluster.begin_restore("other-nic")
+    error = cluster["a"].vm.wait_job("restore-other-nic")
+    print(f"# {error}")
+    check(error and re.search(r"'b'.*NIC number 7.*start QEMU with the NICs", error), str(error))
+    for member in cluster.members:
+        check(not member.vm.running() and not member.vm.text(), f"{member.name} was started")
+
+
 def run(report: Report) -> None:
     with Workplace() as place:
         cluster = Cluster(place, [("a", "idle", LOAD), ("b", "idle", LATE)])
@@ -116,6 +135,7 @@ def run(report: Report) -> None:
 
         report.run("frames-are-played-back", lambda: played_back(cluster, tag))
         report.run("control-emptied-channel", control)
+        report.run("frame-of-another-nic", lambda: of_another_nic(cluster, tag))
 
 
 main = Report()
