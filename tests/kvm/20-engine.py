@@ -13,7 +13,7 @@ import re
 
 from patched import SUITE, modules  # first: it says where the rest is
 from harness import Report, Workplace, check
-from level1.checks import Shot, control, identity, restore, take_snapshots
+from level1.checks import WRITES, Shot, control, identity, restore, take_snapshots
 from level1.machine import Level1, Level2
 
 # A virtual network card with someone to ping.
@@ -38,7 +38,7 @@ RESTORED = Level2("restored", args=NIC, append=PINGED, restore_of="one")
 WHOLE = Shot("kvm", "kvm")
 AUTO = Shot("auto", "auto")
 OPEN = {trap: Shot(f"no-{trap}", "kvm", trap) for trap in ("guest", "kvm", "dma")}
-MANNERS = ["guest_write", "dma_write", "kvm_write", "neighbors"]
+MANNERS = ["background", *WRITES, "neighbors"]
 
 
 def engine_of_auto(machine: Level1) -> None:
@@ -71,7 +71,9 @@ def run(report: Report) -> None:
                        lambda plan=plan: identity(machine, plan.name, WHOLE, MANNERS))
         for trap, shot in OPEN.items():
             report.run(f"engine-kvm-control-{trap}-trap-open",
-                       lambda shot=shot: control(machine, "one", shot, {"pc.ram"}))
+                       lambda trap=trap, shot=shot: control(
+                           machine, "one", shot, {"pc.ram"},
+                           {"background", *WRITES} - {f"{trap}_write"}))
         report.run("engine-kvm-is-auto", lambda: engine_of_auto(machine))
 
 

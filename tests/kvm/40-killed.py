@@ -37,7 +37,7 @@ def run(report: Report) -> None:
         report.run("engine-kvm-next-vm-runs", lambda: take_snapshots(machine, "next", [WHOLE]))
         report.run("engine-kvm-log-is-clean-after-a-kill", machine.power_off)
         report.run("engine-kvm-next-vm-identity",
-                   lambda: identity(machine, "next", WHOLE, ["guest_write", "dma_write"]))
+                   lambda: identity(machine, "next", WHOLE, ["background", "guest_write", "dma_write"]))
 
 
 main = Report()

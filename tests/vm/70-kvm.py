@@ -27,7 +27,7 @@ RESTORED = Level2("restored", cpus=2, memory_mib=160, args=MIXED.args, restore_o
 ANONYMOUS = Level2("anonymous")
 UFFD = Shot("uffd", "uffd")
 NONE = Shot("none", "none")
-MANNERS = ["guest_write", "dma_write"]
+MANNERS = ["background", "guest_write", "dma_write"]
 
 
 def linux_6_12(report: Report, place: Workplace) -> None:

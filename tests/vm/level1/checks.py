@@ -18,6 +18,8 @@ from .machine import BUNDLES, Guest, Level1
 # Slow enough that much is written to before it is copied; without traps there is less to wait for.
 COPY_RATE = 16 << 20
 COPY_RATE_OPEN = 48 << 20
+# The manners of saving that have a trap, which is called as the manner is, without "_write".
+WRITES = ["guest_write", "dma_write", "kvm_write"]
 
 
 def pages_written(guest: Guest) -> dict[str, int]:
@@ -97,9 +99,17 @@ def identity(machine: Level1, member: str, shot: Shot, manners: list[str]) -> No
         check(pages[manner] > 0, f"no page was saved as {manner}: nothing was proved about that")
 
 
-def control(machine: Level1, member: str, shot: Shot, memory: set[str]) -> None:
-    """The image is not the memory of the pause, in any of these blocks."""
+def control(machine: Level1, member: str, shot: Shot, memory: set[str],
+            others: set[str] = frozenset()) -> None:
+    """The image is not the memory of the pause, in any of these blocks; and the reason is the trap
+    that was left open: no page was saved in its manner, but some were in each of the `others`."""
     blocks, pages = differing(machine, member, shot)
     print(f"# {member}-{shot.name}: {dict(blocks)} pages differ; {json.dumps(pages)}")
     check(memory <= blocks.keys(), "with open traps the images are identical in "
           f"{memory - blocks.keys()}: the checker sees nothing")
+    # Engine none has no trap at all.
+    for manner in [f"{shot.open_trap}_write"] if shot.open_trap else WRITES:
+        check(pages[manner] == 0, f"{pages[manner]} pages were saved as {manner}: the trap that "
+              "was to be open is not")
+    for manner in others:
+        check(pages[manner] > 0, f"no page was saved as {manner}: more than one trap is open")
