@@ -20,8 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Iterator
 
-from harness import (FIRMWARE, GUEST, QEMU, Failed, Qmp, QmpError, Skipped, Vm, Workplace, check,
-                     img_create)
+from harness import (FIRMWARE, GUEST, QEMU, QEMU_IMG, Failed, Qmp, QmpError, Skipped, Vm, Workplace,
+                     check, img_create)
 from hotsnap.qmp import QmpClosed, QmpTimeout
 
 HERE = Path(__file__).resolve().parent
@@ -64,6 +64,10 @@ class Level2:
         return "-generic" if self.drivers else ""
 
     @property
+    def initrd(self) -> str:
+        return f"initrd{self.flavor}.img"
+
+    @property
     def disk(self) -> str:
         return f"{self.name}.qcow2" if self.restore_of else f"{self.name}.raw"
 
@@ -74,11 +78,13 @@ class Level2:
         else:
             make_ext4(folder / self.disk, LEVEL2_DISK_MIB, "load")
 
+    @property
+    def parameters(self) -> str:
+        """The guest's own part of its kernel's command line."""
+        drivers = f"hs.drivers={','.join(self.drivers)}" if self.drivers else ""
+        return f"hs.mib={self.buffer_mib} {drivers} {self.append}"
+
     def command(self) -> str:
-        append = (f"console=ttyS0 quiet mitigations=off panic=-1 hs.mib={self.buffer_mib} "
-                  f"{self.append}")
-        if self.drivers:
-            append += f" hs.drivers={','.join(self.drivers)}"
         return shlex.join([
             "killed" if self.killed else "run", self.name, *FIRMWARE,
             "-display", "none", "-nodefaults", "-no-reboot",
@@ -87,14 +93,38 @@ class Level2:
             "-serial", f"file:/dev/level2-console-{self.port}",
             "-machine", "pc", "-accel", "kvm", "-cpu", "qemu64",
             "-smp", str(self.cpus), "-m", str(self.memory_mib), *self.args,
-            "-kernel", f"/level2/vmlinuz{self.flavor}",
-            "-initrd", f"/level2/initrd{self.flavor}.img", "-append", append,
+            "-kernel", f"/level2/vmlinuz{self.flavor}", "-initrd", f"/level2/{self.initrd}",
+            "-append", f"console=ttyS0 quiet mitigations=off panic=-1 {self.parameters}",
             "-drive", f"if=none,id=load,file=/level2/{self.disk},"
                       f"format={self.disk.rpartition('.')[2]},cache=none,aio=native",
             "-device", f"{self.disk_device},drive=load",
             "-object", f"hotsnap-member,id=hs0,name={self.member},"
                        f"listen={self.address['address']}",
             *(["-incoming", "defer", "-S"] if self.restore_of else [])])
+
+
+@dataclass
+class DebianLevel2(Level2):
+    """A level-2 guest that boots the test guests' Debian userland (tests/guest). Its disk is an
+    overlay on their root disk, which is the machine's second one (Level1._debian_disk)."""
+
+    role: str = "idle"
+
+    initrd = "initrd-debian.img"
+
+    @property
+    def disk(self) -> str:
+        return f"{self.name}.qcow2"
+
+    @property
+    def parameters(self) -> str:
+        return f"no_timer_check hs.name={self.name} hs.role={self.role} {self.append}"
+
+    def make_disk(self, folder: Path) -> None:
+        # The backing file's name is right in the machine only, so its size cannot be asked.
+        size = (GUEST / "rootfs.raw").stat().st_size
+        subprocess.run([str(QEMU_IMG), "create", "-q", "-f", "qcow2", "-u", "-F", "qcow2",
+                        "-b", "/dev/vdb", str(folder / self.disk), str(size)], check=True)
 
 
 class Guest(Vm):
@@ -143,9 +173,22 @@ class Program:
 
     name: str
     path: Path
+    arguments: list[str] = field(default_factory=list)
 
     def command(self) -> str:
-        return shlex.join(["check", self.name, f"/usr/bin/{self.path.name}"])
+        return shlex.join(["check", self.name, f"/usr/bin/{self.path.name}", *self.arguments])
+
+
+@dataclass
+class Modules:
+    """A line of the plan that loads KVM's modules anew, with other parameters."""
+
+    name: str
+    kvm: str = ""
+    kvm_amd: str = ""
+
+    def command(self) -> str:
+        return shlex.join(["modules", self.name, self.kvm, self.kvm_amd])
 
 
 class Level1:
@@ -154,7 +197,7 @@ class Level1:
     that run at once."""
 
     def __init__(self, place: Workplace, name: str, suite: str,
-                 plan: list[Level2 | Program | list[Level2]], modules: Path | None = None,
+                 plan: list[Level2 | Program | Modules | list[Level2]], modules: Path | None = None,
                  memory_mib: int = 1024):
         self.place, self.name, self.groups = place, name, plan
         self.plan = [entry for group in plan
@@ -176,6 +219,7 @@ class Level1:
                        f"hugepages={HUGE_PAGES}",
             "-drive", f"if=none,id=root,file={self.disk},format=raw,cache=unsafe",
             "-device", "virtio-blk-pci,drive=root", "-device", "virtio-rng-pci",
+            *self._debian_disk(),
             "-device", "virtio-serial-pci",
             *(word for port in ports for word in [
                 "-chardev", f"socket,id=qmp{port},path={qmp[port]},server=on,wait=off",
@@ -267,7 +311,7 @@ class Level1:
         for entry in self.plan:
             if isinstance(entry, Program):
                 shutil.copy2(entry.path, tree / "usr/bin")
-            else:
+            elif isinstance(entry, Level2):
                 entry.make_disk(tree / "level2")
         for module in self.modules.glob("*.ko") if self.modules else []:
             for standard in (tree / "lib/modules").glob(f"*/{module.name}"):
@@ -278,6 +322,17 @@ class Level1:
         make_ext4(self.disk, LEVEL1_DISK_MIB, "HSROOT", tree)
         shutil.rmtree(tree)
 
+    def _debian_disk(self) -> list[str]:
+        """The test guests' root disk, if a guest wants it. As qcow2, also for the machine: it shall
+        not see a second file system with the label of its own."""
+        if not any(isinstance(entry, DebianLevel2) for entry in self.plan):
+            return []
+        disk = self.folder / "debian.qcow2"
+        subprocess.run([str(QEMU_IMG), "convert", "-f", "raw", "-O", "qcow2",
+                        str(GUEST / "rootfs.raw"), str(disk)], check=True)
+        return ["-drive", f"if=none,id=debian,file={disk},format=raw,readonly=on",
+                "-device", "virtio-blk-pci,drive=debian"]
+
     def _add_level2(self, to: Path) -> None:
         flavors = {entry.flavor for entry in self.plan if isinstance(entry, Level2)}
         for flavor in flavors:
@@ -286,6 +341,8 @@ class Level1:
                               "scripts/guest-image --generic makes it")
             shutil.copy(GUEST / f"vmlinuz{flavor}", to)
             shutil.copy(GUEST / f"initrd{flavor}.img", to)
+        if any(isinstance(entry, DebianLevel2) for entry in self.plan):
+            shutil.copy(GUEST / "initrd.img", to / DebianLevel2.initrd)
         overlay = self.folder / "level2-overlay"
         (overlay / "bin").mkdir(parents=True)
         shutil.copy2(HERE / "level2-init", overlay / "init")

@@ -1,0 +1,66 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Debian boots on the patched KVM, in an emulated computer: kernel, initial RAM disk, the userland
+of the test guests with memcached. Once while nobody takes a snapshot; once with one that begins
+while the guest boots: its image is the memory of that pause, and the guest comes up all the same.
+"""
+
+# timeout: 600
+
+import time
+
+from patched import SUITE, modules  # first: it says where the rest is
+from harness import Report, Workplace, check
+from level1.checks import WRITES, Shot, identity
+from level1.machine import DebianLevel2, Guest, Level1
+
+IDLE = DebianLevel2("idle", role="cache")
+ARMED = DebianLevel2("armed", role="cache", memory_mib=192)
+WHOLE = Shot("kvm", "kvm")
+READY = "hotsnap-guest: ready {}"
+BOOT_TIMEOUT = 240
+# The guest has read that much of its disk when its init has begun: about a third of it all.
+UNDER_WAY = 3 << 20
+
+
+def bytes_read(guest: Guest) -> int:
+    return sum(disk["stats"]["rd_bytes"] for disk in guest.qmp.execute("query-blockstats"))
+
+
+def comes_up(guest: Guest) -> None:
+    guest.wait_console(READY.format(guest.name), BOOT_TIMEOUT)
+    print(f"# {guest.name}: {bytes_read(guest) >> 20} MiB read from the disk")
+    check("hotsnap-guest: fail" not in guest.text(), f"it has failed: {guest.text()[-500:]!r}")
+    check(guest.running(), f"{guest.name} does not run")
+
+
+def boot_idle(machine: Level1) -> None:
+    with machine.guest("idle") as guest:
+        comes_up(guest)
+
+
+def boot_armed(machine: Level1) -> None:
+    with machine.guest("armed") as guest:
+        deadline = time.monotonic() + BOOT_TIMEOUT
+        while bytes_read(guest) < UNDER_WAY:
+            check(time.monotonic() < deadline, f"it does not boot: {guest.text()[-500:]!r}")
+            time.sleep(0.1)
+        check(READY.format("armed") not in guest.text(), "it has booted already")
+        guest.snapshot("armed-kvm", **WHOLE.arguments)
+        comes_up(guest)
+
+
+def run(report: Report) -> None:
+    with Workplace() as place:
+        machine = Level1(place, "debian", SUITE, [IDLE, ARMED], modules=modules())
+        print(f"# {machine.wait('kvm .*')}")
+        report.run("debian-boots-modules-idle", lambda: boot_idle(machine))
+        report.run("debian-boots-while-armed", lambda: boot_armed(machine))
+        report.run("debian-power-off", machine.power_off)
+        report.run("debian-identity", lambda: identity(
+            machine, "armed", WHOLE, ["background", *WRITES]))
+
+
+main = Report()
+run(main)
+main.exit()
