@@ -17,6 +17,21 @@ kvm_newest_release() {
     [[ -n $REPLY ]] || die "$KVM_SUITE has no kernel linux-image-$1" "name one with --kernel"
 }
 
+# The releases that --kernel can build, one a line, in $REPLY: those that the suite has headers of.
+kvm_releases() {
+    apt_prepare
+    REPLY=$(apt-cache "${APT_OPTIONS[@]}" pkgnames linux-headers-6.12. |
+        sed -nE 's/^linux-headers-([^-]+-(cloud-)?amd64)$/\1/p' | sort -V)
+}
+
+# kvm_must_have RELEASE
+kvm_must_have() {
+    kvm_releases
+    grep -qxF "$1" <<<"$REPLY" ||
+        die "$KVM_SUITE has no kernel $1 for --kernel; it has: ${REPLY//$'\n'/, }" \
+            "for other kernels of 6.12 there is 'scripts/build-kvm --dkms', which builds on their host"
+}
+
 # What identifies everything that goes into the modules.
 kvm_recipe() {
     (cd "$KVM_PATCHES" && find . -type f ! -name '*.md' -print0 | sort -z | xargs -0 sha256sum |
@@ -29,7 +44,7 @@ kvm_unpack_headers() {
     rm -rf "$to"
     for package in "linux-headers-$release" "linux-headers-$base-common" "linux-kbuild-$base"; do
         apt_fetch_package "$package" "$KVM_SUITE" ||
-            die "$KVM_SUITE has no package $package" "see 'scripts/build-kvm --help' for --kernel"
+            die "$KVM_SUITE has no package $package"
         dpkg -x "$REPLY" "$to"
     done
     # The packages expect to be installed.
@@ -46,6 +61,7 @@ build_kvm() {
     folder=$KVM_DIR/$release.$recipe
     work=$KVM_DIR/$release.partial
     if [[ ! -e $folder ]]; then
+        kvm_must_have "$release"
         rm -rf "$KVM_DIR/$release".*
         mkdir -p "$work"
         kvm_unpack_headers "$release" "$work/headers"
