@@ -6,6 +6,7 @@
 #include <cstring>
 #include <fcntl.h>
 #include <fstream>
+#include <iterator>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <system_error>
@@ -15,23 +16,45 @@ namespace hotsnap::kvmtest {
 
 namespace {
 
-constexpr uint64_t writer = Machine::code;
-constexpr uint64_t reader = Machine::code + 16;
-constexpr uint64_t msr_setter = Machine::code + 32;
-constexpr uint64_t port_reader = Machine::code + 48;
+// A program ends with an OUT to this port. (HLT would wait, in a machine with an irqchip.)
+constexpr uint16_t port_of_end = 0x81;
+#define END 0xe6, 0x81
+// KVM's forced emulation prefix, ud2 and "kvm": the instruction behind it is emulated, if
+// force_emulation_prefix is set.
+#define EMULATE 0x0f, 0x0b, 0x6b, 0x76, 0x6d
 
-// Loops over ECX steps of EDX bytes from ESI on.
-constexpr uint8_t writer_code[] = {0x89, 0x06, 0x01, 0xd6, 0x49, 0x75, 0xf9, 0xf4};
-constexpr uint8_t reader_code[] = {0x8b, 0x06, 0x01, 0xd6, 0x49, 0x75, 0xf9, 0xf4};
-constexpr uint8_t msr_setter_code[] = {0x0f, 0x30, 0xf4};
-constexpr uint8_t port_reader_code[] = {0xfc, 0xf3, 0x6c, 0xf4}; // cld; rep insb; hlt
+// In the order of Program. The first two loop over ECX steps of EDX bytes from ESI on.
+constexpr size_t program_bytes = 16;
+constexpr uint8_t programs[][program_bytes] = {
+    {0x89, 0x06, 0x01, 0xd6, 0x49, 0x75, 0xf9, END},
+    {0x8b, 0x06, 0x01, 0xd6, 0x49, 0x75, 0xf9, END},
+    {0x0f, 0x30, END},
+    {0xfc, 0xf3, 0x6c, END}, // cld; rep insb
+    {EMULATE, 0x89, 0x06, END},
+    {EMULATE, 0x50, END},
+    {EMULATE, 0xf0, 0x0f, 0xb1, 0x0e, END},
+    {0x0f, 0x01, 0xdb, END},
+    {0xea, 0, 0, 0, 0, 0x20, 0}, // ljmp to the other task's segment
+    {0xfb, 0x90, 0xeb, 0xfe},    // sti; nop; jmp to itself
+    {END},
+};
+static_assert(std::size(programs) == static_cast<size_t>(Program::count));
 
-int must(int result, const char *what) {
-    if (result < 0) {
-        throw std::system_error(errno, std::generic_category(), what);
-    }
-    return result;
+constexpr uint64_t address_of(Program program) {
+    return Machine::code + program_bytes * static_cast<uint64_t>(program);
 }
+
+// Behind the programs: flat segments (accessed already, so that nobody writes there), and gates.
+constexpr uint64_t gdt_at = Machine::code + 0x200;
+constexpr uint64_t task_segment(uint64_t base, uint64_t type) {
+    return 0x67 | base << 16 | (0x80 | type) << 40;
+}
+constexpr uint64_t gdt[] = {0, 0x00cf9b000000ffff, 0x00cf93000000ffff,
+                            task_segment(Machine::task, 0xb), // busy
+                            task_segment(Machine::other_task, 0x9)};
+constexpr uint64_t idt_at = Machine::code + 0x400;
+constexpr size_t gates = Machine::vector + 1;
+constexpr uint64_t gate = uint64_t{0x8e00} << 32 | 8 << 16 | address_of(Program::interrupted);
 
 kvm_segment flat(bool is_code) {
     kvm_segment segment{};
@@ -48,6 +71,13 @@ void check(bool condition, const std::string &otherwise) {
     if (!condition) {
         throw Failed(otherwise);
     }
+}
+
+int must(int result, const char *what) {
+    if (result < 0) {
+        throw std::system_error(errno, std::generic_category(), what);
+    }
+    return result;
 }
 
 Fd &Fd::operator=(Fd &&other) noexcept {
@@ -107,13 +137,16 @@ bool Memory::page_is(size_t number, const std::vector<std::byte> &copy) const {
     return std::memcmp(at(number * page), copy.data() + number * page, page) == 0;
 }
 
-Machine::Machine(Memory &memory, int vcpus) : memory_(memory) {
+Machine::Machine(Memory &memory, Kind kind) : memory_(memory) {
     kvm_ = Fd(must(open("/dev/kvm", O_RDWR | O_CLOEXEC), "/dev/kvm"));
     vm_ = Fd(must(ioctl(kvm_.get(), KVM_CREATE_VM, 0), "KVM_CREATE_VM"));
     must(ioctl(vm_.get(), KVM_SET_TSS_ADDR, 0xfffbd000), "KVM_SET_TSS_ADDR");
+    if (kind.irqchip) {
+        must(ioctl(vm_.get(), KVM_CREATE_IRQCHIP), "KVM_CREATE_IRQCHIP");
+    }
     run_bytes_ = static_cast<size_t>(must(ioctl(kvm_.get(), KVM_GET_VCPU_MMAP_SIZE, 0), "size"));
     set_slot(0, 0, memory.bytes());
-    for (int i = 0; i < vcpus; i++) {
+    for (int i = 0; i < kind.vcpus; i++) {
         Vcpu cpu{Fd(must(ioctl(vm_.get(), KVM_CREATE_VCPU, i), "KVM_CREATE_VCPU")), nullptr};
         void *run = mmap(nullptr, run_bytes_, PROT_READ | PROT_WRITE, MAP_SHARED, cpu.fd.get(), 0);
         must(run == MAP_FAILED ? -1 : 0, "mmap of a vCPU");
@@ -122,9 +155,18 @@ Machine::Machine(Memory &memory, int vcpus) : memory_(memory) {
         must(ioctl(cpu.fd.get(), KVM_GET_SREGS, &system), "KVM_GET_SREGS");
         system.cs = flat(true);
         system.ds = system.es = system.fs = system.gs = system.ss = flat(false);
+        system.gdt.base = gdt_at;
+        system.gdt.limit = sizeof(gdt) - 1;
+        system.idt.base = idt_at;
+        system.idt.limit = gates * sizeof(gate) - 1;
         system.cr0 |= 1;
         must(ioctl(cpu.fd.get(), KVM_SET_SREGS, &system), "KVM_SET_SREGS");
         vcpus_.push_back(std::move(cpu));
+    }
+    if (kind.irqchip) {
+        must(ioctl(vcpu(), KVM_GET_LAPIC, &apic_), "KVM_GET_LAPIC");
+        apic_.regs[0xf1] |= 1; // enabled, in the register of spurious interrupts
+        must(ioctl(vcpu(), KVM_SET_LAPIC, &apic_), "KVM_SET_LAPIC");
     }
 }
 
@@ -148,27 +190,41 @@ std::vector<uint64_t> Machine::dirty_log(uint32_t slot) const {
     return bitmap;
 }
 
-size_t Machine::go(int cpu, const Registers &registers, const OnExit &on_exit) {
-    // Whoever runs first after fill() finds the programs overwritten; nobody is trapped for this.
-    const auto put = [this](uint64_t at, const auto &bytes) {
-        if (std::memcmp(memory_.at(at), bytes, sizeof(bytes)) != 0) {
-            std::memcpy(memory_.at(at), bytes, sizeof(bytes));
+void Machine::set_paging(uint64_t directory, uint64_t efer) const {
+    kvm_sregs system;
+    must(ioctl(vcpu(), KVM_GET_SREGS, &system), "KVM_GET_SREGS");
+    system.cr3 = directory;
+    system.cr0 |= 1u << 31;
+    system.efer |= efer;
+    must(ioctl(vcpu(), KVM_SET_SREGS, &system), "KVM_SET_SREGS");
+}
+
+// Whoever runs first after fill() finds this page overwritten; nobody is trapped for this.
+void Machine::put_code() const {
+    const auto put = [this](uint64_t at, const void *bytes, size_t count) {
+        if (std::memcmp(memory_.at(at), bytes, count) != 0) {
+            std::memcpy(memory_.at(at), bytes, count);
         }
     };
-    put(writer, writer_code);
-    put(reader, reader_code);
-    put(msr_setter, msr_setter_code);
-    put(port_reader, port_reader_code);
+    put(code, programs, sizeof(programs));
+    put(gdt_at, gdt, sizeof(gdt));
+    for (size_t i = 0; i < gates; i++) {
+        put(idt_at + i * sizeof(gate), &gate, sizeof(gate));
+    }
+}
 
+size_t Machine::run(Program program, const Registers &registers, const OnExit &on_exit, int cpu) {
+    put_code();
     const Vcpu &vcpu = vcpus_[static_cast<size_t>(cpu)];
     kvm_regs regs{};
-    regs.rip = registers.rip;
+    regs.rip = address_of(program);
     regs.rax = registers.rax;
     regs.rcx = registers.rcx;
     regs.rdx = registers.rdx;
     regs.rsi = registers.rsi;
     regs.rdi = registers.rdi;
-    regs.rflags = 2;
+    regs.rsp = registers.rsp;
+    regs.rflags = registers.rflags;
     must(ioctl(vcpu.fd.get(), KVM_SET_REGS, &regs), "KVM_SET_REGS");
     size_t exits = 0;
     while (true) {
@@ -177,9 +233,10 @@ size_t Machine::go(int cpu, const Registers &registers, const OnExit &on_exit) {
             continue;
         }
         switch (vcpu.run->exit_reason) {
-        case KVM_EXIT_HLT:
-            return exits;
         case KVM_EXIT_IO:
+            if (vcpu.run->io.port == port_of_end) {
+                return exits;
+            }
             std::memset(reinterpret_cast<std::byte *>(vcpu.run) + vcpu.run->io.data_offset, 0xa5,
                         size_t{vcpu.run->io.size} * vcpu.run->io.count);
             break;
@@ -199,118 +256,54 @@ size_t Machine::go(int cpu, const Registers &registers, const OnExit &on_exit) {
 }
 
 size_t Machine::write(uint64_t at, size_t count, size_t stride, const OnExit &on_exit, int cpu) {
-    return go(cpu, {writer, 0x5a5a5a5a, count, stride, at, 0}, on_exit);
+    return run(Program::write, {.rax = 0x5a5a5a5a, .rcx = count, .rdx = stride, .rsi = at}, on_exit,
+               cpu);
 }
 
 size_t Machine::read(uint64_t at, size_t count, size_t stride, const OnExit &on_exit, int cpu) {
-    return go(cpu, {reader, 0, count, stride, at, 0}, on_exit);
+    return run(Program::read, {.rcx = count, .rdx = stride, .rsi = at}, on_exit, cpu);
 }
 
 void Machine::set_msr(uint32_t msr, uint64_t value, int cpu) {
-    go(cpu, {msr_setter, value & 0xffffffff, msr, value >> 32, 0, 0}, {});
+    run(Program::set_msr, {.rax = value & 0xffffffff, .rcx = msr, .rdx = value >> 32}, {}, cpu);
 }
 
 void Machine::port_to_memory(uint64_t at, size_t count, int cpu) {
-    go(cpu, {port_reader, 0, count, 0x80, 0, at}, {});
+    run(Program::port_to_memory, {.rcx = count, .rdx = 0x80, .rdi = at}, {}, cpu);
 }
 
-Trap::Trap(const Machine &machine) : Trap(machine, {{0, machine.memory().bytes()}}) {}
-
-Trap::Trap(const Machine &machine, std::vector<Region> regions, uint32_t ring_entries)
-    : machine_(machine) {
-    for (const Region &region : regions) {
-        regions_.push_back({machine.memory().address(region.offset), region.bytes, 0, 0});
+void Machine::put_task() const {
+    uint32_t state[0x68 / sizeof(uint32_t)]{};
+    state[8] = static_cast<uint32_t>(address_of(Program::interrupted));
+    state[9] = 2; // flags
+    state[14] = stack;
+    for (const size_t segment : {18, 20, 21, 22, 23}) {
+        state[segment] = 16;
     }
-    create_.ring_entries = ring_entries;
-    create_.nr_regions = static_cast<uint32_t>(regions_.size());
-    create_.regions = reinterpret_cast<uint64_t>(regions_.data());
-    fd_ = Fd(must(ioctl(machine.vm(), KVM_HOTSNAP_CREATE, &create_), "KVM_HOTSNAP_CREATE"));
-    void *area =
-        mmap(nullptr, create_.mmap_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd_.get(), 0);
-    must(area == MAP_FAILED ? -1 : 0, "mmap of the traps");
-    area_ = static_cast<std::byte *>(area);
-    ring_ = reinterpret_cast<kvm_hotsnap_ring *>(area_);
+    state[19] = 8; // CS
+    std::memcpy(memory_.at(other_task), state, sizeof(state));
 }
 
-Trap::~Trap() {
-    close();
+size_t Machine::switch_task(const OnExit &on_exit) {
+    kvm_sregs system;
+    must(ioctl(vcpu(), KVM_GET_SREGS, &system), "KVM_GET_SREGS");
+    system.tr = flat(false);
+    system.tr.type = 0xb;
+    system.tr.selector = 0x18;
+    system.tr.base = task;
+    system.tr.limit = 0x67;
+    system.tr.s = system.tr.db = system.tr.g = 0;
+    must(ioctl(vcpu(), KVM_SET_SREGS, &system), "KVM_SET_SREGS");
+    return run(Program::switch_task, {}, on_exit);
 }
 
-void Trap::close() {
-    if (area_ != nullptr) {
-        munmap(area_, create_.mmap_bytes);
-        area_ = nullptr;
-        fd_ = Fd();
-    }
-}
-
-void Trap::arm(uint32_t flags) const {
-    const kvm_hotsnap_arm arm{flags, 0};
-    must(ioctl(fd_.get(), KVM_HOTSNAP_ARM, &arm), "KVM_HOTSNAP_ARM");
-}
-
-void Trap::disarm() const {
-    must(ioctl(fd_.get(), KVM_HOTSNAP_DISARM), "KVM_HOTSNAP_DISARM");
-}
-
-void Trap::reap() const {
-    must(ioctl(fd_.get(), KVM_HOTSNAP_REAP), "KVM_HOTSNAP_REAP");
-}
-
-void Trap::release(size_t offset, size_t bytes) const {
-    const kvm_hotsnap_range range{machine_.memory().address(offset), bytes};
-    must(ioctl(fd_.get(), KVM_HOTSNAP_RELEASE, &range), "KVM_HOTSNAP_RELEASE");
-}
-
-uint64_t *Trap::word(size_t number, uint64_t *mask) const {
-    const uint64_t address = machine_.memory().address(number * page);
-    for (const kvm_hotsnap_region &region : regions_) {
-        if (address >= region.userspace_addr && address < region.userspace_addr + region.bytes) {
-            const uint64_t bit = (address - region.userspace_addr) / page;
-            *mask = uint64_t{1} << bit % 64;
-            return reinterpret_cast<uint64_t *>(area_ + region.bitmap_offset) + bit / 64;
-        }
-    }
-    throw Failed("page " + std::to_string(number) + " is in no region");
-}
-
-bool Trap::saved(size_t number) const {
-    uint64_t mask;
-    const uint64_t *bits = word(number, &mask);
-    return (__atomic_load_n(bits, __ATOMIC_ACQUIRE) & mask) != 0;
-}
-
-bool Trap::claim(size_t number) const {
-    uint64_t mask;
-    uint64_t *bits = word(number, &mask);
-    return (__atomic_fetch_or(bits, mask, __ATOMIC_ACQ_REL) & mask) == 0;
-}
-
-size_t Trap::take(const OnPage &on_page) const {
-    const auto *entries =
-        reinterpret_cast<const kvm_hotsnap_entry *>(area_ + create_.entries_offset);
-    size_t pages = 0;
-    while (true) {
-        uint32_t tail = ring_->tail;
-        if (tail == __atomic_load_n(&ring_->head, __ATOMIC_ACQUIRE)) {
-            if (__atomic_load_n(&ring_->overflow, __ATOMIC_ACQUIRE) == 0) {
-                return pages;
-            }
-            must(ioctl(fd_.get(), KVM_HOTSNAP_DRAIN), "KVM_HOTSNAP_DRAIN");
-            continue;
-        }
-        const uint32_t slot = tail & (create_.ring_entries - 1);
-        uint32_t state;
-        while ((state = __atomic_load_n(&entries[slot].state, __ATOMIC_ACQUIRE)) ==
-               KVM_HOTSNAP_ENTRY_EMPTY) {
-        }
-        if (state == KVM_HOTSNAP_ENTRY_PAGE) {
-            on_page((entries[slot].addr - machine_.memory().address()) / page,
-                    area_ + create_.pages_offset + slot * page);
-            pages++;
-        }
-        __atomic_store_n(&ring_->tail, tail + 1, __ATOMIC_RELEASE);
-    }
+size_t Machine::interrupt(const OnExit &on_exit) {
+    must(ioctl(vcpu(), KVM_SET_LAPIC, &apic_), "KVM_SET_LAPIC"); // the last one is forgotten
+    kvm_msi message{};
+    message.address_lo = 0xfee00000;
+    message.data = vector;
+    check(must(ioctl(vm(), KVM_SIGNAL_MSI, &message), "KVM_SIGNAL_MSI") > 0, "it is not taken");
+    return run(Program::wait, {}, on_exit);
 }
 
 } // namespace hotsnap::kvmtest

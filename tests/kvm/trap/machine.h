@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
-// A virtual machine as small as can be: memory, vCPUs in 32-bit mode without paging, and four
-// programs of a few bytes that write, read, set an MSR, or take bytes from a port. And the write
-// traps of the patched KVM on that memory.
+// A virtual machine as small as can be: memory, vCPUs in 32-bit mode, and programs of a few bytes
+// that write, read, set an MSR, take bytes from a port, or have KVM emulate what they do.
 #pragma once
 
 #include <linux/kvm.h>
@@ -11,7 +10,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
-#include <memory>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -27,6 +25,9 @@ struct Failed : std::runtime_error {
 };
 
 void check(bool condition, const std::string &otherwise);
+
+// The result of a system call, which must not be negative.
+int must(int result, const char *what);
 
 class Fd {
   public:
@@ -62,85 +63,88 @@ class Memory {
     size_t bytes_;
 };
 
+// What a vCPU can be told to do; machine.cc has the code.
+enum class Program {
+    write,
+    read,
+    set_msr,
+    port_to_memory,
+    emulated_write,    // EAX to ESI
+    emulated_push,     // EAX to below ESP
+    emulated_exchange, // locked: ECX to ESI, where EAX is
+    save_vmcb,         // VMSAVE to EAX
+    switch_task,       // to the other task
+    wait,              // for an interrupt, which ends it
+    interrupted,
+    count
+};
+
 class Machine {
   public:
-    // Where the programs lie; tests leave this page alone. (The TSS of Intel's real mode is
-    // outside of memory.)
+    // Where the programs lie, and a table of segments and one of interrupts; tests leave this page
+    // alone, and the next one, which is the stack that interrupts find. (The TSS of Intel's real
+    // mode is outside of memory.)
     static constexpr uint64_t code = 0;
+    static constexpr uint64_t stack = 2 * page;
     static constexpr uint64_t alias = 1u << 30; // of a second slot
+    static constexpr uint8_t vector = 0x40;     // of the only interrupt that it takes
+    static constexpr uint64_t task = 20 * page; // the running task's state, and the other's
+    static constexpr uint64_t other_task = 21 * page;
 
-    explicit Machine(Memory &memory, int vcpus = 1);
+    struct Kind {
+        int vcpus = 1;
+        bool irqchip = false; // KVM's own APIC, which is enabled
+    };
+    explicit Machine(Memory &memory) : Machine(memory, Kind{}) {}
+    Machine(Memory &memory, Kind kind);
     ~Machine();
 
-    // One vCPU does `count` steps from `at` on, each `stride` further. `on_exit` is called for
-    // each KVM_EXIT_HOTSNAP; without it there must be none. Return how many there were.
+    struct Registers {
+        uint64_t rax = 0, rcx = 0, rdx = 0, rsi = 0, rdi = 0, rsp = stack, rflags = 2;
+    };
+    // Runs a program. `on_exit` is called for each KVM_EXIT_HOTSNAP; without it there must be none.
+    // Returns how many there were.
     using OnExit = std::function<void(const kvm_hotsnap_exit &)>;
+    size_t run(Program program, const Registers &registers, const OnExit &on_exit = {},
+               int cpu = 0);
+
+    // One vCPU does `count` steps from `at` on, each `stride` further.
     size_t write(uint64_t at, size_t count, size_t stride, const OnExit &on_exit = {}, int cpu = 0);
     size_t read(uint64_t at, size_t count, size_t stride, const OnExit &on_exit = {}, int cpu = 0);
     void set_msr(uint32_t msr, uint64_t value, int cpu = 0);
     // KVM's emulator writes `count` bytes of 0xa5.
     void port_to_memory(uint64_t at, size_t count, int cpu = 0);
+    // An interrupt comes, and is never acknowledged; the machine has an irqchip.
+    size_t interrupt(const OnExit &on_exit = {});
+
+    // Switches to the other task, which does nothing. The first one is the running one again.
+    size_t switch_task(const OnExit &on_exit = {});
+    // The other task's state; tests that switch fill it in before.
+    void put_task() const;
+
+    // Two-level paging with this page directory, in addition to `efer`.
+    void set_paging(uint64_t directory, uint64_t efer = 0) const;
 
     void set_slot(uint32_t slot, uint64_t gpa, size_t bytes, uint32_t flags = 0) const;
     std::vector<uint64_t> dirty_log(uint32_t slot) const;
 
     Memory &memory() const { return memory_; }
     int vm() const { return vm_.get(); }
+    int vcpu(int cpu = 0) const { return vcpus_[static_cast<size_t>(cpu)].fd.get(); }
 
   private:
     struct Vcpu {
         Fd fd;
         kvm_run *run;
     };
-    struct Registers {
-        uint64_t rip, rax = 0, rcx = 0, rdx = 0, rsi = 0, rdi = 0;
-    };
-    size_t go(int cpu, const Registers &registers, const OnExit &on_exit);
+    void put_code() const;
 
     Memory &memory_;
     Fd kvm_;
     Fd vm_;
     size_t run_bytes_;
     std::vector<Vcpu> vcpus_;
-};
-
-// The traps. Regions are given as offsets into the memory.
-class Trap {
-  public:
-    struct Region {
-        size_t offset, bytes;
-    };
-    // Throws std::system_error with KVM's refusal.
-    Trap(const Machine &machine, std::vector<Region> regions, uint32_t ring_entries = 64);
-    explicit Trap(const Machine &machine);
-    ~Trap();
-
-    void arm(uint32_t flags = 0) const;
-    void disarm() const;
-    void reap() const;
-    void release(size_t offset, size_t bytes) const;
-    void close();
-
-    // By page number of the memory, which must be in a region.
-    bool saved(size_t number) const;
-    // Sets the bit; false when it was set already.
-    bool claim(size_t number) const;
-
-    // Hands over what is in the ring, and drains what did not fit. `data` is 4 KiB.
-    using OnPage = std::function<void(size_t number, const std::byte *data)>;
-    size_t take(const OnPage &on_page) const;
-
-    const kvm_hotsnap_ring &ring() const { return *ring_; }
-
-  private:
-    uint64_t *word(size_t number, uint64_t *mask) const;
-
-    const Machine &machine_;
-    std::vector<kvm_hotsnap_region> regions_;
-    kvm_hotsnap_create create_{};
-    Fd fd_;
-    std::byte *area_ = nullptr;
-    kvm_hotsnap_ring *ring_ = nullptr;
+    kvm_lapic_state apic_{}; // as it was before any interrupt
 };
 
 } // namespace hotsnap::kvmtest
