@@ -21,6 +21,8 @@ declare -A PACKAGE_SETS=(
     [operator]="python3 python3-xxhash iproute2 util-linux mount e2fsprogs"
     # the patched KVM: kbuild's programs come with the kernel's headers
     [kvm]="gcc make patch xz-utils kmod libelf1 dpkg-dev"
+    # to try the package of its modules
+    [dkms]="dkms"
     # a computer with VMX and EPT, emulated, to run it in
     [bochs]="bochs bochs-term bochsbios vgabios isolinux syslinux-common xorriso cpio"
     # the style checks

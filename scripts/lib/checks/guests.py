@@ -35,7 +35,7 @@ def vm(context: Context) -> None:
 
 
 def kvm(context: Context) -> None:
-    context.packages("operator", "kvm", "bochs")
+    context.packages("operator", "kvm", "dkms", "bochs")
     context.script("build", "libs", "qemu")
     context.script("guest-image", "--generic")
     context.run("series-on-newest", [context.path("scripts", "build-kvm"), "--newest"],
