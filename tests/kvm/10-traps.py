@@ -3,31 +3,56 @@
 """The patched KVM's write traps from a tiny machine's view (trap/), in an emulated computer with
 AMD's virtualization: guest writes, KVM's own writes, huge pages, changing slots, dirty logging, a
 full ring, races, a killed process; with controls in which a trap is left open.
+
+All of it with nested paging, with shadow paging, and with nested paging by the MMU that is not the
+TDP MMU.
 """
+
+# timeout: 900
 
 import re
 
 from patched import SUITE, modules  # first: it says where the rest is
 from harness import BUILD, Report, Workplace, check
-from level1.machine import Level1, Program
+from level1.machine import Level1, Modules, Program
 
 TRAP_TEST = BUILD / "host" / "tests" / "kvm" / "kvm-trap-test"
 RESULT = re.compile(r"^(?:ok |not ok |skip |#).*$", re.MULTILINE)
+# What the cost of arming is, is a question about the TDP MMU.
+PLAIN = ["--without", "trap-cost-of-arming"]
+PLAN = [
+    Program("traps", TRAP_TEST),
+    Modules("npt=0", kvm_amd="npt=0"),
+    Program("shadow", TRAP_TEST, PLAIN),
+    Modules("tdp_mmu=0", kvm="tdp_mmu=0"),
+    Program("no-tdp-mmu", TRAP_TEST, PLAIN),
+]
+
+
+def results_of(report: Report, machine: Level1, program: str, prefix: str) -> None:
+    """`prefix` tells this run's results from the others'."""
+    machine.vm.wait_console(f"level1: end {program} ", timeout=400)
+    results = [re.sub(r"^(ok|not ok|skip) ", rf"\1 {prefix}", line)
+               for line in RESULT.findall(machine.output_of(program))]
+    print("\n".join(results), flush=True)
+    report.failed += sum(line.startswith("not ok") for line in results)
+    report.run(f"{prefix}traps-all-ran", lambda: check(
+        "# all cases ran" in results, "the tests broke off"))
 
 
 def run(report: Report) -> None:
     with Workplace() as place:
-        machine = Level1(place, "traps", SUITE, [Program("traps", TRAP_TEST)],
-                         modules=modules(), memory_mib=3072)
+        machine = Level1(place, "traps", SUITE, PLAN, modules=modules(), memory_mib=3072)
         version = machine.wait("kvm .*")
         print(f"# {version}")
-        check("npt=Y" in version, f"KVM has no nested paging: {version}")
-        machine.vm.wait_console("level1: end traps", timeout=400)
-        results = RESULT.findall(machine.output_of("traps"))
-        print("\n".join(results), flush=True)
-        report.failed += sum(line.startswith("not ok") for line in results)
-        report.run("traps-all-ran", lambda: check(
-            any("control-no-kvm-trap" in line for line in results), "the tests broke off"))
+        check("npt=Y tdp_mmu=Y" in version, f"KVM has no nested paging: {version}")
+        results_of(report, machine, "traps", "")
+        for parameter, program in (("npt=0", "shadow"), ("tdp_mmu=0", "no-tdp-mmu")):
+            version = machine.wait(f"modules {parameter} .*")
+            print(f"# {version}")
+            report.run(f"{program}-is-what-runs", lambda now=version, wanted=parameter: check(
+                wanted.replace("0", "N") in now, f"the parameter has no effect: {now}"))
+            results_of(report, machine, program, f"{program}-")
         report.run("traps-kernel-log-is-clean", machine.power_off)
 
 
