@@ -13,7 +13,7 @@ from . import formats
 from .context import CannotRun, Context, output_of
 
 SLOWDOWN = {"host": 1, "host-asan": 4, "host-tsan": 10}
-LEAST_TIMEOUT = 300.0
+LEAST_TIMEOUT = 600.0
 
 SANITIZERS = {
     "host-asan": {"ASAN_OPTIONS": "detect_stack_use_after_return=1:strict_string_checks=1",

@@ -8,6 +8,7 @@
 #include <cstring>
 #include <set>
 #include <system_error>
+#include <unistd.h>
 
 namespace hotsnap::kvmtest {
 
@@ -78,6 +79,24 @@ void huge_pages() {
     check(machine.write(2 * MiB, 1024, page, save) == 0, "saved pages are still trapped");
     trap.disarm();
     machine.write(0x1000, 1, page);
+}
+
+// Code that writes to the large page it lies in: neither mapping may cost the other for ever.
+void code_beside_data() {
+    Memory memory(8 * MiB, true);
+    memory.fill(3);
+    if (memory.huge_bytes() < 4 * MiB) {
+        throw Skipped("this kernel gave no transparent huge pages");
+    }
+    Machine machine(memory);
+    machine.write(first * page, 64, page);
+    const Trap trap(machine);
+    trap.arm();
+    const auto save = [&](const kvm_hotsnap_exit &exit) { trap.claim(page_of(memory, exit)); };
+    alarm(120); // ends this program: the guest is in an endless loop of faults
+    const size_t exits = machine.write(first * page, 64, page, save);
+    alarm(0);
+    check(exits == 64, std::to_string(exits) + " exits for 64 pages");
 }
 
 void released_ranges() {
@@ -215,6 +234,7 @@ void guest_write_cases(Cases &cases) {
     cases.run("trap-guest-writes-with-neighbors", [] { guest_writes(16); });
     cases.run("trap-reads", reads);
     cases.run("trap-huge-pages", huge_pages);
+    cases.run("trap-code-beside-data", code_beside_data);
     cases.run("trap-released-ranges", released_ranges);
     cases.run("trap-page-walks", page_walks);
     cases.run("trap-interrupt-delivery", interrupt_delivery);

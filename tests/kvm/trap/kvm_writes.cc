@@ -118,6 +118,16 @@ void be_shown_xen_page(Machine &machine) {
     }
 }
 
+// The structure lies in two pages; KVM writes to both in this call.
+void be_told_xen_runstate(Machine &machine) {
+    kvm_xen_vcpu_attr attribute{};
+    attribute.type = KVM_XEN_VCPU_ATTR_TYPE_RUNSTATE_ADDR;
+    attribute.u.gpa = here + page - 16;
+    if (ioctl(machine.vcpu(), KVM_XEN_VCPU_SET_ATTR, &attribute) < 0) {
+        throw Skipped("this KVM does not emulate Xen's run states");
+    }
+}
+
 // The handler is RSM alone. SMM sees the same memory.
 void prepare_smm(Machine &machine) {
     machine.set_slot(smm_slot, 0, machine.memory().bytes());
@@ -293,6 +303,7 @@ std::vector<Writer> paravirtual() {
         by_msr("hyperv-reference-tsc", msr_hyperv_reference_tsc, 1, be_hyperv),
         by_msr("hyperv-assist-page", msr_hyperv_assist_page, 1, be_hyperv),
         {.name = "xen-shared-info", .pages = {first}, .act = be_shown_xen_page},
+        {.name = "xen-runstate", .pages = {first, first + 1}, .act = be_told_xen_runstate},
     };
 }
 
