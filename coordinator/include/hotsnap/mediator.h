@@ -4,7 +4,8 @@
  * counts and records the channel state. (HotSnap, LISA '13, section 3.3 and 4.3.)
  *
  * Sans-I/O: frames in, verdicts out; the caller delivers. One mediator serves all NICs of a member.
- * Not thread safe: QEMU calls it under the BQL only. Conventions as in snapshot.h.
+ * Not thread safe: QEMU calls it under the BQL only, but for hs_mediator_write_channel, for which
+ * it sees to it that the record stands still. Conventions as in snapshot.h.
  *
  * Color. A frame from one member to another carries the sender's epoch state in the first octet of
  * its source MAC (XOR with a mask that leaves the multicast and local bits alone), so no byte is
