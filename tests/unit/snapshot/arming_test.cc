@@ -82,8 +82,9 @@ TEST(Arming, StaysConverged) {
     }
     writers.pause();
     ASSERT_EQ(snapshot.cut(), "");
-    // The limit and what was read at once; of 16 pages each. Without upkeep it would be 6000.
-    EXPECT_LT(snapshot.stats().cut_pages, (512u + 64u) * 16);
+    // Each fault was of 16 pages. On an idle machine some 600 of them are left; how many it is
+    // depends on when the upkeep gets a processor. Without upkeep it would be all of them.
+    EXPECT_LT(snapshot.stats().cut_pages, 6000u * 16 / 2);
 }
 
 TEST(Arming, AbortEndsItAtOnce) {
