@@ -15,6 +15,7 @@ import shlex
 import shutil
 import socket
 import subprocess
+import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -211,7 +212,7 @@ class Level1:
         ports = range(1 + max(e.port for e in [*self.plan, Level2("")] if isinstance(e, Level2)))
         qmp = [self.folder / f"level2-qmp-{port}.sock" for port in ports]
         self.consoles = [self.folder / f"level2-{port}.log" for port in ports]
-        self.vm = Vm(place, name, [
+        self._boot(qmp, [
             "-machine", "q35", "-accel", "tcg", "-cpu", "EPYC,+svm,+npt", "-smp", "2",
             "-m", str(memory_mib), "-no-reboot",
             "-kernel", str(self.kernel / "vmlinuz"), "-initrd", str(self.kernel / "initrd.img"),
@@ -226,11 +227,26 @@ class Level1:
                 "-device", f"virtserialport,chardev=qmp{port},name=level2-qmp-{port}",
                 "-chardev", f"file,id=console{port},path={self.consoles[port]}",
                 "-device", f"virtserialport,chardev=console{port},name=level2-console-{port}"])])
-        # One connection for all guests of a port: in the machine, a port whose far end is closed
-        # is at its end of file.
-        self.sockets = [socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) for _ in ports]
-        for port in ports:
-            self.sockets[port].connect(str(qmp[port]))
+
+    def _boot(self, qmp: list[Path], arguments: list[str]) -> None:
+        """Up to the machine's init. QEMU's TCG with two processors ends now and then in the first
+        seconds of a kernel (seen once in some twenty boots); then once more."""
+        for last in (False, False, True):
+            self.vm = Vm(self.place, self.name, arguments)
+            # One connection for all guests of a port: in the machine, a port whose far end is
+            # closed is at its end of file.
+            self.sockets = [socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) for _ in qmp]
+            for connection, path in zip(self.sockets, qmp):
+                connection.connect(str(path))
+            deadline = time.monotonic() + 180
+            while (self.vm.process.poll() is None and "level1: " not in self.vm.text()
+                   and time.monotonic() < deadline):
+                time.sleep(0.1)
+            if "level1: " in self.vm.text() or self.vm.process.poll() is None or last:
+                return
+            print(f"# {self.name} ended while it booted: {self.vm.text()[-200:]!r}", flush=True)
+            for connection in self.sockets:
+                connection.close()
 
     def level2_text(self, port: int) -> str:
         return self.consoles[port].read_text(errors="replace")
