@@ -9,14 +9,17 @@ from harness import Cluster, Workplace, check
 from hotsnap.image import Image, compare
 
 LOAD = "hs.writer.mib=96 hs.writer.rate=0 hs.writer.disk=50"
+BANDWIDTH = 64 << 20  # slow enough that the guest writes to much of the memory before it is copied
 
 
 def identity(options: dict, engine: str = "auto",
              before: Callable[[Cluster], None] | None = None,
              meanwhile: Callable[[Cluster], None] | None = None,
-             after: Callable[[Cluster], None] | None = None) -> tuple[int, dict]:
+             after: Callable[[Cluster], None] | None = None,
+             bandwidth: int = BANDWIDTH) -> tuple[int, dict]:
     """Pages in which image and dump differ, and the page counts by manner. `before`, `meanwhile`
-    and `after` are done before the snapshot, while its copy runs, and when both were compared."""
+    and `after` are done before the snapshot, while its copy runs, and when both were compared.
+    `bandwidth` limits the copy in bytes a second; it is lifted after `meanwhile`."""
     with Workplace() as place:
         cluster = Cluster(place, [("solo", "writer", {"append": LOAD, "disktag": True, **options})])
         cluster.up()
@@ -24,10 +27,10 @@ def identity(options: dict, engine: str = "auto",
         solo.wait_console(r"writer solo pages=[1-9]")
         if before:
             before(cluster)
-        # Slow enough that the guest writes to much of the memory before it is copied.
-        cluster.begin_snapshot("t", x_dump=True, engine=engine, bandwidth=64 << 20)
+        cluster.begin_snapshot("t", x_dump=True, engine=engine, bandwidth=bandwidth)
         if meanwhile:
             meanwhile(cluster)
+            solo.qmp.execute("hotsnap-set-bandwidth", {"bandwidth": 0})
         error = solo.wait_job("snap-t")
         check(error is None, f"snapshot: {error}")
         check(solo.running(), "the guest does not run after the snapshot")
