@@ -26,7 +26,7 @@ declare -A PACKAGE_SETS=(
     # a computer with VMX and EPT, emulated, to run it in
     [bochs]="bochs bochs-term bochsbios vgabios isolinux syslinux-common xorriso cpio"
     # the style checks
-    [style]="clang-format shellcheck git perl python3"
+    [style]="clang-format shellcheck pyflakes3 git perl python3"
 )
 
 need_package_sets() {

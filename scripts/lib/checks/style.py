@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable
 
-from .context import Context, output_of, read_text
+from .context import Context, output_of
 from .results import FAILED, PASSED, Result
 
 MAX_LINES = 800
@@ -91,14 +91,6 @@ def bad_whitespace(path: str, text: str) -> Complaints:
         yield f"{path}: no newline at its end"
 
 
-def does_not_compile(path: str, text: str) -> Complaints:
-    if is_python(path, text):
-        try:
-            compile(text, path, "exec")
-        except (SyntaxError, ValueError) as error:
-            yield f"{path}: {error}"
-
-
 def mirror_hosts() -> list[str]:
     _, text = output_of("apt-get", "indextargets", "--format", "$(SITE) $(REPO_URI)")
     return sorted(set(re.findall(r"://(?:[^/@\s]*@)?([^/:\s]+)", text)))
@@ -113,6 +105,12 @@ def unformatted(root: str, paths: list[str]) -> str:
 
 def shell_faults(root: str, paths: list[str]) -> str:
     status, text = output_of("shellcheck", "--format=gcc", *paths, cwd=root)
+    return "" if status == 0 else text
+
+
+def python_faults(root: str, paths: list[str]) -> str:
+    """What does not compile, names that are not defined, imports that nothing uses."""
+    status, text = output_of("pyflakes3", *paths, cwd=root)
     return "" if status == 0 else text
 
 
@@ -135,7 +133,8 @@ def style(context: Context) -> None:
            unformatted(root, [path for path in own if path.endswith((*CXX, ".c"))]).splitlines())
     report(context, "shellcheck",
            shell_faults(root, [path for path in own if is_shell(path, texts[path])]).splitlines())
-    over_all("python compiles", does_not_compile)
+    report(context, "pyflakes",
+           python_faults(root, [path for path in own if is_python(path, texts[path])]).splitlines())
     over_all("licence line", missing_spdx)
     over_all("file length", too_long)
     over_all("whitespace", bad_whitespace)

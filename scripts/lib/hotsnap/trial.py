@@ -28,7 +28,7 @@ BOOT_TIMEOUT, FLOW_TIMEOUT, ROWS_TIMEOUT = 300.0, 120.0, 180.0
 
 def cluster_file(guest: str) -> str:
     """The TOML text; `guest` is the folder of scripts/guest-image."""
-    text = [f"""# Written by scripts/quickstart; 'scripts/hotsnap --file' of this file works too.
+    text = ["""# Written by scripts/quickstart; 'scripts/hotsnap --file' of this file works too.
 [cluster]
 name = "quickstart"
 directory = "cluster"

@@ -11,7 +11,6 @@ import os
 import tempfile
 import unittest
 
-import operator_fixtures  # noqa: F401: the path to the code
 from hotsnap import bench, bench_cluster, bench_copy, bench_guest, bench_pause, cluster, trial
 from hotsnap.bench_shell import answer, parse_netstat, serial_port
 from hotsnap.bench_stats import Line, Series, medians_by_name, ratio, show

@@ -48,12 +48,6 @@ class Texts(unittest.TestCase):
         self.finds(check, "a", "see /somewhere/here/checkout\n")
         self.silent(check, "a", "see /somewhere/else\n")
 
-    def test_python(self):
-        self.finds(style.does_not_compile, "a.py", "def f(:\n")
-        self.finds(style.does_not_compile, "tool", "#!/usr/bin/python3\nif\n")
-        self.silent(style.does_not_compile, "a.py", "x = 1\n")
-        self.silent(style.does_not_compile, "a.sh", "if\n")
-
 
 class Tools(unittest.TestCase):
     def setUp(self):
@@ -72,6 +66,13 @@ class Tools(unittest.TestCase):
     def test_clang_format(self):
         self.assertEqual(style.unformatted(self.folder, self.put("a.cc", "int a = 1;\n")), "")
         self.assertIn("a.cc", style.unformatted(self.folder, self.put("a.cc", "int  a=1 ;\n")))
+
+    @unittest.skipUnless(shutil.which("pyflakes3"), "pyflakes3 is not installed")
+    def test_pyflakes(self):
+        self.assertEqual(style.python_faults(self.folder, self.put("a.py", "x = 1\n")), "")
+        for text, complaint in (("def f(:\n", "a.py:1"), ("import os\n", "unused"),
+                                ("print(x)\n", "undefined name 'x'")):
+            self.assertIn(complaint, style.python_faults(self.folder, self.put("a.py", text)))
 
     @unittest.skipUnless(shutil.which("shellcheck"), "shellcheck is not installed")
     def test_shellcheck(self):

@@ -5,7 +5,6 @@ import os
 import tempfile
 import unittest
 
-import operator_fixtures  # noqa: F401
 from hotsnap import cluster
 from hotsnap.errors import UsageError
 from hotsnap.tomlpos import Positions

@@ -7,7 +7,6 @@ import struct
 import tempfile
 import unittest
 
-import operator_fixtures  # noqa: F401
 from hotsnap import layers
 from hotsnap.errors import HotsnapError
 from hotsnap.layers import Delete, Merge

@@ -8,7 +8,6 @@ import sys
 import tempfile
 import unittest
 
-import operator_fixtures  # noqa: F401
 from hotsnap import accel, cluster, lab, machine, process
 from hotsnap.machine import Paths
 

@@ -5,7 +5,6 @@ Snapshots are imitated with blockdev-snapshot-sync, so any QEMU will do: $HOTSNA
 checkout's builds. Needs root, for the cluster's network namespace.
 """
 
-import json
 import contextlib
 import os
 import re

@@ -13,7 +13,6 @@ import time
 import unittest
 from unittest import mock
 
-import operator_fixtures  # noqa: F401
 import test_operator_merge
 from hotsnap import (binaries, bundle, fleet, layers, lifecycle, listing, merge, process, recovery,
                      snapshot)

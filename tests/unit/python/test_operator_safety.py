@@ -10,7 +10,6 @@ import time
 import unittest
 from unittest import mock
 
-import operator_fixtures  # noqa: F401
 from hotsnap import binaries, bundle, cluster, layers, lifecycle, listing, merge
 from hotsnap.errors import HotsnapError
 from hotsnap.fleet import Fleet
