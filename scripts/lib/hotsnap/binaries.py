@@ -52,12 +52,14 @@ def run_img(image_tool: str, *arguments: str) -> str:
 
 
 def create_overlay(image_tool: str, path: str, backing: str, backing_format: str) -> None:
-    run_img(image_tool, "create", "-q", "-f", "qcow2", "-F", backing_format, "-b", backing, path)
-    sync_file(path)  # before state.json names it
-    sync_folder(os.path.dirname(path))
+    _create(image_tool, path, "-F", backing_format, "-b", backing, path)
 
 
 def create_empty(image_tool: str, path: str, size: int) -> None:
-    run_img(image_tool, "create", "-q", "-f", "qcow2", path, str(size))
+    _create(image_tool, path, path, str(size))
+
+
+def _create(image_tool: str, path: str, *arguments: str) -> None:
+    run_img(image_tool, "create", "-q", "-f", "qcow2", *arguments)
     sync_file(path)  # before state.json names it
     sync_folder(os.path.dirname(path))

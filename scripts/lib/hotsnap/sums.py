@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from .atomic import write_bytes
 from .errors import HotsnapError
 
+
 class MissingPackage(HotsnapError):
     """Nothing is wrong with any file; this machine cannot tell."""
 
