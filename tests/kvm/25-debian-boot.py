@@ -7,10 +7,9 @@ while the guest boots: its image is the memory of that pause, and the guest come
 
 # timeout: 600
 
-import time
 
 from patched import SUITE, modules  # first: it says where the rest is
-from harness import Report, Workplace, check
+from harness import Report, Workplace, check, wait_until
 from level1.checks import WRITES, Shot, identity
 from level1.machine import DebianLevel2, Guest, Level1
 
@@ -41,10 +40,8 @@ def boot_idle(machine: Level1) -> None:
 
 def boot_armed(machine: Level1) -> None:
     with machine.guest("armed") as guest:
-        deadline = time.monotonic() + BOOT_TIMEOUT
-        while bytes_read(guest) < UNDER_WAY:
-            check(time.monotonic() < deadline, f"it does not boot: {guest.text()[-500:]!r}")
-            time.sleep(0.1)
+        wait_until(lambda: bytes_read(guest) >= UNDER_WAY,
+                   lambda: f"it does not boot: {guest.text()[-500:]!r}", BOOT_TIMEOUT)
         check(READY.format("armed") not in guest.text(), "it has booted already")
         guest.snapshot("armed-kvm", **WHOLE.arguments)
         comes_up(guest)

@@ -6,12 +6,11 @@ other, then brought back; and the same once more, by the other initiator.
 
 # timeout: 900
 
-import time
 from types import SimpleNamespace
 
 from patched import SUITE, modules  # first: it says where the rest is
 from chatter import Chatter
-from harness import QEMU_IMG, Failed, Report, Workplace, check
+from harness import QEMU_IMG, Report, Workplace, check
 from hotsnap.cutcheck import check_bundle
 from level1.checks import wait_writers
 from level1.machine import BUNDLES, Guest, Level1, Level2
@@ -36,17 +35,7 @@ def pair(a: Guest, b: Guest) -> SimpleNamespace:
 
 def talk_on(a: Guest, b: Guest, before: Chatter | None = None) -> Chatter:
     """Messages flow both ways, none is missing, no connection was made anew."""
-    first = Chatter.wait(pair(a, b), 120)
-    deadline = time.monotonic() + 30
-    while True:
-        last = Chatter.read(pair(a, b))
-        try:
-            last.must_have_moved_on(first)
-            break
-        except Failed:
-            if time.monotonic() > deadline:
-                raise
-        time.sleep(0.5)
+    last = Chatter.wait_flow(pair(a, b))
     last.must_be_unharmed(before)
     return last
 

@@ -8,11 +8,9 @@ import os
 import re
 import signal
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
 
-from harness import GUEST, QEMU, ROOT, Failed, Report, Workplace, check
+from harness import GUEST, QEMU, ROOT, Failed, Report, Workplace, check, wait_until
 
 CLUSTER = """
 [cluster]
@@ -73,32 +71,25 @@ class Operator:
     def data(self, *arguments: str):
         return json.loads(self.run(*arguments, "--json"))
 
-    @staticmethod
-    def until(condition: Callable[[], bool], otherwise: str) -> None:
-        deadline = time.monotonic() + 120
-        while not condition():
-            check(time.monotonic() < deadline, otherwise)
-            time.sleep(0.05)
-
     def moves(self, name: str) -> None:
         """The guest writes on, to its disk too."""
         log = self.state / "members" / name / "serial.log"
-        offset, deadline = log.stat().st_size, time.monotonic() + 60
-        while True:
-            text = log.read_text(errors="replace")[offset:]
-            counts = re.findall(rf"^writer {name} pages=\d+ disk=(\d+)", text, re.M)
-            if len(counts) > 1 and int(counts[-1]) > int(counts[0]):
-                return
-            check(time.monotonic() < deadline, f"{name} stands still: {text[-300:]}")
-            time.sleep(0.2)
+        offset = log.stat().st_size
+
+        def text() -> str:
+            return log.read_text(errors="replace")[offset:]
+
+        def counts() -> set[str]:
+            return set(re.findall(rf"^writer {name} pages=\d+ disk=(\d+)", text(), re.M))
+
+        wait_until(lambda: len(counts()) > 1, lambda: f"{name} stands still: {text()[-300:]}")
 
     def ready(self) -> None:
-        deadline = time.monotonic() + 180
         for name in "ab":
             log = self.state / "members" / name / "serial.log"
-            while f"writer {name} pages=" not in log.read_text(errors="replace"):
-                check(time.monotonic() < deadline, f"{name} does not boot")
-                time.sleep(0.2)
+            wait_until(lambda log=log, name=name:
+                       f"writer {name} pages=" in log.read_text(errors="replace"),
+                       f"{name} does not boot")
 
 
 def members(value) -> list[dict]:
@@ -153,7 +144,7 @@ def scenario(report: Report) -> None:
             command = subprocess.Popen(operator.command("snapshot", tag, "--bandwidth", "8M"),
                                        env=ENVIRONMENT, text=True, stdin=subprocess.DEVNULL,
                                        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-            operator.until(lambda: (operator.bundles / f"{tag}.partial" / "a" / "state").exists(),
+            wait_until(lambda: (operator.bundles / f"{tag}.partial" / "a" / "state").exists(),
                            f"snapshot {tag} does not begin")
             return command
 
@@ -172,7 +163,7 @@ def scenario(report: Report) -> None:
             command.kill()
             command.communicate(timeout=60)
             check("still under way" in operator.run("snapshot", "next", code=1), "its successor")
-            operator.until(lambda: (operator.bundles / "orphan").exists(), "it does not go on")
+            wait_until(lambda: (operator.bundles / "orphan").exists(), "it does not go on")
             operator.run("snapshot", "next")
             for tag in ("orphan", "next"):
                 operator.run("verify", tag)

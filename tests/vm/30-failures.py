@@ -12,9 +12,9 @@ import time
 from typing import Callable
 
 from delay import DelayedSocket
-from harness import QEMU_IMG, Cluster, Failed, Report, Vm, Workplace, check
+from harness import PATIENCE, Cluster, Failed, Report, Vm, Workplace, check, wait_until
 from hotsnap.qmp import QmpError
-from unharmed import WRITERS, SmallFilesystem, reach, refused, settle, start, unharmed
+from unharmed import WRITERS, SmallFilesystem, finish, is_whole, refused, settle, start, unharmed, writing_cluster
 
 
 def existing_tag(cluster: Cluster) -> None:
@@ -49,7 +49,7 @@ def no_space_during(cluster: Cluster) -> None:
     with SmallFilesystem(cluster.place, 900) as folder:
         a = cluster["a"].vm
         tag = start(cluster, directory=str(folder))
-        reach(a, "full")
+        a.reach("full")
         subprocess.run(["dd", "if=/dev/zero", f"of={folder}/filler", "bs=1M", "status=none"],
                        stderr=subprocess.DEVNULL, check=False)
         try:
@@ -67,7 +67,7 @@ def no_space_during(cluster: Cluster) -> None:
 def cancelled(cluster: Cluster, phase: str) -> None:
     a = cluster["a"].vm
     tag = start(cluster)
-    reach(a, phase)
+    a.reach(phase)
     a.qmp.execute("job-cancel", {"id": f"snap-{tag}"})
     a.wait_job(f"snap-{tag}")
     unharmed(cluster, tag)
@@ -95,9 +95,8 @@ def priority(cluster: Cluster) -> None:
     with DelayedSocket(cluster["b"].socket, cluster.place.path / "slow.sock", 0.5) as relay:
         tag = start(cluster, bandwidth=0, coloring=False,
                     members=[cluster["a"].address, {"name": "b", "address": f"unix:{relay.path}"}])
-        deadline = time.monotonic() + 30
-        while len(raised := b.real_time_threads()) < 2:
-            check(time.monotonic() < deadline, f"armed, these have real-time priority: {raised}")
+        raised = wait_until(lambda: len(found := b.real_time_threads()) > 1 and found,
+                            "armed, no loops have real-time priority", interval=0)
         error = a.wait_job(f"snap-{tag}")
         check(error is None, f"error: {error}")
     print(f"# {raised}")
@@ -108,7 +107,7 @@ def priority(cluster: Cluster) -> None:
 def second_snapshot(cluster: Cluster) -> None:
     a, b = cluster["a"].vm, cluster["b"].vm
     tag = start(cluster)
-    reach(a, "full")
+    a.reach("full")
     for vm, index in ((a, 0), (b, 1)):
         try:
             start(cluster, initiator=index)
@@ -139,8 +138,8 @@ def migration_runs(cluster: Cluster) -> None:
         refused(cluster, "migration is in progress")
     finally:
         a.qmp.execute("migrate_cancel")
-        while a.qmp.execute("query-migrate")["status"] not in ("cancelled", "failed", "completed"):
-            time.sleep(0.05)
+        wait_until(lambda: a.qmp.execute("query-migrate")["status"] in
+                   ("cancelled", "failed", "completed"), "the migration does not end")
         if not a.running():
             a.qmp.execute("cont")
 
@@ -169,8 +168,8 @@ def silent_member(cluster: Cluster) -> None:
     back. The initiator has finished its own part by then."""
     a, b = cluster["a"].vm, cluster["b"].vm
     tag = start(cluster)
-    reach(a, "full")
-    reach(b, "full")
+    a.reach("full")
+    b.reach("full")
     b.process.send_signal(signal.SIGSTOP)
     try:
         error = a.wait_job(f"snap-{tag}", 120)
@@ -187,14 +186,9 @@ def stopped_after_its_promise(cluster: Cluster) -> None:
     something to say before it listens, and nobody is there any more; yet it hears the last words."""
     a, b = cluster["a"].vm, cluster["b"].vm
     tag = start(cluster)
-    reach(a, "full")
-    reach(b, "full")
-    b.qmp.execute("hotsnap-set-bandwidth", {"bandwidth": 0})
-    deadline = time.monotonic() + 30
-    while (info := b.qmp.execute("query-hotsnap")["snapshot"])["bytes-done"] < info["bytes-total"]:
-        check(time.monotonic() < deadline, f"b does not come to its end: {info}")
-        time.sleep(0.1)
-    time.sleep(2)  # for its checksums
+    a.reach("full")
+    b.reach("full")
+    finish(cluster["b"], tag)
     b.process.send_signal(signal.SIGSTOP)
     try:
         a.qmp.execute("hotsnap-set-bandwidth", {"bandwidth": 0})
@@ -212,7 +206,7 @@ def lost_initiator(cluster: Cluster) -> None:
     with DelayedSocket(cluster["b"].socket, cluster.place.path / "cut.sock", 0.0) as relay:
         tag = start(cluster, members=[cluster["a"].address,
                                       {"name": "b", "address": f"unix:{relay.path}"}])
-        reach(cluster["b"].vm, "full")
+        cluster["b"].vm.reach("full")
     error = cluster["a"].vm.wait_job(f"snap-{tag}", 60)
     check(error and "'b'" in error, f"error: {error}")
     print(f"# {error}")
@@ -223,7 +217,7 @@ def killed_peer(cluster: Cluster) -> None:
     """Last of all: b is gone for good."""
     a, b = cluster["a"].vm, cluster["b"].vm
     tag = start(cluster)
-    reach(a, "full")
+    a.reach("full")
     b.kill()
     error = a.wait_job(f"snap-{tag}", 60)
     check(error and "b" in error, f"error: {error}")
@@ -238,20 +232,15 @@ def disks_are_whole(cluster: Cluster) -> None:
     """After all that, each image is without an error."""
     a = cluster["a"]
     a.vm.qmp.execute("quit")
-    a.vm.process.wait(30)
-    for serial, path in a.disks:
+    a.vm.process.wait(PATIENCE)
+    for _, path in a.disks:
         if path.suffix == ".qcow2":
-            done = subprocess.run([str(QEMU_IMG), "check", str(path)], capture_output=True,
-                                  text=True, check=False)
-            check(done.returncode == 0, f"{serial}: {done.stdout}{done.stderr}")
+            is_whole(path)
 
 
 def one_cluster(report: Report) -> None:
     with Workplace() as place:
-        cluster = Cluster(place, WRITERS)
-        cluster.up()
-        for member in cluster.members:
-            member.vm.wait_console(rf"writer {member.name} pages=[1-9]")
+        cluster = writing_cluster(place, WRITERS)
 
         def case(function: Callable, *arguments) -> None:
             name = "-".join([function.__name__.replace("_", "-"), *map(str, arguments)])

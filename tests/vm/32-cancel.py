@@ -12,7 +12,7 @@ from delay import DelayedSocket
 from harness import Cluster, Failed, Report, Workplace, check
 from hotsnap import bundle, verify
 from hotsnap.qmp import QmpError
-from unharmed import WRITERS, reach, settle, start, unharmed, works_on
+from unharmed import WRITERS, settle, start, unharmed, works_on, writing_cluster
 
 DELAY = 0.5  # seconds that each message to b takes
 CANCELLED = "cancelled: by the user"
@@ -31,7 +31,7 @@ def cancelled(cluster: Cluster, phase: str) -> None:
     with slow_way(cluster) as relay:
         # Colored, a's first red frame would make b's cut before the message does.
         tag = start(cluster, coloring=phase != "snapshot", members=members(cluster, relay))
-        reach(a, phase)
+        a.reach(phase)
         a.qmp.execute("job-cancel", {"id": f"snap-{tag}"})
         error = a.wait_job(f"snap-{tag}")
     check(error == CANCELLED, f"the job's error: {error}")
@@ -64,7 +64,7 @@ def restore_cancelled(cluster: Cluster) -> None:
     a = cluster["a"].vm
     with slow_way(cluster, 2) as relay:
         cluster.begin_restore("kept", members=members(cluster, relay))
-        reach(a, "load")
+        a.reach("load")
         for command, arguments in (
                 ("object-del", {"id": "med0"}),
                 ("qom-set", {"path": "/objects/med0", "property": "status", "value": "off"})):
@@ -93,7 +93,7 @@ def restore_afterwards(cluster: Cluster) -> None:
     cluster.kill()
     cluster.restore("kept")
     for member in cluster.members:
-        works_on(member)
+        works_on(member.vm)
 
 
 def restore_cancelled_too_late(cluster: Cluster) -> None:
@@ -103,7 +103,7 @@ def restore_cancelled_too_late(cluster: Cluster) -> None:
     a = cluster["a"].vm
     with slow_way(cluster) as relay:
         cluster.begin_restore("kept", members=members(cluster, relay))
-        reach(a, "start")
+        a.reach("start")
         a.qmp.execute("job-cancel", {"id": "restore-kept"})
         error = a.wait_job("restore-kept")
         check(error is None, f"the job's error: {error}")
@@ -111,15 +111,12 @@ def restore_cancelled_too_late(cluster: Cluster) -> None:
             told = member.vm.phases("")
             check(told == ["load", "start", "restored"], f"{member.name} told of {told}")
     for member in cluster.members:
-        works_on(member)
+        works_on(member.vm)
 
 
 def run(report: Report) -> None:
     with Workplace() as place:
-        cluster = Cluster(place, WRITERS)
-        cluster.up()
-        for member in cluster.members:
-            member.vm.wait_console(rf"writer {member.name} pages=[1-9]")
+        cluster = writing_cluster(place, WRITERS)
         for phase in ("install", "arm", "snapshot", "transient-fin"):
             report.run(f"cancel-in-{phase}", lambda phase=phase: cancelled(cluster, phase))
         settle(cluster)

@@ -8,10 +8,10 @@ The controls at the end are the same VMs without what is refused: their snapshot
 
 import re
 import subprocess
-import time
 from pathlib import Path
 
-from harness import BUILD, Network, Report, Skipped, Vm, Workplace, check, img_create, tap_netdev
+from harness import (BUILD, Network, Report, Skipped, Vm, Workplace, check, img_create, tap_netdev,
+                     wait_until)
 from hotsnap.qmp import QmpError
 from unharmed import SmallFilesystem
 
@@ -63,11 +63,7 @@ def vhost_user() -> None:
         img_create(disk, "16M", image_format="raw")
         backend = subprocess.Popen([str(BACKEND), f"--socket-path={socket}", f"--blk-file={disk}"])
         try:
-            deadline = time.monotonic() + 20
-            while not socket.exists():
-                check(backend.poll() is None and time.monotonic() < deadline,
-                      "the backend does not listen")
-                time.sleep(0.05)
+            wait_until(socket.exists, "the backend does not listen")
             vm = start(place, "x", [*SHARED, "-chardev", f"socket,id=blk,path={socket}",
                                     "-device", "vhost-user-blk-pci,chardev=blk"])
             refused(place, [vm], r"'vhost-user-blk.*use a device that QEMU emulates itself")

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from delay import DelayedSocket
-from harness import Cluster, Member, Report, Workplace, check, img_create
+from harness import Cluster, Member, Report, Workplace, check, img_create, wait_until
 
 
 def start_incoming(cluster: Cluster, tag: str) -> None:
@@ -62,10 +62,7 @@ def lost_after_start(cluster: Cluster, tag: str) -> None:
     start_incoming(cluster, tag)
     with DelayedSocket(b.socket, cluster.place.path / "slow.sock", 2.0) as relay:
         restore(cluster, tag, [a.address, {"name": "b", "address": f"unix:{relay.path}"}])
-        deadline = time.monotonic() + 60
-        while not a.vm.running():
-            check(time.monotonic() < deadline, "a was not started")
-            time.sleep(0.02)
+        wait_until(a.vm.running, "a was not started", interval=0.02)
         b.vm.kill()
         must_have_failed(cluster, tag, "'b'", [a])
     cluster.kill()

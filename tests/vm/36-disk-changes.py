@@ -10,25 +10,19 @@ import os
 import re
 import shutil
 import subprocess
-import time
 from pathlib import Path
 
 from delay import DelayedSocket
-from harness import (QEMU_IMG, Cluster, Failed, Report, Skipped, Vm, Workplace, check, img_create)
-from hotsnap import sums
+from harness import (PATIENCE, QEMU_IMG, Cluster, Failed, Report, Skipped, Vm, Workplace, check,
+                     img_create, wait_until)
+from hotsnap import process, sums
 from hotsnap.qmp import Qmp, QmpClosed, QmpError
+from unharmed import finish, is_whole, no_trace, works_on, writing_cluster
 
 SLOW = {"bandwidth": 1 << 20}
 # What the guest does to power off: SLP_TYP and SLP_EN to the chipset.
 POWER_OFF = {"command-line": "o /h 0x604 0x2000"}
 WRITER = "hs.writer.mib=32 hs.writer.rate=500 hs.writer.disk=20"
-
-
-def reach(vm: Vm, *phases: str, timeout: float = 30) -> None:
-    deadline = time.monotonic() + timeout
-    while (now := vm.qmp.execute("query-hotsnap")["phase"]) not in phases:
-        check(time.monotonic() < deadline, f"phase {phases} was not reached but {now}")
-        time.sleep(0.01)
 
 
 def refuses(pattern: str, vm: Vm, command: str, arguments: dict) -> None:
@@ -40,31 +34,6 @@ def refuses(pattern: str, vm: Vm, command: str, arguments: dict) -> None:
         raise Failed(f"{command} was not refused")
 
 
-def writes(vm: Vm) -> None:
-    """The guest's disk takes writes."""
-    offset = len(vm.text())
-    deadline = time.monotonic() + 30
-    while len(set(re.findall(r"^writer \S+ pages=\d+ disk=(\d+)", vm.lines_after(offset),
-                             re.M))) < 2:
-        check(time.monotonic() < deadline, f"{vm.name}: its disk takes no more writes")
-        time.sleep(0.2)
-    check("fail" not in vm.lines_after(offset), vm.lines_after(offset))
-
-
-def is_whole(path: Path) -> None:
-    done = subprocess.run([str(QEMU_IMG), "check", str(path)], capture_output=True, text=True,
-                          check=False)
-    check(done.returncode == 0, f"{path}: {done.stdout}{done.stderr}")
-
-
-def no_trace(cluster: Cluster, tag: str) -> None:
-    deadline = time.monotonic() + 20
-    while left := [p.name for p in cluster.bundles.glob(f"{tag}*")] + \
-            [p.name for p in cluster.place.path.glob(f"*/*-{tag}*.qcow2")]:
-        check(time.monotonic() < deadline, f"left behind: {left}")
-        time.sleep(0.1)
-
-
 # While the snapshot is prepared: a and b are armed, and wait a second for each other's word.
 
 def start_slowly(cluster: Cluster, relay: DelayedSocket, tag: str) -> None:
@@ -72,7 +41,7 @@ def start_slowly(cluster: Cluster, relay: DelayedSocket, tag: str) -> None:
     a = cluster["a"].vm
     a.qmp.execute("hotsnap-cluster", {"job-id": tag, "tag": tag, "members": members,
                                       "directory": str(cluster.bundles)})
-    reach(a, "install", "arm")
+    a.reach("install", "arm")
 
 
 def blocked_commands(cluster: Cluster, relay: DelayedSocket) -> None:
@@ -91,7 +60,7 @@ def blocked_commands(cluster: Cluster, relay: DelayedSocket) -> None:
     files = [disk["file"] for disk in manifest["members"][0]["disks"]]
     check(files == [str(path) for _, path in cluster["a"].disks], f"{files}")
     a.qmp.execute("block_resize", {"device": "hsdisktag", "size": 32 << 20})  # as before
-    writes(a)
+    works_on(a)
 
 
 def changed_disk(cluster: Cluster, relay: DelayedSocket) -> None:
@@ -109,7 +78,7 @@ def changed_disk(cluster: Cluster, relay: DelayedSocket) -> None:
     print(f"# {error}")
     check(a.running(), "a does not run")
     no_trace(cluster, "changed")
-    writes(a)
+    works_on(a)
     a.qmp.execute("qom-set", {"path": path, "property": "drive", "value": node})
     a.qmp.execute("blockdev-del", {"node-name": "between"})
 
@@ -123,16 +92,11 @@ def gone(cluster: Cluster, tag: str, end: tuple[str, dict], initiator: int = 0,
     cluster.members[initiator].vm.qmp.execute("hotsnap-cluster",
                   {"job-id": tag, "tag": tag, "members": [m.address for m in cluster.members],
                    "directory": str(cluster.bundles), **SLOW})
-    reach(a, "full")
-    reach(b, "full")
-    writes(b)  # to its overlay
+    a.reach("full")
+    b.reach("full")
+    works_on(b)  # to its overlay
     if promised:
-        b.qmp.execute("hotsnap-set-bandwidth", {"bandwidth": 0})
-        deadline = time.monotonic() + 30
-        while not (cluster.bundles / f"{tag}.partial" / "b" / "channel.pcap").exists():
-            check(time.monotonic() < deadline, "b does not finish its part")
-            time.sleep(0.1)
-        time.sleep(0.5)
+        finish(cluster["b"], tag)
     try:
         b.qmp.execute(*end)
     except (QmpError, QmpClosed):
@@ -144,11 +108,11 @@ def gone(cluster: Cluster, tag: str, end: tuple[str, dict], initiator: int = 0,
         check(error and "'b' was shut down during the snapshot" in error, f"{error}")
         print(f"# {error}")
     else:
-        reach(a, "aborted")
+        a.reach("aborted")
         print(f"# {a.qmp.execute('query-hotsnap').get('error')}")
     check(a.running(), "a does not run")
     no_trace(cluster, tag)
-    writes(a)
+    works_on(a)
     check(not b.messages.read_text(), b.messages.read_text())
     is_whole(cluster["b"].disks[0][1])
     cluster["b"].start()
@@ -162,13 +126,10 @@ def stays(cluster: Cluster) -> None:
     a.qmp.execute("hotsnap-cluster",
                   {"job-id": "stays", "tag": "stays", "directory": str(cluster.bundles),
                    "members": [m.address for m in cluster.members], **SLOW})
-    reach(a, "full")
-    reach(b, "full")
+    a.reach("full")
+    b.reach("full")
     b.qmp.execute("human-monitor-command", POWER_OFF)
-    deadline = time.monotonic() + 10
-    while b.running():
-        check(time.monotonic() < deadline, "the guest does not power off")
-        time.sleep(0.1)
+    wait_until(lambda: not b.running(), "the guest does not power off")
     for vm in (a, b):
         vm.qmp.execute("hotsnap-set-bandwidth", {"bandwidth": 0})
     error = a.wait_job("stays")
@@ -178,13 +139,10 @@ def stays(cluster: Cluster) -> None:
 
 def clusters(report: Report) -> None:
     with Workplace() as place:
-        cluster = Cluster(place, [
+        cluster = writing_cluster(place, [
             ("a", "writer", {"append": WRITER, "disktag": True,
                              "args": ["-object", "throttle-group,id=none"]}),
             ("b", "writer", {"append": WRITER})])
-        cluster.up()
-        for member in cluster.members:
-            member.vm.wait_console(rf"writer {member.name} pages=[1-9]")
         with DelayedSocket(cluster["b"].socket, place.path / "slow.sock", 1.0) as relay:
             report.run("disk-changed-while-preparing", lambda: changed_disk(cluster, relay))
         report.run("member-quits", lambda: gone(cluster, "quit", ("quit", {})))
@@ -295,14 +253,6 @@ def relative_path() -> None:
         check(backing_of(disk["overlay"]) == str(image), backing_of(disk["overlay"]))
 
 
-def runs(status: Path) -> bool:
-    """Not so when it has ended and whoever has inherited it did not ask for its exit code yet."""
-    try:
-        return status.read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
 def daemonized() -> None:
     """QEMU has left the folder that the disk's name is relative to, and cannot open it again."""
     with Workplace() as place:
@@ -319,12 +269,9 @@ def daemonized() -> None:
             plain.qmp, still.vm = qmp, plain
             still.refused("'disk.qcow2', which is relative.*use an absolute one")
         finally:
-            status = Path(f"/proc/{int(pid_file.read_text())}/stat")
+            qemu = process.identity(int(pid_file.read_text()))
             qmp.execute("quit")
-            deadline = time.monotonic() + 30
-            while runs(status):
-                check(time.monotonic() < deadline, "QEMU does not end")
-                time.sleep(0.1)
+            check(process.end(qemu, number=0, timeout=PATIENCE), "QEMU does not end")
 
 
 def external_data() -> None:
@@ -348,7 +295,7 @@ def memory_taken_away() -> None:
         vm = still.start()
         vm.qmp.execute("device_del", {"id": "dimm1"})
         vm.qmp.execute("hotsnap-cluster", still.request("t", **SLOW))
-        reach(vm, "full")
+        vm.reach("full")
         vm.qmp.hmp("o /w 0xa00 0")
         vm.qmp.hmp("o /b 0xa14 8")
         check(not vm.qmp.execute("query-memory-devices"), "the memory device is still there")

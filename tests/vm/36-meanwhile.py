@@ -8,11 +8,11 @@ import re
 import time
 from pathlib import Path
 
-from harness import Cluster, Failed, Report, Workplace, check
+from harness import Cluster, Failed, Report, Workplace, check, wait_until
 from hotsnap.image import Image, compare
 from hotsnap.qmp import QmpError
 from identity import must_be_identical
-from unharmed import SLOW, reach, refused, settle, start, unharmed
+from unharmed import SLOW, refused, settle, start, unharmed
 
 MIB = 1 << 20
 SOLO = [("solo", "writer", {
@@ -44,7 +44,7 @@ def bandwidth(cluster: Cluster) -> None:
     must_fail(cluster, "No snapshot is in progress.*'bandwidth' of hotsnap-cluster",
               "hotsnap-set-bandwidth", {"bandwidth": 0})
     tag = start(cluster)
-    reach(solo, "full")
+    solo.reach("full")
 
     def limit() -> int:
         return solo.qmp.execute("query-hotsnap")["snapshot"]["bandwidth"]
@@ -68,7 +68,7 @@ def filter_stays(cluster: Cluster) -> None:
     solo = cluster["solo"].vm
     status = {"path": "/objects/med0", "property": "status"}
     tag = start(cluster)
-    reach(solo, "full")
+    solo.reach("full")
     must_fail(cluster, "in use", "object-del", {"id": "med0"})
     must_fail(cluster, "not allowed during a cluster snapshot", "qom-set",
               {**status, "value": "off"})
@@ -95,7 +95,7 @@ def memory_plugged(cluster: Cluster) -> None:
     solo.qmp.execute("object-add", {"qom-type": "memory-backend-ram", "id": "more",
                                     "size": 128 * MIB})
     tag = start(cluster)
-    reach(solo, "full")
+    solo.reach("full")
     must_fail(cluster, "device_add is not allowed during a cluster snapshot", "device_add", dimm)
     hurry(cluster, tag)
     with Image(cluster.bundles / tag / "solo" / "state") as image:
@@ -122,11 +122,10 @@ def resident(cluster: Cluster) -> int:
 
 def inflate(cluster: Cluster, mib: int) -> None:
     """Leaves the guest `mib` of its memory."""
-    qmp, deadline = cluster["solo"].vm.qmp, time.monotonic() + 60
+    qmp = cluster["solo"].vm.qmp
     qmp.execute("balloon", {"value": mib * MIB})
-    while (actual := qmp.execute("query-balloon")["actual"]) > mib * MIB:
-        check(time.monotonic() < deadline, f"the balloon leaves {actual / MIB:.0f} MiB")
-        time.sleep(0.1)
+    wait_until(lambda: qmp.execute("query-balloon")["actual"] <= mib * MIB,
+               "the balloon is not inflated")
 
 
 def balloon() -> None:
@@ -141,7 +140,7 @@ def balloon() -> None:
 
     def meanwhile(cluster: Cluster) -> None:
         solo = cluster["solo"].vm
-        reach(solo, "full")
+        solo.reach("full")
         whole = resident(cluster)
         inflate(cluster, 320)
         taken = whole - resident(cluster)

@@ -114,10 +114,7 @@ def run(report: Report) -> None:
         def case(name: str, function, *arguments) -> None:
             def body() -> None:
                 function(path, *arguments)
-                deadline = time.monotonic() + 10
-                while vm.qmp.execute("query-hotsnap")["phase"] not in ("idle", "aborted"):
-                    check(time.monotonic() < deadline, "the member is not idle")
-                    time.sleep(0.05)
+                vm.reach("idle", "aborted")
             report.run(name, body)
 
         case("links-bad-tag", refuses, "cannot be a tag", prepare(tag="../x"))

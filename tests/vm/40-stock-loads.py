@@ -5,10 +5,10 @@ instant of the cut: its counters move on from what the image says."""
 
 import re
 import subprocess
-import time
 from pathlib import Path
 
-from harness import QEMU, STOCK, Cluster, Report, Skipped, Vm, Workplace, check, img_create
+from harness import (QEMU, STOCK, Cluster, Report, Skipped, Vm, Workplace, check, img_create,
+                     wait_until)
 
 
 def stock_arguments(arguments: list[str], overlays: dict[str, Path]) -> list[str]:
@@ -20,7 +20,7 @@ def stock_arguments(arguments: list[str], overlays: dict[str, Path]) -> list[str
             value = next(words)
             if not value.startswith(("hotsnap-member", "filter-hotsnap")):
                 kept += [word, value]
-        elif word in ("-qmp", "-serial", "-display", "-L"):
+        elif word in ("-qmp", "-serial", "-display", "-L", "-name"):
             next(words)
         elif word == "-nodefaults":
             pass
@@ -32,6 +32,13 @@ def stock_arguments(arguments: list[str], overlays: dict[str, Path]) -> list[str
         else:
             kept.append(word)
     return kept
+
+
+def loaded(vm: Vm) -> bool:
+    status = vm.qmp.execute("query-migrate").get("status")
+    check(status != "failed" and vm.process.poll() is None,
+          f"it does not load: {vm.messages.read_text()}")
+    return status == "completed"
 
 
 def load_in_stock() -> None:
@@ -62,12 +69,7 @@ def load_in_stock() -> None:
         stock.qmp.execute("migrate-set-capabilities", {
             "capabilities": [{"capability": "mapped-ram", "state": True}]})
         stock.qmp.execute("migrate-incoming", {"uri": f"file:{cluster.bundles}/t/solo/state"})
-        deadline = time.monotonic() + 60
-        while (status := stock.qmp.execute("query-migrate").get("status")) != "completed":
-            check(status != "failed" and stock.process.poll() is None,
-                  f"it does not load: {stock.messages.read_text()}")
-            check(time.monotonic() < deadline, f"it does not load: {status}")
-            time.sleep(0.05)
+        wait_until(lambda: loaded(stock), "it does not load")
         check(not stock.messages.read_text().strip(), stock.messages.read_text())
         stock.qmp.execute("cont")
         stock.wait_console(r"disktag solo issued=\d+.*(?s:.)*disktag solo issued=\d+")

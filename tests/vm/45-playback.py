@@ -11,7 +11,6 @@ import json
 import os
 import re
 import shutil
-import time
 
 from chatter import Chatter
 from harness import Cluster, Report, Workplace, check
@@ -55,9 +54,7 @@ def lost_after(cluster: Cluster, tag: str) -> int:
     """Restores a bundle, lets traffic flow, and says how many messages never came."""
     cluster.kill()
     cluster.restore(tag)
-    first = Chatter.wait(cluster)
-    time.sleep(3)
-    Chatter.wait(cluster).must_have_moved_on(first)
+    Chatter.wait_flow(cluster, 3)
     cluster.snapshot(f"after-{tag}")
     return check_bundle(cluster.bundles / f"after-{tag}").lost
 

@@ -36,7 +36,7 @@ def brought_back(cluster: Cluster) -> None:
     last = disk_writes(solo.vm.text())[-1]
     cluster.kill()
     cluster.restore("t")
-    works_on(solo)
+    works_on(solo.vm, 0)
     solo.vm.wait_console(r"disktag solo issued=(?s:.)*disktag solo issued=.*\n")
     writes = disk_writes(solo.vm.text())
     print(f"# restored: {writes[0]} disk writes, {last} before, and on to {writes[-1]}")

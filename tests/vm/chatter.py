@@ -7,12 +7,13 @@ import re
 import time
 from typing import TYPE_CHECKING
 
-from harness import check
+from harness import check, wait_until
 
 if TYPE_CHECKING:
     from harness import Cluster
 
 LINE = re.compile(r"^chatter (\S+) hb=(\d+) peer=(\S+) ([a-z_]+=\d+(?: [a-z_]+=\d+)*)\s*$", re.M)
+FLOW = ("udp_sent", "udp_received", "tcp_sent", "tcp_received")
 HARM = ("udp_gaps", "tcp_errors", "tcp_reconnects")
 
 
@@ -32,23 +33,28 @@ class Chatter:
         return cls(pairs)
 
     @classmethod
-    def wait(cls, cluster: Cluster, timeout: float = 60) -> Chatter:
+    def wait(cls, cluster: Cluster) -> Chatter:
         """Waits until every pair has been heard of since the VMs were started."""
         wanted = len(cluster.members) * (len(cluster.members) - 1)
-        deadline = time.monotonic() + timeout
-        while True:
-            found = cls.read(cluster)
-            if len(found.pairs) == wanted:
-                return found
-            check(time.monotonic() < deadline,
-                  f"only these pairs talk: {sorted(found.pairs)}; {wanted} should")
-            time.sleep(0.2)
+        wait_until(lambda: len(cls.read(cluster).pairs) == wanted,
+                   lambda: f"only these pairs talk: {sorted(cls.read(cluster).pairs)}; "
+                           f"{wanted} should")
+        return cls.read(cluster)
 
-    def must_have_moved_on(self, earlier: Chatter) -> None:
-        for pair, now in self.pairs.items():
-            for counter in ("udp_sent", "udp_received", "tcp_sent", "tcp_received"):
-                check(now[counter] > earlier.pairs[pair][counter],
-                      f"{pair[0]} to {pair[1]}: {counter} stands still at {now[counter]}")
+    @classmethod
+    def wait_flow(cls, cluster: Cluster, seconds: float = 0) -> Chatter:
+        """Waits until every pair has said of every way that messages go; watches them for at least
+        that long."""
+        first = cls.wait(cluster)
+        time.sleep(seconds)
+        wait_until(lambda: not cls.read(cluster).standing_since(first),
+                   lambda: f"these stand still: {cls.read(cluster).standing_since(first)}")
+        return cls.read(cluster)
+
+    def standing_since(self, earlier: Chatter) -> list[str]:
+        return [f"{pair[0]} {pair[1]} {counter}={now[counter]}"
+                for pair, now in self.pairs.items() for counter in FLOW
+                if now[counter] <= earlier.pairs[pair][counter]]
 
     def must_be_unharmed(self, earlier: Chatter | None = None) -> None:
         for pair, now in self.pairs.items():

@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Callable
 
@@ -33,6 +34,8 @@ QEMU_IMG = Path(os.environ.get("HOTSNAP_QEMU_IMG", BUILD / "qemu" / "qemu-img"))
 STOCK = Path(os.environ.get("HOTSNAP_STOCK_QEMU", BUILD / "qemu-stock" / "qemu-system-x86_64"))
 GUEST = BUILD / "guest"
 FIRMWARE = ["-L", "/usr/share/qemu", "-L", "/usr/share/seabios"]
+# Seconds for what must come but may come late: the machine is also others'.
+PATIENCE = 120.0
 
 
 class Failed(Exception):
@@ -42,6 +45,17 @@ class Failed(Exception):
 def check(condition: Any, message: str) -> None:
     if not condition:
         raise Failed(message)
+
+
+def wait_until(condition: Callable[[], Any], otherwise: str | Callable[[], str],
+               timeout: float = PATIENCE, interval: float = 0.1) -> Any:
+    """What `condition` gives once that is true; fails with `otherwise` if it stays false."""
+    deadline = time.monotonic() + timeout
+    while not (value := condition()):
+        if time.monotonic() > deadline:
+            raise Failed(otherwise() if callable(otherwise) else otherwise)
+        time.sleep(interval)
+    return value
 
 
 class Skipped(Exception):
@@ -156,6 +170,7 @@ class Vm:
         socket = self.directory / "qmp.sock"
         socket.unlink(missing_ok=True)
         self.args = [str(qemu or QEMU), *FIRMWARE, "-display", "none", "-nodefaults",
+                     "-name", f"guest={name},debug-threads=on",
                      "-qmp", f"unix:{socket},server=on,wait=off",
                      "-serial", f"file:{self.console}", *args]
         command = network.inside(self.args) if network else self.args
@@ -178,34 +193,47 @@ class Vm:
     def text(self) -> str:
         return self.console.read_text(errors="replace")
 
-    def wait_console(self, pattern: str, timeout: float = 120) -> re.Match[str]:
-        deadline = time.monotonic() + timeout
-        while True:
-            if match := re.search(pattern, self.text()):
-                return match
-            check(self.process.poll() is None,
+    def wait_console(self, pattern: str, timeout: float = PATIENCE) -> re.Match[str]:
+        def found() -> re.Match[str] | None:
+            ended = self.process.poll() is not None  # before its last words are read
+            match = re.search(pattern, self.text())
+            check(match or not ended,
                   f"{self.name}: QEMU ended: {self.messages.read_text().strip()[-500:]}")
-            check(time.monotonic() < deadline,
-                  f"{self.name}: '{pattern}' did not appear on the console in {timeout:.0f} s; "
-                  f"last lines: {self.text()[-500:]!r}")
-            time.sleep(0.1)
+            return match
+
+        return wait_until(found, lambda: f"{self.name}: '{pattern}' did not appear on the console "
+                          f"in {timeout:.0f} s; last lines: {self.text()[-500:]!r}", timeout)
 
     def lines_after(self, offset: int) -> str:
         return self.text()[offset:]
+
+    def phase(self) -> str:
+        return self.qmp.execute("query-hotsnap")["phase"]
+
+    def reach(self, *phases: str) -> None:
+        wait_until(lambda: self.phase() in phases,
+                   lambda: f"{self.name}: phase {self.phase()} instead of {' or '.join(phases)}",
+                   interval=0.01)
 
     def running(self) -> bool:
         return self.process.poll() is None and \
             self.qmp.execute("query-status")["status"] == "running"
 
+    def threads(self) -> list[tuple[int, str]]:
+        """Of QEMU: thread ids and names."""
+        found = []
+        for task in Path(f"/proc/{self.process.pid}/task").iterdir():
+            with suppress(ProcessLookupError, FileNotFoundError):  # it has ended
+                found.append((int(task.name), (task / "comm").read_text().strip()))
+        return found
+
     def real_time_threads(self) -> list[str]:
         """Names of the threads that have a real-time priority; none has but around a cut."""
         names = []
-        for task in Path(f"/proc/{self.process.pid}/task").iterdir():
-            try:
-                if os.sched_getscheduler(int(task.name)) & ~os.SCHED_RESET_ON_FORK:
-                    names.append((task / "comm").read_text().strip())
-            except (ProcessLookupError, FileNotFoundError):
-                pass  # it has ended
+        for tid, name in self.threads():
+            with suppress(ProcessLookupError):
+                if os.sched_getscheduler(tid) & ~os.SCHED_RESET_ON_FORK:
+                    names.append(name)
         return sorted(names)
 
     def job(self, command: str, arguments: dict[str, Any], timeout: float = 300) -> str | None:
@@ -227,7 +255,7 @@ class Vm:
             time.sleep(0.05)
         raise Failed(f"job {identity} did not end: {job}")
 
-    def phases(self, tag: str, timeout: float = 30) -> list[str]:
+    def phases(self, tag: str, timeout: float = PATIENCE) -> list[str]:
         """The phases that HOTSNAP_PHASE told of snapshot `tag`, up to its end; a restore's tag is
         empty."""
         found: list[str] = []

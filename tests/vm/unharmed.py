@@ -6,10 +6,9 @@ from __future__ import annotations
 
 import re
 import subprocess
-import time
 from pathlib import Path
 
-from harness import Cluster, Member, Vm, Workplace, check
+from harness import QEMU_IMG, Cluster, Member, Vm, Workplace, check, wait_until
 from hotsnap.qmp import QmpError
 
 SLOW = {"bandwidth": 4 << 20}  # the background copy takes half a minute
@@ -21,30 +20,63 @@ WRITERS = [
 ]
 
 
-def settle(cluster: Cluster, timeout: float = 60) -> None:
-    """Waits until no block job is left of an aborted snapshot, and every member is idle."""
-    deadline = time.monotonic() + timeout
+def writing_cluster(place: Workplace, members: list[tuple[str, str, dict]]) -> Cluster:
+    """A cluster whose members are all writers, and all write."""
+    cluster = Cluster(place, members)
+    cluster.up()
     for member in cluster.members:
-        while True:
-            jobs = member.vm.qmp.execute("query-block-jobs")
-            phase = member.vm.qmp.execute("query-hotsnap")["phase"]
-            if not jobs and phase in ("idle", "aborted", "committed"):
-                break
-            check(time.monotonic() < deadline, f"{member.name} stays in phase {phase}: {jobs}")
-            time.sleep(0.1)
+        member.vm.wait_console(rf"writer {member.name} pages=[1-9]")
+    return cluster
 
 
-def works_on(member: Member, since: int = 0) -> None:
-    """A writer goes on, its disk included; `since` is where to read its console from."""
-    counts: list[str] = []
-    deadline = time.monotonic() + 30
-    while len(counts) < 2:
-        counts = re.findall(r"^writer \S+ pages=\d+ disk=(\d+)", member.vm.lines_after(since), re.M)
-        check(time.monotonic() < deadline, f"{member.name}: the guest stands still")
-        time.sleep(0.2)
-    check(int(counts[-1]) > int(counts[0]), f"{member.name}: its disk takes no more writes")
-    check("fail" not in member.vm.lines_after(since),
-          f"{member.name}: {member.vm.lines_after(since)}")
+def settle(cluster: Cluster) -> None:
+    """Waits until no block job is left of an aborted snapshot, and every member is idle."""
+    for member in cluster.members:
+        wait_until(lambda vm=member.vm: not vm.qmp.execute("query-block-jobs"),
+                   lambda vm=member.vm: f"{vm.name}: {vm.qmp.execute('query-block-jobs')}")
+        member.vm.reach("idle", "aborted", "committed")
+
+
+def works_on(vm: Vm, since: int | None = None) -> None:
+    """A writer goes on, its disk included; `since` is where to read its console from, if not from
+    now on."""
+    offset = len(vm.text()) if since is None else since
+
+    def counts() -> set[int]:
+        found = re.findall(r"^writer \S+ pages=\d+ disk=(\d+)", vm.lines_after(offset), re.M)
+        return set(map(int, found))
+
+    wait_until(lambda: len(counts()) > 1,
+               lambda: f"{vm.name}: its disk takes no more writes: {vm.lines_after(offset)[-300:]}")
+    check("fail" not in vm.lines_after(offset), f"{vm.name}: {vm.lines_after(offset)}")
+
+
+def no_trace(cluster: Cluster, tag: str) -> None:
+    """Neither bundle nor overlay is left of a snapshot."""
+    def left() -> list[str]:
+        return [p.name for p in [*cluster.bundles.glob(f"{tag}*"),
+                                 *cluster.place.path.glob(f"*/*-{tag}*.qcow2")]]
+
+    wait_until(lambda: not left(), lambda: f"left behind: {left()}")
+
+
+def finish(member: Member, tag: str) -> None:
+    """Lets a slow snapshot come to its end at one member, which then has done its part and said so.
+    """
+    vm = member.vm
+    vm.qmp.execute("hotsnap-set-bandwidth", {"bandwidth": 0})
+    part = member.cluster.bundles / f"{tag}.partial" / member.name
+    wait_until((part / "channel.vnet").exists, f"{vm.name} does not finish its part")
+    wait_until(lambda: "hotsnap/full" not in [name for _, name in vm.threads()],
+               f"{vm.name} has something left to do")
+    for _ in range(2):  # what its last thread left to the main loop is done
+        vm.phase()
+
+
+def is_whole(image: Path) -> None:
+    done = subprocess.run([str(QEMU_IMG), "check", str(image)], capture_output=True, text=True,
+                          check=False)
+    check(done.returncode == 0, f"{image}: {done.stdout}{done.stderr}")
 
 
 def unharmed(cluster: Cluster, tag: str) -> None:
@@ -53,16 +85,9 @@ def unharmed(cluster: Cluster, tag: str) -> None:
     before = {m.name: len(m.vm.text()) for m in cluster.members}
     for member in cluster.members:
         check(member.vm.running(), f"{member.name} does not run")
-    deadline = time.monotonic() + 20
-    while leftover := [p.name for p in cluster.bundles.glob(f"{tag}*")]:
-        check(time.monotonic() < deadline, f"left behind: {leftover}")
-        time.sleep(0.1)
+    no_trace(cluster, tag)
     for member in cluster.members:
-        works_on(member, before[member.name])
-        deadline = time.monotonic() + 20
-        while overlays := list((cluster.place.path / member.name).glob(f"*-{tag}*.qcow2")):
-            check(time.monotonic() < deadline, f"{member.name}: overlays left: {overlays}")
-            time.sleep(0.1)
+        works_on(member.vm, before[member.name])
     settle(cluster)
     for member in cluster.members:
         raised = member.vm.real_time_threads()
@@ -93,13 +118,6 @@ def start(cluster: Cluster, initiator: int = 0, **arguments) -> str:
     tag = new_tag()
     cluster.begin_snapshot(tag, initiator, **{**SLOW, **arguments})
     return tag
-
-
-def reach(vm: Vm, phase: str, timeout: float = 30) -> None:
-    deadline = time.monotonic() + timeout
-    while (now := vm.qmp.execute("query-hotsnap")["phase"]) != phase:
-        check(time.monotonic() < deadline, f"phase {phase} was not reached but {now}")
-        time.sleep(0.01)
 
 
 class SmallFilesystem:
