@@ -53,6 +53,10 @@ class Qmp:
         self.timeout = timeout
         try:
             message = self._read(time.monotonic() + timeout)
+            while "event" in message:
+                # QEMU greets in a thread of its own, and until then holds us for whoever was
+                # connected before.
+                message = self._read(time.monotonic() + timeout)
             if "QMP" not in message:
                 raise QmpClosed(f"not a QMP server: its first message was {message}")
             self.greeting = message["QMP"]
@@ -106,8 +110,8 @@ class Qmp:
     def _read(self, deadline: float) -> dict[str, Any]:
         """The next message of any kind."""
         while b"\n" not in self._buffer:
-            left = deadline - time.monotonic()
-            if left < 0 or not select.select([self._sock], [], [], max(0.0, left))[0]:
+            left = max(0.0, deadline - time.monotonic())  # late, what has come is read still
+            if not select.select([self._sock], [], [], left)[0]:
                 raise QmpTimeout("QEMU did not answer in time")
             try:
                 data = self._sock.recv(65536)

