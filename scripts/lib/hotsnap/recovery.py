@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 
 from . import layers, merge
 from .errors import HotsnapError
@@ -26,6 +27,8 @@ from .fleet import Fleet
 from .output import say
 from .qmp import QmpClosed, QmpError, QmpTimeout
 from .state import State
+
+START_TIMEOUT = 60.0  # seconds; in half of that the members have started, or have given it up
 
 
 def recover(state: State, fleet: Fleet, quiet: bool = False, tell: bool = True) -> None:
@@ -109,19 +112,28 @@ def went_through(state: State, fleet: Fleet) -> bool:
     if not running:
         files = [path for disks in made.values() for path in disks.values()]
         return all(map(os.path.exists, files)) and any(map(layers.written, files))
-    for name in running:
-        try:
-            with fleet.monitor(name) as qmp:
-                status = qmp.execute("query-status")["status"]
-                phase = qmp.execute("query-hotsnap")["phase"] if fleet.snapshots else ""
-        except (HotsnapError, QmpClosed, QmpError, QmpTimeout) as error:
-            raise HotsnapError(
-                f"the restore of {state.restoring['tag']!r} was cut short, and member {name} does "
-                f"not tell whether it goes on: {error}; nothing was deleted; give the command "
-                "again, or run 'hotsnap down --force' first") from error
-        if status == "running" or phase == "restored":
+    deadline = time.monotonic() + START_TIMEOUT
+    while True:
+        told = [_standing(state, fleet, name) for name in running]
+        if any(status == "running" or phase == "restored" for status, phase in told):
             return True
-        if phase == "start":
+        if all(phase != "start" for _, phase in told):
+            return False
+        if time.monotonic() > deadline:
             raise HotsnapError(f"the restore of {state.restoring['tag']!r} goes on without its "
                                "command and starts the members: give the command again soon")
-    return False
+        time.sleep(0.05)
+
+
+def _standing(state: State, fleet: Fleet, name: str) -> tuple[str, str]:
+    """What a member says of itself: its VM's status, and where it is in a restore."""
+    try:
+        with fleet.monitor(name) as qmp:
+            return (qmp.execute("query-status")["status"],
+                    qmp.execute("query-hotsnap")["phase"] if fleet.snapshots else "")
+    except (HotsnapError, QmpClosed, QmpError, QmpTimeout) as error:
+        assert state.restoring
+        raise HotsnapError(
+            f"the restore of {state.restoring['tag']!r} was cut short, and member {name} does "
+            f"not tell whether it goes on: {error}; nothing was deleted; give the command "
+            "again, or run 'hotsnap down --force' first") from error

@@ -36,29 +36,33 @@ class ForkOfOne(ClusterOfOne):
             super().setUp()
         self.fleet.snapshots = True
 
-    def snapshot(self):
+    def snapshot(self, **options):
         with self.state.locked():
-            snapshot.snapshot(self.state, self.fleet, "t1", quiet=True)
+            snapshot.snapshot(self.state, self.fleet, "t1", quiet=True, **options)
+
+    def reach(self, phase):
+        deadline = time.monotonic() + 120
+        with self.fleet.monitor("a") as qmp:
+            while qmp.execute("query-hotsnap")["phase"] != phase:
+                self.assertLess(time.monotonic(), deadline)
+                time.sleep(0.02)
 
 
 class Snapshots(ForkOfOne):
-    def fail(self, error, pattern, real=None):
+    def fail(self, error, pattern, real=None, **options):
         def watch(*arguments):
             if real:
                 real(*arguments)
             raise error
         with mock.patch.object(snapshot.jobs, "_watch", watch), \
                 self.assertRaisesRegex(HotsnapError, pattern):
-            self.snapshot()
+            self.snapshot(**options)
 
     def test_the_initiator_does_not_answer(self):
         self.up()
         self.fail(QmpTimeout("query-jobs: no answer"),
                   "member a does not answer.*not cancelled and may still complete; 'hotsnap ls'")
-        deadline = time.monotonic() + 30
-        while not os.path.isdir(os.path.join(self.state.bundles, "t1")):
-            self.assertLess(time.monotonic(), deadline)
-            time.sleep(0.05)
+        self.reach("committed")
         self.rm_it()
         self.snapshot()
 
@@ -74,7 +78,8 @@ class Snapshots(ForkOfOne):
         def kill(*_):
             self.power_loss()
         self.fail(QmpClosed("QEMU closed the QMP connection"),
-                  "snapshot 't1' failed: QEMU closed.*member a ended", kill)
+                  "snapshot 't1' failed: QEMU closed.*member a ended", kill,
+                  bandwidth=1)  # it is still copying
 
     def power_loss(self):
         process.end(self.state.members["a"]["process"])
@@ -233,13 +238,7 @@ class Restoring(ForkOfOne):
             if told:
                 break
             self.up()
-        deadline = time.monotonic() + 30
-        while True:
-            with self.fleet.monitor("a") as qmp:
-                if qmp.execute("query-hotsnap")["phase"] == "restored":
-                    return
-            self.assertLess(time.monotonic(), deadline)
-            time.sleep(0.05)
+        self.reach("restored")
 
     def test_down_comes_first(self):
         self.prepare()
@@ -276,6 +275,25 @@ class Restoring(ForkOfOne):
                 self.assertRaisesRegex(HotsnapError, "does not tell.*hangs"):
             self.up()
         self.assertEqual(before, set(layers.scan(merge.folders(self.state))))
+        self.up()
+        self.assertEqual(self.is_whole(), self.taken["t1"])
+
+    def test_its_members_are_being_started(self):
+        self.prepare()
+        self.succeed_alone()
+        told = [("inmigrate", "start"), ("paused", "start"), ("running", "restored")]
+        with mock.patch.object(recovery, "_standing", side_effect=told) as asked:
+            self.up()
+        self.assertEqual(asked.call_count, 3)
+        self.assertEqual(self.is_whole(), self.taken["t1"])
+
+    def test_its_members_do_not_start(self):
+        self.prepare()
+        self.succeed_alone()
+        with mock.patch.object(recovery, "_standing", return_value=("paused", "start")), \
+                mock.patch.object(recovery, "START_TIMEOUT", 0.1), \
+                self.assertRaisesRegex(HotsnapError, "give the command again soon"):
+            self.up()
         self.up()
         self.assertEqual(self.is_whole(), self.taken["t1"])
 
