@@ -14,9 +14,10 @@ from .netns import NetworkError
 from .qmp import Qmp, QmpClosed, QmpError, QmpTimeout
 from .state import State
 
-START_TIMEOUT = 30.0
-QUIT_TIMEOUT = 20.0
-CONNECT_TIMEOUT = 5.0
+# Seconds: for a QEMU that lives, on a machine that has more to do.
+START_TIMEOUT = 120.0
+QUIT_TIMEOUT = 120.0
+CONNECT_TIMEOUT = 60.0
 COMMAND_TIMEOUT = 60.0
 
 

@@ -58,7 +58,7 @@ def spawn(command: Sequence[str], log: str) -> Identity:
     return identity(child.pid)
 
 
-def end(process: Identity | None, number: int = signal.SIGKILL, timeout: float = 10.0) -> bool:
+def end(process: Identity | None, number: int = signal.SIGKILL, timeout: float = 60.0) -> bool:
     """Signal a process, if it is still that one, and wait for its end; False if it lives on."""
     if not alive(process):
         return True

@@ -119,6 +119,16 @@ class Guests:
         self.wait(what, FLOW_TIMEOUT, lambda: (
             sum(self._moves(name, key, lines) for name, key in expected()), len(expected())))
 
+    def go_on(self, since: dict[tuple[str, str, str], Counters]) -> None:
+        """Until every guest has printed of every peer again."""
+        pairs = [key for key in since if key[1] == "chatter"]
+
+        def heard() -> tuple[int, int]:
+            now = self.counters()
+            return sum(now[key]["hb"] > since[key]["hb"] for key in pairs), len(pairs)
+
+        self.wait("let the cluster go on", FLOW_TIMEOUT, heard)
+
     def _moves(self, name: str, key: tuple[str, str], lines: int) -> bool:
         console = self.consoles[name]
         if console.lines.get(key, 0) < lines:
