@@ -5,8 +5,7 @@ of the test guests with memcached. Once while nobody takes a snapshot; once with
 while the guest boots: its image is the memory of that pause, and the guest comes up all the same.
 """
 
-# timeout: 600
-
+# timeout: 900
 
 from patched import SUITE, modules  # first: it says where the rest is
 from harness import Report, Workplace, check, wait_until
@@ -43,8 +42,14 @@ def boot_armed(machine: Level1) -> None:
         wait_until(lambda: bytes_read(guest) >= UNDER_WAY,
                    lambda: f"it does not boot: {guest.text()[-500:]!r}", BOOT_TIMEOUT)
         check(READY.format("armed") not in guest.text(), "it has booted already")
-        guest.snapshot("armed-kvm", **WHOLE.arguments)
-        comes_up(guest)
+
+        def meanwhile() -> None:
+            guest.reach("full")
+            comes_up(guest)
+            check(guest.phase() == "full", "the copy had ended before the guest was up")
+            guest.qmp.execute("hotsnap-set-bandwidth", {"bandwidth": 0})
+
+        guest.snapshot("armed-kvm", meanwhile, **{**WHOLE.arguments, "bandwidth": 1 << 17})
 
 
 def run(report: Report) -> None:

@@ -47,6 +47,7 @@ def save(machine: Level1) -> Chatter:
             wait_writers(guest)
         talk_on(a, b)
         a.snapshot("pair", members=members, engine="kvm")
+        b.reach("committed")
         b.snapshot("again", members=members, engine="kvm")
         check(b.running(), "b does not run")
         return talk_on(a, b)

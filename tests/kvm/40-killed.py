@@ -20,7 +20,7 @@ def kill_while_armed(machine: Level1) -> None:
         wait_writers(guest)
         guest.qmp.execute("hotsnap-cluster", {
             "job-id": "never", "tag": "never", "directory": BUNDLES, "engine": "kvm",
-            "members": [guest.plan.address], "bandwidth": 1 << 20})
+            "members": [guest.plan.address], "bandwidth": 1})
         guest.reach("full")
         guest.kill_hard()
 

@@ -8,9 +8,14 @@ import os
 import re
 import signal
 import subprocess
+import time
+from contextlib import suppress
 from pathlib import Path
 
-from harness import GUEST, QEMU, ROOT, Failed, Report, Workplace, check, wait_until
+from harness import (GUEST, PATIENCE, QEMU, ROOT, Failed, Report, Workplace, check, wait_until)
+from hotsnap import cluster
+from hotsnap.qmp import Qmp, QmpError
+from hotsnap.state import State
 
 CLUSTER = """
 [cluster]
@@ -70,6 +75,13 @@ class Operator:
 
     def data(self, *arguments: str):
         return json.loads(self.run(*arguments, "--json"))
+
+    def lift(self) -> None:
+        """Lets the copies of a snapshot that is under way end."""
+        state = State(cluster.load(str(self.file)))
+        for name in "ab":
+            with Qmp.connect(state.paths(name).monitor, PATIENCE) as qmp, suppress(QmpError):
+                qmp.execute("hotsnap-set-bandwidth", {"bandwidth": 0})
 
     def moves(self, name: str) -> None:
         """The guest writes on, to its disk too."""
@@ -140,30 +152,34 @@ def scenario(report: Report) -> None:
             operator.run("verify", "two")
 
         def begin(tag: str) -> subprocess.Popen[str]:
-            """A snapshot that is under way, and will be for some seconds."""
-            command = subprocess.Popen(operator.command("snapshot", tag, "--bandwidth", "8M"),
+            """A snapshot that is under way, and will be until it is ended or lifted."""
+            command = subprocess.Popen(operator.command("snapshot", tag, "--bandwidth", "64K"),
                                        env=ENVIRONMENT, text=True, stdin=subprocess.DEVNULL,
                                        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
             wait_until(lambda: (operator.bundles / f"{tag}.partial" / "a" / "state").exists(),
-                           f"snapshot {tag} does not begin")
+                           lambda: f"snapshot {tag} does not begin (exit code {command.poll()})")
             return command
 
         def interrupted() -> None:
             for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 130)):
                 command = begin("never")
                 command.send_signal(number)
-                _, text = command.communicate(timeout=60)
+                _, text = command.communicate(timeout=PATIENCE)
                 check(command.returncode == code, f"exit code {command.returncode}: {text}")
                 check(not list(operator.bundles.glob("never*")), "something is left of it")
                 for name in "ab":
                     operator.moves(name)
+                wait_until(lambda: not list(operator.state.glob("members/*/*never*.qcow2")),
+                           "the layers of the snapshot that was cancelled stay")
 
         def killed() -> None:
             command = begin("orphan")
             command.kill()
-            command.communicate(timeout=60)
+            command.communicate(timeout=PATIENCE)
             check("still under way" in operator.run("snapshot", "next", code=1), "its successor")
+            operator.lift()
             wait_until(lambda: (operator.bundles / "orphan").exists(), "it does not go on")
+            time.sleep(1)  # for its job to be concluded
             operator.run("snapshot", "next")
             for tag in ("orphan", "next"):
                 operator.run("verify", tag)

@@ -11,7 +11,7 @@ import subprocess
 import time
 from typing import Callable
 
-from delay import DelayedSocket
+from gate import Gate
 from harness import PATIENCE, Cluster, Failed, Report, Vm, Workplace, check, wait_until
 from hotsnap.qmp import QmpError
 from unharmed import WRITERS, SmallFilesystem, finish, is_whole, refused, settle, start, unharmed, writing_cluster
@@ -92,11 +92,12 @@ def cancelled_while_preparing(cluster: Cluster) -> None:
 def priority(cluster: Cluster) -> None:
     """Armed and waiting for its cut, a member's loops have real-time priority; no longer."""
     a, b = cluster["a"].vm, cluster["b"].vm
-    with DelayedSocket(cluster["b"].socket, cluster.place.path / "slow.sock", 0.5) as relay:
+    with Gate(cluster["b"].socket, cluster.place.path / "gate.sock", held_back="ARMED") as way:
         tag = start(cluster, bandwidth=0, coloring=False,
-                    members=[cluster["a"].address, {"name": "b", "address": f"unix:{relay.path}"}])
+                    members=[cluster["a"].address, {"name": "b", "address": f"unix:{way.path}"}])
         raised = wait_until(lambda: len(found := b.real_time_threads()) > 1 and found,
-                            "armed, no loops have real-time priority", interval=0)
+                            "armed, no loops have real-time priority")
+        way.open()
         error = a.wait_job(f"snap-{tag}")
         check(error is None, f"error: {error}")
     print(f"# {raised}")
@@ -172,7 +173,8 @@ def silent_member(cluster: Cluster) -> None:
     b.reach("full")
     b.process.send_signal(signal.SIGSTOP)
     try:
-        error = a.wait_job(f"snap-{tag}", 120)
+        a.qmp.execute("hotsnap-set-bandwidth", {"bandwidth": 0})
+        error = a.wait_job(f"snap-{tag}")
         check(error and "'b' does not answer" in error, f"error: {error}")
         print(f"# {error}")
         check(a.running(), "a does not run")
@@ -192,7 +194,7 @@ def stopped_after_its_promise(cluster: Cluster) -> None:
     b.process.send_signal(signal.SIGSTOP)
     try:
         a.qmp.execute("hotsnap-set-bandwidth", {"bandwidth": 0})
-        error = a.wait_job(f"snap-{tag}", 60)
+        error = a.wait_job(f"snap-{tag}")
         check(error is None, f"error: {error}")
         time.sleep(1.5)
     finally:
@@ -203,11 +205,11 @@ def stopped_after_its_promise(cluster: Cluster) -> None:
 
 def lost_initiator(cluster: Cluster) -> None:
     """The initiator's connections break: peers undo their part by themselves."""
-    with DelayedSocket(cluster["b"].socket, cluster.place.path / "cut.sock", 0.0) as relay:
+    with Gate(cluster["b"].socket, cluster.place.path / "gate.sock") as way:
         tag = start(cluster, members=[cluster["a"].address,
-                                      {"name": "b", "address": f"unix:{relay.path}"}])
+                                      {"name": "b", "address": f"unix:{way.path}"}])
         cluster["b"].vm.reach("full")
-    error = cluster["a"].vm.wait_job(f"snap-{tag}", 60)
+    error = cluster["a"].vm.wait_job(f"snap-{tag}")
     check(error and "'b'" in error, f"error: {error}")
     print(f"# {error}")
     unharmed(cluster, tag)
@@ -219,7 +221,7 @@ def killed_peer(cluster: Cluster) -> None:
     tag = start(cluster)
     a.reach("full")
     b.kill()
-    error = a.wait_job(f"snap-{tag}", 60)
+    error = a.wait_job(f"snap-{tag}")
     check(error and "b" in error, f"error: {error}")
     print(f"# {error}")
     check(a.running(), "a does not run")

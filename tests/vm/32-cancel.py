@@ -8,31 +8,36 @@ are those of 30-failures.)
 import time
 from pathlib import Path
 
-from delay import DelayedSocket
-from harness import Cluster, Failed, Report, Workplace, check
+from gate import Gate
+from harness import Cluster, Failed, Report, Workplace, check, wait_until
 from hotsnap import bundle, verify
 from hotsnap.qmp import QmpError
 from unharmed import WRITERS, settle, start, unharmed, works_on, writing_cluster
 
-DELAY = 0.5  # seconds that each message to b takes
 CANCELLED = "cancelled: by the user"
+# The initiator stays in these phases until b has answered that message.
+BEGUN_BY = {"install": "INSTALL", "arm": "ARM", "snapshot": "SNAPSHOT",
+            "transient-fin": "ALL_TRANSIENT_SNAP_FIN"}
 
 
-def slow_way(cluster: Cluster, delay: float = DELAY) -> DelayedSocket:
-    return DelayedSocket(cluster["b"].socket, cluster.place.path / "slow.sock", delay)
+def gate(cluster: Cluster, held: str) -> Gate:
+    return Gate(cluster["b"].socket, cluster.place.path / "gate.sock", held)
 
 
-def members(cluster: Cluster, relay: DelayedSocket) -> list[dict[str, str]]:
-    return [cluster["a"].address, {"name": "b", "address": f"unix:{relay.path}"}]
+def members(cluster: Cluster, way: Gate) -> list[dict[str, str]]:
+    return [cluster["a"].address, {"name": "b", "address": f"unix:{way.path}"}]
 
 
 def cancelled(cluster: Cluster, phase: str) -> None:
     a, b = cluster["a"].vm, cluster["b"].vm
-    with slow_way(cluster) as relay:
-        # Colored, a's first red frame would make b's cut before the message does.
-        tag = start(cluster, coloring=phase != "snapshot", members=members(cluster, relay))
+    with gate(cluster, BEGUN_BY[phase]) as way:
+        # Colored, a's first red frame would make b's cut before the message does. With a dump the
+        # time-outs of cut and drain are long.
+        tag = start(cluster, coloring=phase != "snapshot", members=members(cluster, way),
+                    x_dump=phase in ("snapshot", "transient-fin"))
         a.reach(phase)
         a.qmp.execute("job-cancel", {"id": f"snap-{tag}"})
+        way.open()
         error = a.wait_job(f"snap-{tag}")
     check(error == CANCELLED, f"the job's error: {error}")
     for vm in (a, b):
@@ -62,8 +67,8 @@ def restore_cancelled(cluster: Cluster) -> None:
     before = content(cluster.bundles)
     cluster.start_for_restore("kept")
     a = cluster["a"].vm
-    with slow_way(cluster, 2) as relay:
-        cluster.begin_restore("kept", members=members(cluster, relay))
+    with gate(cluster, "RESTORE") as way:
+        cluster.begin_restore("kept", members=members(cluster, way))
         a.reach("load")
         for command, arguments in (
                 ("object-del", {"id": "med0"}),
@@ -73,8 +78,8 @@ def restore_cancelled(cluster: Cluster) -> None:
                 raise Failed(f"{command} of a filter-hotsnap was not refused during a restore")
             except QmpError as error:
                 print(f"# {error}")
-        time.sleep(0.5)
         a.qmp.execute("job-cancel", {"id": "restore-kept"})
+        way.open()
         error = a.wait_job("restore-kept")
     check(error == CANCELLED, f"the job's error: {error}")
     told = a.phases("")
@@ -101,10 +106,12 @@ def restore_cancelled_too_late(cluster: Cluster) -> None:
     cluster.kill()
     cluster.start_for_restore("kept")
     a = cluster["a"].vm
-    with slow_way(cluster) as relay:
-        cluster.begin_restore("kept", members=members(cluster, relay))
+    with gate(cluster, "START") as way:
+        cluster.begin_restore("kept", members=members(cluster, way))
         a.reach("start")
+        wait_until(a.running, "a is not started")
         a.qmp.execute("job-cancel", {"id": "restore-kept"})
+        way.open()
         error = a.wait_job("restore-kept")
         check(error is None, f"the job's error: {error}")
         for member in cluster.members:

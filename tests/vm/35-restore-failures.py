@@ -7,7 +7,7 @@ import re
 import time
 from pathlib import Path
 
-from delay import DelayedSocket
+from gate import Gate
 from harness import Cluster, Member, Report, Workplace, check, img_create, wait_until
 
 
@@ -32,7 +32,7 @@ def restore(cluster: Cluster, tag: str, members: list[dict[str, str]]) -> None:
 
 
 def must_have_failed(cluster: Cluster, tag: str, pattern: str, running: list[Member]) -> None:
-    error = cluster.members[0].vm.wait_job(f"restore-{tag}", 60)
+    error = cluster.members[0].vm.wait_job(f"restore-{tag}")
     print(f"# {error}")
     check(error and re.search(pattern, error), f"the error does not say {pattern!r}: {error}")
     time.sleep(1)
@@ -60,8 +60,8 @@ def lost_after_start(cluster: Cluster, tag: str) -> None:
     """A member is lost while others run already: they are stopped again."""
     a, b = cluster["a"], cluster["b"]
     start_incoming(cluster, tag)
-    with DelayedSocket(b.socket, cluster.place.path / "slow.sock", 2.0) as relay:
-        restore(cluster, tag, [a.address, {"name": "b", "address": f"unix:{relay.path}"}])
+    with Gate(b.socket, cluster.place.path / "gate.sock", "START") as way:
+        restore(cluster, tag, [a.address, {"name": "b", "address": f"unix:{way.path}"}])
         wait_until(a.vm.running, "a was not started", interval=0.02)
         b.vm.kill()
         must_have_failed(cluster, tag, "'b'", [a])

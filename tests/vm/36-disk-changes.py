@@ -12,14 +12,13 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from delay import DelayedSocket
+from gate import Gate
 from harness import (PATIENCE, QEMU_IMG, Cluster, Failed, Report, Skipped, Vm, Workplace, check,
                      img_create, wait_until)
 from hotsnap import process, sums
 from hotsnap.qmp import Qmp, QmpClosed, QmpError
-from unharmed import finish, is_whole, no_trace, works_on, writing_cluster
+from unharmed import SLOW, finish, is_whole, no_trace, works_on, writing_cluster
 
-SLOW = {"bandwidth": 1 << 20}
 # What the guest does to power off: SLP_TYP and SLP_EN to the chipset.
 POWER_OFF = {"command-line": "o /h 0x604 0x2000"}
 WRITER = "hs.writer.mib=32 hs.writer.rate=500 hs.writer.disk=20"
@@ -34,26 +33,26 @@ def refuses(pattern: str, vm: Vm, command: str, arguments: dict) -> None:
         raise Failed(f"{command} was not refused")
 
 
-# While the snapshot is prepared: a and b are armed, and wait a second for each other's word.
+# While the snapshot is prepared: a is armed, and b is not told to arm.
 
-def start_slowly(cluster: Cluster, relay: DelayedSocket, tag: str) -> None:
-    members = [cluster["a"].address, {"name": "b", "address": f"unix:{relay.path}"}]
+def start(cluster: Cluster, way: Gate, tag: str) -> None:
+    members = [cluster["a"].address, {"name": "b", "address": f"unix:{way.path}"}]
     a = cluster["a"].vm
     a.qmp.execute("hotsnap-cluster", {"job-id": tag, "tag": tag, "members": members,
                                       "directory": str(cluster.bundles)})
-    a.reach("install", "arm")
+    a.reach("arm")
 
 
-def blocked_commands(cluster: Cluster, relay: DelayedSocket) -> None:
+def blocked_commands(cluster: Cluster, way: Gate) -> None:
     """Nobody changes the disks of a snapshot, and so it is good."""
     a = cluster["a"].vm
-    start_slowly(cluster, relay, "blocked")
+    start(cluster, way, "blocked")
     reason = "in a cluster snapshot that is in progress"
     refuses(reason, a, "blockdev-snapshot-sync",
             {"device": "root", "format": "qcow2",
              "snapshot-file": str(cluster.place.path / "a" / "other.qcow2")})
     refuses(reason, a, "block_resize", {"device": "hsdisktag", "size": 32 << 20})
-    check(a.qmp.execute("query-hotsnap")["phase"] in ("install", "arm"), "it was too fast")
+    way.open()
     error = a.wait_job("blocked")
     check(error is None, f"error: {error}")
     manifest = json.loads((cluster.bundles / "blocked" / "manifest.json").read_text())
@@ -63,7 +62,7 @@ def blocked_commands(cluster: Cluster, relay: DelayedSocket) -> None:
     works_on(a)
 
 
-def changed_disk(cluster: Cluster, relay: DelayedSocket) -> None:
+def changed_disk(cluster: Cluster, way: Gate) -> None:
     """A way that no command guards: the device is given another node."""
     a = cluster["a"].vm
     disk = next(d for d in a.qmp.execute("query-block") if d["device"] == "hsdisktag")
@@ -71,8 +70,9 @@ def changed_disk(cluster: Cluster, relay: DelayedSocket) -> None:
     path = disk["qdev"]
     a.qmp.execute("blockdev-add", {"driver": "throttle", "node-name": "between", "file": node,
                                    "throttle-group": "none"})
-    start_slowly(cluster, relay, "changed")
+    start(cluster, way, "changed")
     a.qmp.execute("qom-set", {"path": path, "property": "drive", "value": "between"})
+    way.open()
     error = a.wait_job("changed")
     check(error and "was changed while the snapshot was being prepared" in error, f"{error}")
     print(f"# {error}")
@@ -101,10 +101,10 @@ def gone(cluster: Cluster, tag: str, end: tuple[str, dict], initiator: int = 0,
         b.qmp.execute(*end)
     except (QmpError, QmpClosed):
         pass  # it may be gone before it answers
-    check(b.process.wait(60) == 0, f"b: exit status {b.process.returncode}; "
+    check(b.process.wait(PATIENCE) == 0, f"b: exit status {b.process.returncode}; "
                                    f"{b.messages.read_text()[-500:]}")
     if initiator == 0:
-        error = a.wait_job(tag, 60)
+        error = a.wait_job(tag)
         check(error and "'b' was shut down during the snapshot" in error, f"{error}")
         print(f"# {error}")
     else:
@@ -143,16 +143,16 @@ def clusters(report: Report) -> None:
             ("a", "writer", {"append": WRITER, "disktag": True,
                              "args": ["-object", "throttle-group,id=none"]}),
             ("b", "writer", {"append": WRITER})])
-        with DelayedSocket(cluster["b"].socket, place.path / "slow.sock", 1.0) as relay:
-            report.run("disk-changed-while-preparing", lambda: changed_disk(cluster, relay))
+        with Gate(cluster["b"].socket, place.path / "gate.sock", "ARM") as way:
+            report.run("disk-changed-while-preparing", lambda: changed_disk(cluster, way))
         report.run("member-quits", lambda: gone(cluster, "quit", ("quit", {})))
         report.run("member-quits-after-its-promise",
                    lambda: gone(cluster, "late", ("quit", {}), promised=True))
         report.run("initiator-quits", lambda: gone(cluster, "lead", ("quit", {}), initiator=1))
         report.run("member-powers-off",
                    lambda: gone(cluster, "off", ("human-monitor-command", POWER_OFF)))
-        with DelayedSocket(cluster["b"].socket, place.path / "slow.sock", 1.0) as relay:
-            report.run("disk-commands-blocked", lambda: blocked_commands(cluster, relay))
+        with Gate(cluster["b"].socket, place.path / "gate.sock", "ARM") as way:
+            report.run("disk-commands-blocked", lambda: blocked_commands(cluster, way))
         report.run("member-powers-off-and-stays", lambda: stays(cluster))
 
 
@@ -264,7 +264,7 @@ def daemonized() -> None:
         program = plain.args[:plain.args.index("-qmp")]
         subprocess.run([*program, *still.args, "-qmp", f"unix:{socket},server=on,wait=off",
                         "-daemonize", "-pidfile", str(pid_file)], cwd=place.path, check=True)
-        qmp = Qmp.connect(socket, timeout=30)
+        qmp = Qmp.connect(socket, timeout=PATIENCE)
         try:
             plain.qmp, still.vm = qmp, plain
             still.refused("'disk.qcow2', which is relative.*use an absolute one")
@@ -289,7 +289,11 @@ def memory_taken_away() -> None:
     """device_del came before the snapshot, the guest agrees to it while memory is copied (here the
     monitor writes to the chipset what the guest would), and then the backend is deleted."""
     with Workplace() as place:
+        # Random data, so that there is something to copy for a minute.
+        filler = place.path / "filler"
+        filler.write_bytes(os.urandom(64 << 20))
         still = Still(place, ["-m", "256,slots=1,maxmem=1G",
+                              "-device", f"loader,file={filler},addr=0x1000000,force-raw=on",
                               "-object", "memory-backend-ram,id=mem1,size=256M,prealloc=on",
                               "-device", "pc-dimm,id=dimm1,memdev=mem1"])
         vm = still.start()

@@ -13,6 +13,7 @@ from types import TracebackType
 from harness import Cluster, Member, Report, Skipped, Workplace, check, wait_until
 from unharmed import no_trace, settle
 
+CANCELLED = "cancelled: by the user"
 MEMBERS = [
     ("a", "idle", {}),
     ("b", "writer", {"append": "hs.writer.mib=160 hs.writer.rate=20000 hs.writer.disk=20"}),
@@ -63,18 +64,27 @@ def progress(member: Member, seconds: float) -> int:
     return len(re.findall(r"^writer \S+ pages=", member.vm.lines_after(before), re.M))
 
 
-def start(cluster: Cluster, initiator: Member, bundles: Path) -> None:
+def start(cluster: Cluster, initiator: Member, bundles: Path,
+          storage: FreezableFilesystem) -> None:
+    """A snapshot whose storage is frozen before b's guest writes: it has to wait."""
+    b = cluster["b"].vm
     bundles.mkdir(exist_ok=True)
+    b.qmp.execute("stop")
     initiator.vm.qmp.execute("hotsnap-cluster", {
         "job-id": "snap", "tag": "t", "directory": str(bundles), "bandwidth": 4 << 20,
         "members": [m.address for m in cluster.members]})
     initiator.vm.reach("full")
+    b.reach("full")
+    storage.freeze()
+    b.qmp.execute("cont")
+    wait_until(lambda: progress(cluster["b"], 5) == 0, "b's guest runs on without storage")
 
 
-def undone(cluster: Cluster, initiator: Member, bundles: Path) -> None:
+def undone(cluster: Cluster, initiator: Member, bundles: Path, reason: str) -> None:
     """The storage is back: all goes its way, and nothing is left."""
     error = initiator.vm.wait_job("snap")
     print(f"# {error}")
+    check(error and reason in error, f"the error does not say {reason!r}: {error}")
     settle(cluster)
     no_trace(cluster, "t")
     wait_until(lambda: not list(bundles.iterdir()), "files are left")
@@ -83,10 +93,7 @@ def undone(cluster: Cluster, initiator: Member, bundles: Path) -> None:
 def cancelled(cluster: Cluster, storage: FreezableFilesystem) -> None:
     a, b = cluster["a"], cluster["b"]
     bundles = storage.path / "cancelled"
-    start(cluster, a, bundles)
-    storage.freeze()
-    wait_until(lambda: progress(b, 5) == 0, "b's guest runs on without storage")
-
+    start(cluster, a, bundles, storage)
     a.vm.qmp.execute("job-cancel", {"id": "snap"})
     wait_until(lambda: progress(b, 3) > 0, "b's guest still waits after the cancel")
     time.sleep(12)  # until after abort_timeout_us, which ends the wait for ABORTED
@@ -95,22 +102,20 @@ def cancelled(cluster: Cluster, storage: FreezableFilesystem) -> None:
     wait_until(lambda: progress(b, 3) > 0, "b's guest stands still again")
     print(f"# frozen still: a {a.vm.phase()}, b {b.vm.phase()}")
     storage.thaw()
-    undone(cluster, a, bundles)
+    undone(cluster, a, bundles, CANCELLED)
     error = b.vm.qmp.execute("query-hotsnap").get("error")
-    check(error == "cancelled: by the user", f"it was not the cancel that helped b: {error}")
+    check(error == CANCELLED, f"it was not the cancel that helped b: {error}")
 
 
 def nobody_can_cancel(cluster: Cluster, storage: FreezableFilesystem) -> None:
     """The member that stands still is the one that leads."""
     b = cluster["b"]
     bundles = storage.path / "alone"
-    start(cluster, b, bundles)
-    storage.freeze()
-    wait_until(lambda: progress(b, 5) == 0, "b's guest runs on without storage")
+    start(cluster, b, bundles, storage)
     wait_until(lambda: progress(b, 3) > 0, "b's guest waits for ever")
     check(b.vm.running(), "b does not run")
     storage.thaw()
-    undone(cluster, b, bundles)
+    undone(cluster, b, bundles, "stood still")
 
 
 def run(report: Report) -> None:

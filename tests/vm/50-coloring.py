@@ -7,19 +7,31 @@ that peer take its cut in time: no orphan. Without, it receives messages that th
 their cut: the checker must find orphans, or it would prove nothing.
 """
 
+import json
+from contextlib import suppress
+from typing import Callable
+
 from chatter import Chatter
-from delay import DelayedSocket
-from harness import Cluster, Report, Workplace, check
+from gate import Gate
+from harness import Cluster, Failed, Report, Workplace, check, wait_until
 from hotsnap.cutcheck import check_bundle
 
-DELAY = 0.4  # seconds; longer than a frame's way, shorter than the time-out of the cut
+HELD = 8  # seconds at most; the time-out of the cut is 10
 
 
-def take(cluster: Cluster, tag: str, coloring: bool) -> dict:
-    with DelayedSocket(cluster["c"].socket, cluster.place.path / f"{tag}.sock", DELAY) as slow:
+def take(cluster: Cluster, tag: str, coloring: bool, enough: Callable[[], bool]) -> dict:
+    """SNAPSHOT reaches c only when `enough` has happened since b has taken its cut."""
+    with Gate(cluster["c"].socket, cluster.place.path / f"{tag}.sock", "SNAPSHOT") as way:
         members = [cluster["a"].address, cluster["b"].address,
-                   {"name": "c", "address": f"unix:{slow.path}"}]
-        return cluster.snapshot(tag, members=members, coloring=coloring)
+                   {"name": "c", "address": f"unix:{way.path}"}]
+        cluster.begin_snapshot(tag, members=members, coloring=coloring)
+        cluster["b"].vm.reach("transient-fin")
+        with suppress(Failed):
+            wait_until(enough, "", timeout=HELD)
+        way.open()
+        error = cluster["a"].vm.wait_job(f"snap-{tag}")
+        check(error is None, f"snapshot {tag}: {error}")
+    return json.loads((cluster.bundles / tag / "manifest.json").read_text())
 
 
 def run(report: Report) -> None:
@@ -27,10 +39,11 @@ def run(report: Report) -> None:
     with Workplace() as place:
         cluster = Cluster(place, [("a", "idle", load), ("b", "idle", load), ("c", "idle", load)])
         cluster.up()
-        Chatter.wait(cluster)
+        Chatter.wait_flow(cluster)
 
         def colored() -> None:
-            manifest = take(cluster, "on", True)
+            manifest = take(cluster, "on", True,
+                            lambda: cluster["c"].vm.phase() == "transient-fin")
             c = next(m for m in manifest["members"] if m["name"] == "c")
             print(f"# c took its cut for a {c['cause']}; {c['channel']['on_the_fly']} frames on "
                   f"the fly, {sum(m['channel']['frames'] for m in manifest['members'])} recorded")
@@ -40,7 +53,12 @@ def run(report: Report) -> None:
             check(result.orphans == 0, f"{result.orphans} orphans")
 
         def control() -> None:
-            take(cluster, "off", False)
+            def received() -> int:
+                return Chatter.read(cluster).pairs["c", "b"]["udp_received"]
+
+            before: list[int] = []  # from b's cut on
+            take(cluster, "off", False,
+                 lambda: before.append(received()) or received() > before[0] + 300)
             orphans = check_bundle(cluster.bundles / "off").orphans
             print(f"# without coloring {orphans} orphans")
             check(orphans > 0, "without coloring nothing is wrong: the checker sees nothing")

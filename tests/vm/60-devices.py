@@ -27,7 +27,7 @@ RESTORED = ("virtio-scsi-iothread", "ahci-e1000")
 
 def disk_writes(console: str) -> list[int]:
     """How many of hs-disktag's writes had completed, line by line."""
-    return [int(n) for n in re.findall(r"^disktag solo issued=\d+ completed=(\d+)", console, re.M)]
+    return [int(n) for n in re.findall(r"^disktag solo issued=\d+ completed=(\d+)\s*\n", console, re.M)]
 
 
 def brought_back(cluster: Cluster) -> None:

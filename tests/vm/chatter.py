@@ -12,7 +12,7 @@ from harness import check, wait_until
 if TYPE_CHECKING:
     from harness import Cluster
 
-LINE = re.compile(r"^chatter (\S+) hb=(\d+) peer=(\S+) ([a-z_]+=\d+(?: [a-z_]+=\d+)*)\s*$", re.M)
+LINE = re.compile(r"^chatter (\S+) hb=(\d+) peer=(\S+) ([a-z_]+=\d+(?: [a-z_]+=\d+)*)\r?\n", re.M)
 FLOW = ("udp_sent", "udp_received", "tcp_sent", "tcp_received")
 HARM = ("udp_gaps", "tcp_errors", "tcp_reconnects")
 

@@ -117,6 +117,9 @@ class Workplace:
     def network(self, taps: list[str]) -> Network:
         network = Network(f"hs-test-{os.getpid()}-{len(self.networks)}", taps)
         network.create()
+        for tap in taps:  # a guest may stand still for seconds, and no frame is to be lost
+            subprocess.run(["ip", "-n", network.name, "link", "set", tap, "txqueuelen", "20000"],
+                           check=True)
         self.networks.append(network)
         return network
 
@@ -179,7 +182,7 @@ class Vm:
                                             stdin=subprocess.DEVNULL)
         place.vms.append(self)
         try:
-            self.qmp = Qmp.connect(socket, timeout=30,
+            self.qmp = Qmp.connect(socket, timeout=PATIENCE,
                                    alive=lambda: self.process.poll() is None)
         except Exception as error:
             self.process.poll()

@@ -11,7 +11,7 @@ from pathlib import Path
 from harness import QEMU_IMG, Cluster, Member, Vm, Workplace, check, wait_until
 from hotsnap.qmp import QmpError
 
-SLOW = {"bandwidth": 4 << 20}  # the background copy takes half a minute
+SLOW = {"bandwidth": 1 << 20}  # the background copy takes more than a minute
 # Two guests that write to their memory and disks all the time, and talk to each other.
 WRITERS = [
     ("a", "writer", {"append": "hs.writer.mib=32 hs.writer.rate=500 hs.writer.disk=20",

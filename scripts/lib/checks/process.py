@@ -21,8 +21,8 @@ from dataclasses import dataclass
 PR_SET_CHILD_SUBREAPER = 36
 HEARTBEAT = 10.0  # seconds between two signs of life
 GRACE = 30.0  # for a program to clean up after SIGTERM
-ORPHAN_GRACE = 3.0  # for processes that are on their way out when their program ends
-KILLED_GRACE = 1.0  # for those that were killed with it
+ORPHAN_GRACE = 30.0  # for processes that are on their way out when their program ends
+KILLED_GRACE = 10.0  # for those that were killed with it
 
 
 class Interrupted(BaseException):

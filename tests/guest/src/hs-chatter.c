@@ -32,7 +32,7 @@ enum {
     TICK_MS = 10,
     RETRY_MS = 1000, /* between attempts to connect; also how long one may take */
     ACCEPTED_MAX = 4 * HS_ENTRIES_MAX,
-    SOCKET_BUFFER = 1 << 20, /* bytes: a second and more of messages, so that none is dropped */
+    SOCKET_BUFFER = 8 << 20, /* bytes: a minute of messages and more, so that none is dropped */
 };
 
 struct peer {

@@ -6,6 +6,7 @@ import json
 import os
 import tempfile
 import unittest
+from unittest import mock
 
 from checks import formats, process
 from checks.context import Context
@@ -125,12 +126,13 @@ class Programs(unittest.TestCase):
         self.assertIn(("end", FAILED), self.run_shell("false", read=None))
 
     def test_an_endless_program_is_ended(self):
-        results = self.run_shell("echo ok a; sleep 1000", timeout=3)
+        results = self.run_shell("echo ok a; sleep 1000", timeout=10)
         self.assertEqual(results, [("a", PASSED), ("end", FAILED)])
 
     def test_what_is_left_behind_is_ended_and_named(self):
         # In a session of its own, as QEMU's tests start QEMU.
-        results = self.run_shell("setsid sleep 1000 & echo ok a")
+        with mock.patch.object(process, "ORPHAN_GRACE", 1.0):
+            results = self.run_shell("setsid sleep 1000 & echo ok a")
         self.assertEqual(results, [("a", PASSED), ("leaves no process", FAILED)])
         self.assertEqual(self.report.results[-1][1].reason, "sleep")
 

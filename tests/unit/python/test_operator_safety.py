@@ -34,7 +34,7 @@ class BesideTheCommand(ClusterOfOne):
         with self.fleet.monitor("a") as qmp:
             qmp.execute("block-commit", {"job-id": "undo", "device": "o-aborted",
                                          "base-node": "o-A"})
-            deadline = time.monotonic() + 10
+            deadline = time.monotonic() + 120
             while any(job["id"] == "undo" for job in qmp.execute("query-jobs")):
                 self.assertLess(time.monotonic(), deadline)
                 with contextlib.suppress(Exception):
@@ -92,7 +92,7 @@ class BesideTheCommand(ClusterOfOne):
             with self.state.locked():
                 merge.collect(self.state, self.fleet)  # it can wait
             qmp.execute("block-job-cancel", {"device": "x"})
-            deadline = time.monotonic() + 10
+            deadline = time.monotonic() + 120
             while qmp.execute("query-jobs") and time.monotonic() < deadline:
                 time.sleep(0.02)
         self.undo(overlay)

@@ -15,14 +15,13 @@ import shlex
 import shutil
 import socket
 import subprocess
-import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Iterator
+from typing import Callable, Iterator
 
-from harness import (FIRMWARE, GUEST, QEMU, QEMU_IMG, Failed, Qmp, QmpError, Skipped, Vm, Workplace,
-                     check, img_create)
+from harness import (FIRMWARE, GUEST, PATIENCE, QEMU, QEMU_IMG, Failed, Qmp, QmpError, Skipped, Vm,
+                     Workplace, check, img_create)
 from hotsnap.qmp import QmpClosed, QmpTimeout
 
 HERE = Path(__file__).resolve().parent
@@ -30,6 +29,7 @@ ROMS = ["bios-256k.bin", "kvmvapic.bin", "linuxboot_dma.bin"]
 LEVEL1_DISK_MIB = 4096  # sparse
 LEVEL2_DISK_MIB = 48    # the writer's file has 32
 HUGE_PAGES = 24         # of 2 MiB, for guests
+BOOT_TIMEOUT = 300
 BUNDLES = "/bundles"
 PROGRAMS = ["hs-writer", "hs-chatter"]  # of the test guests, for level 2
 
@@ -138,7 +138,7 @@ class Guest(Vm):
         self.process, self.messages = machine.vm.process, machine.vm.console
         self.console_from = len(machine.level2_text(plan.port))
         try:
-            self.qmp = Qmp(machine.sockets[plan.port].dup(), timeout=60)
+            self.qmp = Qmp(machine.sockets[plan.port].dup(), timeout=PATIENCE)
         except (QmpClosed, QmpTimeout) as error:
             raise Failed(f"{self.name}'s QEMU did not start: "
                          f"{machine.vm.text()[-500:]!r}") from error
@@ -146,10 +146,13 @@ class Guest(Vm):
     def text(self) -> str:
         return self.machine.level2_text(self.plan.port)[self.console_from:]
 
-    def snapshot(self, tag: str, **arguments: object) -> None:
-        error = self.job("hotsnap-cluster", {
+    def snapshot(self, tag: str, meanwhile: Callable[[], None] = lambda: None,
+                 **arguments: object) -> None:
+        self.qmp.execute("hotsnap-cluster", {
             "job-id": f"snap-{tag}", "tag": tag, "directory": BUNDLES,
             "members": [self.plan.address], **arguments})
+        meanwhile()
+        error = self.wait_job(f"snap-{tag}")
         check(error is None, f"snapshot {tag}: {error}")
         check(self.running(), f"{self.name} does not run after the snapshot")
 
@@ -217,6 +220,8 @@ class Level1:
             "-m", str(memory_mib), "-no-reboot",
             "-kernel", str(self.kernel / "vmlinuz"), "-initrd", str(self.kernel / "initrd.img"),
             "-append", "console=ttyS0 quiet mitigations=off no_timer_check panic=-1 "
+                       # A host that stands still for a while is no fault of this kernel.
+                       "watchdog_thresh=60 rcupdate.rcu_cpu_stall_timeout=120 "
                        f"hugepages={HUGE_PAGES}",
             "-drive", f"if=none,id=root,file={self.disk},format=raw,cache=unsafe",
             "-device", "virtio-blk-pci,drive=root", "-device", "virtio-rng-pci",
@@ -238,13 +243,13 @@ class Level1:
             self.sockets = [socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) for _ in qmp]
             for connection, path in zip(self.sockets, qmp):
                 connection.connect(str(path))
-            deadline = time.monotonic() + 180
-            while (self.vm.process.poll() is None and "level1: " not in self.vm.text()
-                   and time.monotonic() < deadline):
-                time.sleep(0.1)
-            if "level1: " in self.vm.text() or self.vm.process.poll() is None or last:
+            try:
+                self.vm.wait_console("level1: ", timeout=BOOT_TIMEOUT)
                 return
-            print(f"# {self.name} ended while it booted: {self.vm.text()[-200:]!r}", flush=True)
+            except Failed as error:
+                if last or self.vm.process.poll() is None:
+                    raise
+                print(f"# while it booted, {error}; {self.vm.text()[-200:]!r}", flush=True)
             for connection in self.sockets:
                 connection.close()
 
@@ -252,7 +257,7 @@ class Level1:
         return self.consoles[port].read_text(errors="replace")
 
     def wait(self, pattern: str) -> str:
-        found = self.vm.wait_console(rf"level1: (?:{pattern}|fail .*|done)", timeout=180)[0]
+        found = self.vm.wait_console(rf"level1: (?:{pattern}|fail .*|done)", BOOT_TIMEOUT)[0]
         check("level1: fail" not in found and "level1: done" not in found,
               f"{self.name}: {self.vm.text()[-500:]!r}")
         return found
