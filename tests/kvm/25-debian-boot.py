@@ -37,14 +37,23 @@ def boot_idle(machine: Level1) -> None:
         comes_up(guest)
 
 
+def limit_reading(guest: Guest, rate: int) -> None:
+    """Of its disk, in bytes a second; 0: no limit."""
+    guest.qmp.execute("block_set_io_throttle", {
+        "device": "load", "bps": 0, "bps_rd": rate, "bps_wr": 0,
+        "iops": 0, "iops_rd": 0, "iops_wr": 0})
+
+
 def boot_armed(machine: Level1) -> None:
     with machine.guest("armed") as guest:
         wait_until(lambda: bytes_read(guest) >= UNDER_WAY,
                    lambda: f"it does not boot: {guest.text()[-500:]!r}", BOOT_TIMEOUT)
+        limit_reading(guest, 4096)  # until its memory is trapped
         check(READY.format("armed") not in guest.text(), "it has booted already")
 
         def meanwhile() -> None:
             guest.reach("full")
+            limit_reading(guest, 0)
             comes_up(guest)
             check(guest.phase() == "full", "the copy had ended before the guest was up")
             guest.qmp.execute("hotsnap-set-bandwidth", {"bandwidth": 0})

@@ -11,7 +11,8 @@ from harness import Cluster, Failed, Vm, Workplace, check, wait_until
 from hotsnap.image import Image, compare
 from hotsnap.qmp import QmpError
 
-LOAD = "hs.writer.mib=96 hs.writer.rate=0 hs.writer.disk=50"
+# A guest's kernel that clears the pages it hands out would be there before any DMA.
+LOAD = "hs.writer.mib=96 hs.writer.rate=0 hs.writer.disk=50 init_on_alloc=0"
 BANDWIDTH = 1 << 20  # of the background copy: with it a minute or so
 LINES = 4            # that a guest's writers print while its memory is copied
 
