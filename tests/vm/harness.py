@@ -193,12 +193,15 @@ class Vm:
             self.process.kill()
         self.process.wait()
 
+    def ended(self) -> bool:
+        return self.process.poll() is not None
+
     def text(self) -> str:
         return self.console.read_text(errors="replace")
 
     def wait_console(self, pattern: str, timeout: float = PATIENCE) -> re.Match[str]:
         def found() -> re.Match[str] | None:
-            ended = self.process.poll() is not None  # before its last words are read
+            ended = self.ended()  # before its last words are read
             match = re.search(pattern, self.text())
             check(match or not ended,
                   f"{self.name}: QEMU ended: {self.messages.read_text().strip()[-500:]}")
@@ -219,8 +222,7 @@ class Vm:
                    interval=0.01)
 
     def running(self) -> bool:
-        return self.process.poll() is None and \
-            self.qmp.execute("query-status")["status"] == "running"
+        return not self.ended() and self.qmp.execute("query-status")["status"] == "running"
 
     def threads(self) -> list[tuple[int, str]]:
         """Of QEMU: thread ids and names."""

@@ -11,15 +11,14 @@ from collections import Counter
 from dataclasses import dataclass
 
 from harness import check, wait_until
+from identity import BANDWIDTH, let_write
 from hotsnap.image import Image, compare
 
 from .machine import BOOT_TIMEOUT, BUNDLES, Guest, Level1
 
 # The manners of saving that have a trap, which is called as the manner is, without "_write".
 WRITES = ["guest_write", "dma_write", "kvm_write"]
-# Slow enough that much is written to before it is copied; without traps there is less to wait for.
-COPY_RATE = 16 << 20
-COPY_RATE_OPEN = 48 << 20
+TRAPPED = {"none": [], "uffd": WRITES[:2]}  # by engine; of all others all are
 
 
 def pages_written(guest: Guest) -> dict[str, int]:
@@ -44,10 +43,14 @@ class Shot:
 
     @property
     def arguments(self) -> dict[str, object]:
-        whole = not self.open_trap and self.engine != "none"
-        return {"engine": self.engine, "x-dump": True,
-                "bandwidth": COPY_RATE if whole else COPY_RATE_OPEN,
+        return {"engine": self.engine, "x-dump": True, "bandwidth": BANDWIDTH,
                 **({"x-open-trap": self.open_trap} if self.open_trap else {})}
+
+    @property
+    def manners(self) -> list[str]:
+        """In which it saves what is written while it copies."""
+        return [manner for manner in TRAPPED.get(self.engine, WRITES)
+                if manner != f"{self.open_trap}_write"]
 
 
 def take_snapshots(machine: Level1, name: str, shots: list[Shot]) -> dict[str, int]:
@@ -57,7 +60,8 @@ def take_snapshots(machine: Level1, name: str, shots: list[Shot]) -> dict[str, i
         wait_writers(guest)
         before = pages_written(guest)
         for shot in shots:
-            guest.snapshot(f"{name}-{shot.name}", **shot.arguments)
+            guest.snapshot(f"{name}-{shot.name}", lambda shot=shot: let_write(guest, shot.manners),
+                           **shot.arguments)
     return before
 
 

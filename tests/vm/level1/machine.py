@@ -131,7 +131,7 @@ class DebianLevel2(Level2):
 
 class Guest(Vm):
     """A level-2 guest that runs, as the other VM tests know theirs. Its process is the level-1
-    machine's: when that ends the guest has ended."""
+    machine's."""
 
     # pylint: disable=super-init-not-called
     def __init__(self, machine: Level1, plan: Level2):
@@ -143,6 +143,9 @@ class Guest(Vm):
         except (QmpClosed, QmpTimeout) as error:
             raise Failed(f"{self.name}'s QEMU did not start: "
                          f"{machine.vm.text()[-500:]!r}") from error
+
+    def ended(self) -> bool:
+        return self.machine.has_ended(self.name)
 
     def text(self) -> str:
         return self.machine.level2_text(self.plan.port)[self.console_from:]
@@ -257,6 +260,10 @@ class Level1:
     def level2_text(self, port: int) -> str:
         return self.consoles[port].read_text(errors="replace")
 
+    def has_ended(self, name: str) -> bool:
+        """Has this entry of the plan, or the machine with it?"""
+        return self.vm.ended() or bool(re.search(rf"level1: end {name}\b", self.vm.text()))
+
     def wait(self, pattern: str) -> str:
         found = self.vm.wait_console(rf"level1: (?:{pattern}|fail .*|done)", BOOT_TIMEOUT)[0]
         check("level1: fail" not in found and "level1: done" not in found,
@@ -272,6 +279,8 @@ class Level1:
         try:
             yield guest
         except BaseException:
+            if guest.ended():
+                print(f"# {name}'s QEMU had ended; its console: {guest.text()[-500:]!r}", flush=True)
             # What went wrong is of interest, and not that QEMU may be gone.
             with suppress(Failed, QmpError, QmpClosed, QmpTimeout):
                 self._quit(guest)
