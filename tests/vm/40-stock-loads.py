@@ -39,7 +39,7 @@ def stock_arguments(arguments: list[str], overlays: dict[str, Path]) -> list[str
 
 def loaded(vm: Vm) -> bool:
     status = vm.qmp.execute("query-migrate").get("status")
-    check(status != "failed" and vm.process.poll() is None,
+    check(status != "failed" and not vm.ended(),
           f"it does not load: {vm.messages.read_text()}")
     return status == "completed"
 

@@ -183,7 +183,7 @@ class Vm:
         place.vms.append(self)
         try:
             self.qmp = Qmp.connect(socket, timeout=PATIENCE,
-                                   alive=lambda: self.process.poll() is None)
+                                   alive=lambda: not self.ended())
         except Exception as error:
             self.process.poll()
             raise Failed(f"QEMU did not start: {self.messages.read_text().strip()}") from error

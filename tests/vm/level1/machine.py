@@ -145,7 +145,8 @@ class Guest(Vm):
                          f"{machine.vm.text()[-500:]!r}") from error
 
     def ended(self) -> bool:
-        return self.machine.has_ended(self.name)
+        return super().ended() or bool(
+            re.search(rf"level1: end {self.name}\b", self.machine.vm.text()))
 
     def text(self) -> str:
         return self.machine.level2_text(self.plan.port)[self.console_from:]
@@ -251,7 +252,7 @@ class Level1:
                 self.vm.wait_console("level1: ", timeout=BOOT_TIMEOUT)
                 return
             except Failed as error:
-                if last or self.vm.process.poll() is None:
+                if last or not self.vm.ended():
                     raise
                 print(f"# while it booted, {error}; {self.vm.text()[-200:]!r}", flush=True)
             for connection in self.sockets:
@@ -259,10 +260,6 @@ class Level1:
 
     def level2_text(self, port: int) -> str:
         return self.consoles[port].read_text(errors="replace")
-
-    def has_ended(self, name: str) -> bool:
-        """Has this entry of the plan, or the machine with it?"""
-        return self.vm.ended() or bool(re.search(rf"level1: end {name}\b", self.vm.text()))
 
     def wait(self, pattern: str) -> str:
         found = self.vm.wait_console(rf"level1: (?:{pattern}|fail .*|done)", BOOT_TIMEOUT)[0]
@@ -280,7 +277,9 @@ class Level1:
             yield guest
         except BaseException:
             if guest.ended():
+                # What is told to quit now would be the next guest.
                 print(f"# {name}'s QEMU had ended; its console: {guest.text()[-500:]!r}", flush=True)
+                raise
             # What went wrong is of interest, and not that QEMU may be gone.
             with suppress(Failed, QmpError, QmpClosed, QmpTimeout):
                 self._quit(guest)
