@@ -11,10 +11,14 @@ TDP MMU.
 # timeout: 900
 
 import re
+import sys
 
-from patched import SUITE, modules  # first: it says where the rest is
-from harness import BUILD, Report, Workplace, check
-from level1.machine import Level1, Modules, Program
+sys.path.insert(0, __file__.rpartition("/tests/")[0] + "/tests")
+from support.level1.machine import Level1, Modules, Program
+from support.outcome import Report, check
+from support.patched import SUITE, modules
+from support.paths import BUILD
+from support.workplace import Workplace
 
 TRAP_TEST = BUILD / "host" / "tests" / "kvm" / "kvm-trap-test"
 RESULT = re.compile(r"^(?:ok |not ok |skip |#).*$", re.MULTILINE)

@@ -10,11 +10,14 @@ any one of the three traps left open it is not. A guest is restored.
 # timeout: 1200
 
 import re
+import sys
 
-from patched import SUITE, modules  # first: it says where the rest is
-from harness import Report, Workplace, check
-from level1.checks import WRITES, Shot, control, identity, restore, take_snapshots
-from level1.machine import Level1, Level2
+sys.path.insert(0, __file__.rpartition("/tests/")[0] + "/tests")
+from support.level1.checks import WRITES, Shot, control, identity, restore, take_snapshots
+from support.level1.machine import Level1, Level2
+from support.outcome import Report, check
+from support.patched import SUITE, modules
+from support.workplace import Workplace
 
 # A virtual network card with someone to ping.
 NIC = ["-netdev", "user,id=net0", "-device", "virtio-net-pci,netdev=net0,romfile=",

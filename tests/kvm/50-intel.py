@@ -18,14 +18,18 @@ import pty
 import re
 import struct
 import subprocess
+import sys
 import termios
 import time
 from contextlib import suppress
 from pathlib import Path
 
-from patched import SUITE, modules  # first: it says where the rest is
-from harness import BUILD, Report, Workplace, check
-from level1.machine import kernel_of
+sys.path.insert(0, __file__.rpartition("/tests/")[0] + "/tests")
+from support.level1.machine import kernel_of
+from support.outcome import Report, check
+from support.patched import SUITE, modules
+from support.paths import BUILD
+from support.workplace import Workplace
 
 TRAP_TEST = BUILD / "host" / "tests" / "kvm" / "kvm-trap-test"
 RESULT = re.compile(r"^(?:ok |not ok |skip |#).*$", re.MULTILINE)

@@ -132,7 +132,7 @@ work=$(mktemp -d "$HOTSNAP_BUILD/hotsnap-test-XXXXXX")
 on_exit 'rm -rf --one-file-system "$work"'
 make_mount_points
 before=$(machine_state)
-kernel=$("$HOTSNAP_ROOT/tests/vm/level1/kernel" "$KVM_SUITE") || {
+kernel=$("$HOTSNAP_ROOT/tests/support/level1/kernel" "$KVM_SUITE") || {
     echo "skip dkms - there is no kernel of $KVM_SUITE"
     exit
 }

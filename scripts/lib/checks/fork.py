@@ -107,8 +107,8 @@ def qtest(context: Context) -> None:
 def without_useless_kvm(context: Context, qemu: str) -> list[str]:
     """A command prefix under which there is no KVM, if KVM here cannot run guests in any useful
     time: migration-test would pick it because /dev/kvm opens."""
-    sys.path.insert(0, context.path("scripts", "lib"))
-    from hotsnap.accel import kvm_works  # pylint: disable=import-outside-toplevel
+    sys.path.insert(0, context.path("scripts", "python"))
+    from hotsnap.qemu.accel import kvm_works  # pylint: disable=import-outside-toplevel
     probe = kvm_works(qemu)
     if probe.kvm or not os.path.exists("/dev/kvm"):
         return []

@@ -15,11 +15,13 @@ TIMEOUT_LINE = re.compile(r"^# timeout: (\d+)$", re.MULTILINE)
 
 
 def tests_in(folder: str) -> list[str]:
-    """Executable NN-name.sh, NN-name.py and name.test, in order."""
-    found = glob.glob(os.path.join(folder, "*.test"))
-    found += [path for path in glob.glob(os.path.join(folder, "[0-9][0-9]-*"))
+    """Executable NN-name.sh, NN-name.py and name.test in a folder and those below it, in the order
+    of their names, whatever folder they are in."""
+    found = glob.glob(os.path.join(folder, "**", "*.test"), recursive=True)
+    found += [path for path in glob.glob(os.path.join(folder, "**", "[0-9][0-9]-*"), recursive=True)
               if path.endswith((".sh", ".py"))]
-    return sorted(path for path in found if os.access(path, os.X_OK))
+    return sorted((path for path in found if os.access(path, os.X_OK)),
+                  key=lambda path: (os.path.basename(path), path))
 
 
 def timeout_of(text: str) -> float:
@@ -44,10 +46,11 @@ def kvm(context: Context) -> None:
 
 
 def run_folder(context: Context, name: str) -> None:
-    tests = tests_in(context.path("tests", name))
+    folder = context.path("tests", name)
+    tests = tests_in(folder)
     if not tests:
         raise CannotRun(f"there are no tests in tests/{name}")
     for path in tests:
-        context.run(os.path.basename(path), [path], timeout_of(read_text(path)),
+        context.run(os.path.relpath(path, folder), [path], timeout_of(read_text(path)),
                     env={"HOTSNAP_BUILD": context.build, "PYTHONDONTWRITEBYTECODE": "1"},
                     cwd=context.root)

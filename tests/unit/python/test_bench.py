@@ -11,9 +11,12 @@ import os
 import tempfile
 import unittest
 
-from hotsnap import bench, bench_cluster, bench_copy, bench_guest, bench_pause, cluster, trial
-from hotsnap.bench_shell import answer, parse_netstat, serial_port
-from hotsnap.bench_stats import Line, Series, medians_by_name, ratio, show
+from hotsnap.model import cluster
+from hotsnap_bench import (cluster as bench_cluster, copy as bench_copy, core as bench,
+                           guest as bench_guest, pause as bench_pause)
+from support import trial
+from hotsnap_bench.shell import answer, parse_netstat, serial_port
+from hotsnap_bench.stats import Line, Series, medians_by_name, ratio, show
 from hotsnap.errors import HotsnapError
 
 

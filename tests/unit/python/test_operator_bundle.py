@@ -11,7 +11,9 @@ import types
 import unittest
 
 import operator_fixtures
-from hotsnap import bundle, listing, timeline
+from hotsnap.commands import listing
+from hotsnap.model import bundle
+from hotsnap.ui import timeline
 from hotsnap.errors import UsageError
 
 

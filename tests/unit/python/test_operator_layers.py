@@ -7,9 +7,9 @@ import struct
 import tempfile
 import unittest
 
-from hotsnap import layers
+from hotsnap.disks import layers
 from hotsnap.errors import HotsnapError
-from hotsnap.layers import Delete, Merge
+from hotsnap.disks.layers import Delete, Merge
 
 
 class Plan(unittest.TestCase):

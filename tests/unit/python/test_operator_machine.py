@@ -8,8 +8,10 @@ import sys
 import tempfile
 import unittest
 
-from hotsnap import accel, cluster, lab, machine, process
-from hotsnap.machine import Paths
+from hotsnap.host import lab, process
+from hotsnap.model import cluster
+from hotsnap.qemu import accel, machine
+from hotsnap.qemu.machine import Paths
 
 PATHS = Paths("/r/a.qmp", "/r/a.mon", "/r/a.hs", "/m/serial.log", "/r/a.pid")
 

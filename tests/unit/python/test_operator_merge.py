@@ -14,11 +14,14 @@ import unittest
 from unittest import mock
 
 import operator_fixtures
-from hotsnap import (binaries, bundle, cluster, layers, lifecycle, listing, merge, sums,
-                     verify)
+from hotsnap.commands import lifecycle, listing, verify
+from hotsnap.disks import layers, merge
+from hotsnap.formats import sums
+from hotsnap.model import bundle, cluster
+from hotsnap.qemu import binaries
 from hotsnap.errors import HotsnapError
-from hotsnap.fleet import Fleet
-from hotsnap.state import State
+from hotsnap.qemu.fleet import Fleet
+from hotsnap.model.state import State
 
 CLUSTER = """
 [cluster]

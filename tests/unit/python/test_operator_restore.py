@@ -14,11 +14,14 @@ import unittest
 from unittest import mock
 
 import test_operator_merge
-from hotsnap import (binaries, bundle, fleet, layers, lifecycle, listing, merge, process, recovery,
-                     snapshot)
+from hotsnap.commands import lifecycle, listing, recovery, snapshot
+from hotsnap.disks import layers, merge
+from hotsnap.host import process
+from hotsnap.model import bundle
+from hotsnap.qemu import binaries, fleet
 from hotsnap.errors import HotsnapError
-from hotsnap.qmp import Qmp, QmpClosed, QmpTimeout
-from hotsnap.state import State
+from hotsnap.qemu.qmp import Qmp, QmpClosed, QmpTimeout
+from hotsnap.model.state import State
 from test_operator_merge import ClusterOfOne, find_qemu
 
 

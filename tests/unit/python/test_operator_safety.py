@@ -10,11 +10,14 @@ import time
 import unittest
 from unittest import mock
 
-from hotsnap import binaries, bundle, cluster, layers, lifecycle, listing, merge
+from hotsnap.commands import lifecycle, listing
+from hotsnap.disks import layers, merge
+from hotsnap.model import bundle, cluster
+from hotsnap.qemu import binaries
 from hotsnap.errors import HotsnapError
-from hotsnap.fleet import Fleet
-from hotsnap.qmp import QmpTimeout
-from hotsnap.state import State
+from hotsnap.qemu.fleet import Fleet
+from hotsnap.qemu.qmp import QmpTimeout
+from hotsnap.model.state import State
 from test_operator_merge import ClusterOfOne
 
 

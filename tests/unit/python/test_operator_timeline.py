@@ -7,7 +7,8 @@ import unittest
 import xml.etree.ElementTree as ET
 
 import operator_fixtures
-from hotsnap import bundle, drawing, timeline
+from hotsnap.model import bundle
+from hotsnap.ui import drawing, timeline
 
 SVG = "{http://www.w3.org/2000/svg}"
 

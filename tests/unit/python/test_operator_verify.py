@@ -7,7 +7,9 @@ import tempfile
 import unittest
 
 import operator_fixtures
-from hotsnap import bundle, sums, verify
+from hotsnap.commands import verify
+from hotsnap.formats import sums
+from hotsnap.model import bundle
 from operator_fixtures import UNIT
 
 QCOW2 = struct.pack(">4sIQIIQ", b"QFI\xfb", 3, 0, 0, 16, 1 << 20).ljust(UNIT * 3 + 17, b"d")

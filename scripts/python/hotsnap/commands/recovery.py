@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a command that changes something does first: to mend what an earlier one left behind.
+
+A restore keeps the disks that it replaces until it has succeeded. So that this holds when the
+command or the host dies, state.json says under `restoring`, from before the first member is ended:
+
+    tag      what is restored
+    before   member to disk id to the file that it wrote to
+    made     the same, of the new layers
+    started  there once the new members are about to be started, and all old ones are ended
+    undo     there once the restore is known to have failed
+
+Nothing is deleted or merged for as long as that is there. It goes when the restore has succeeded,
+or when all is as it was before; a command that finds it does the one or the other. A merge that
+was cut short is finished, see merge.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+
+from ..disks import layers, merge
+from ..errors import HotsnapError
+from ..qemu.fleet import Fleet
+from ..ui.output import say
+from ..qemu.qmp import QmpClosed, QmpError, QmpTimeout
+from ..model.state import State
+
+START_TIMEOUT = 60.0  # seconds; in half of that the members have started, or have given it up
+
+
+def recover(state: State, fleet: Fleet, quiet: bool = False, tell: bool = True) -> None:
+    """The caller holds the lock. `tell` False: nothing is said of a merge that has to wait."""
+    if state.restoring:
+        tag = state.restoring["tag"]
+        if went_through(state, fleet):
+            end_restore(state)
+            say(f"the restore of {tag!r} that was cut short has succeeded since")
+        else:
+            began = "started" in state.restoring
+            undo_restore(state, fleet)
+            say(f"the restore of {tag!r} was cut short: it was undone, " +
+                ("nothing runs, and the disks are as they were before it" if began else
+                 "before it had started anything"))
+    merge.recover(state, fleet, quiet, tell)
+
+
+def begin_restore(state: State, fleet: Fleet, tag: str, disks: dict[str, list[str]]
+                  ) -> dict[str, dict[str, str]]:
+    """Note what will be replaced; returns names for the new layers, which do not exist yet."""
+    for name in disks:
+        entry = state.members.setdefault(name, {})
+        if fleet.running(name):
+            # When it does not answer, what is over the file that was noted is found later.
+            with contextlib.suppress(HotsnapError, QmpClosed, QmpError, QmpTimeout), \
+                    fleet.monitor(name) as qmp:
+                fleet.note_disks(name, qmp)
+        else:
+            entry["disks"] = merge.settle(entry, merge.scan(state, [name]))
+    before = {name: dict(state.members[name].get("disks", {})) for name in disks}
+    made = {name: {disk: state.new_layer(name, disk) for disk in wanted}
+            for name, wanted in disks.items()}
+    state.restoring = {"tag": tag, "before": before, "made": made}
+    state.save()
+    return made
+
+
+def starting(state: State) -> None:
+    """Saved with what the new members write to, before the first of them runs."""
+    assert state.restoring
+    state.restoring["started"] = True
+
+
+def end_restore(state: State) -> None:
+    """It has succeeded: what the disks were before is not needed for it any more."""
+    state.restoring = None
+    state.save()
+
+
+def undo_restore(state: State, fleet: Fleet) -> None:
+    """End what was started and forget the new layers. Can be repeated, if it is cut short."""
+    assert state.restoring
+    state.restoring["undo"] = True
+    state.save()
+    made, before = state.restoring["made"], state.restoring["before"]
+    began = "started" in state.restoring
+    if began:  # else those that run are the ones from before
+        fleet.kill(made)
+    for files in made.values():
+        for path in files.values():
+            if os.path.lexists(path):
+                os.unlink(path)
+    for name, disks in before.items() if began else ():
+        state.members[name].update(disks=disks, below={})
+    state.restoring = None
+    state.save()
+
+
+def went_through(state: State, fleet: Fleet) -> bool:
+    """Whether a restore that no command follows any more let the guests go on.
+
+    Guests go on once all members have loaded, so one that did tells of all. When none is there to
+    be asked, what a guest has written tells; a guest that did not run has written nothing.
+    """
+    assert state.restoring
+    if "undo" in state.restoring or "started" not in state.restoring:
+        return False
+    made = state.restoring["made"]
+    running = [name for name in made if fleet.running(name)]
+    if not running:
+        files = [path for disks in made.values() for path in disks.values()]
+        return all(map(os.path.exists, files)) and any(map(layers.written, files))
+    deadline = time.monotonic() + START_TIMEOUT
+    while True:
+        told = [_standing(state, fleet, name) for name in running]
+        if any(status == "running" or phase == "restored" for status, phase in told):
+            return True
+        if all(phase != "start" for _, phase in told):
+            return False
+        if time.monotonic() > deadline:
+            raise HotsnapError(f"the restore of {state.restoring['tag']!r} goes on without its "
+                               "command and starts the members: give the command again soon")
+        time.sleep(0.05)
+
+
+def _standing(state: State, fleet: Fleet, name: str) -> tuple[str, str]:
+    """What a member says of itself: its VM's status, and where it is in a restore."""
+    try:
+        with fleet.monitor(name) as qmp:
+            return (qmp.execute("query-status")["status"],
+                    qmp.execute("query-hotsnap")["phase"] if fleet.snapshots else "")
+    except (HotsnapError, QmpClosed, QmpError, QmpTimeout) as error:
+        assert state.restoring
+        raise HotsnapError(
+            f"the restore of {state.restoring['tag']!r} was cut short, and member {name} does "
+            f"not tell whether it goes on: {error}; nothing was deleted; give the command "
+            "again, or run 'hotsnap down --force' first") from error

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Disk layers: qcow2 files that each hold what was written since the one below was frozen.
+
+The layers of a disk form a tree. Its root lies over a golden image, which is never written; a
+snapshot freezes the layer that the member writes to and puts a new one over it; a restore puts
+one more over a frozen layer. A layer is needed when a bundle names it or a member writes to it,
+or when a needed one lies over it.
+
+A layer is known by its path with all links resolved: qcow2 headers, manifests and QEMU may spell it
+otherwise.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from ..errors import HotsnapError
+
+_HEADER = struct.Struct(">4sIQIIQ")  # magic, version, backing offset and size, cluster bits, size
+_L1, _L1_AT = struct.Struct(">IQ"), 36  # number of entries, and where they are
+_MAGIC = b"QFI\xfb"
+
+
+def backing_file(path: str) -> str | None:
+    """What a qcow2 file lies over, its path resolved; None when it stands alone.
+
+    Read from the header, since qemu-img would have to open files that a running QEMU holds.
+    """
+    with open(path, "rb") as stream:
+        head = stream.read(_HEADER.size)
+        if len(head) < _HEADER.size or head[:4] != _MAGIC:
+            raise HotsnapError(f"{path} is not a qcow2 file: the disk layer is damaged")
+        _, _, offset, size, _, _ = _HEADER.unpack(head)
+        if not offset:
+            return None
+        stream.seek(offset)
+        name = stream.read(size).decode(errors="surrogateescape")
+    if name.startswith("json:"):
+        options = json.loads(name[5:])
+        name = options.get("file", {}).get("filename") or options.get("file.filename") or ""
+    return os.path.realpath(os.path.join(os.path.dirname(path), name.removeprefix("file:")))
+
+
+def written(path: str) -> bool:
+    """Whether anything was ever written to a layer: an entry of its L1 table is there then. In
+    what a power failure has left of a new file there is none."""
+    with open(path, "rb") as stream:
+        if len(stream.read(_HEADER.size)) < _HEADER.size:
+            return False
+        stream.seek(_L1_AT)
+        size, offset = _L1.unpack(stream.read(_L1.size).ljust(_L1.size, b"\0"))
+        stream.seek(offset)
+        return any(stream.read(size * 8))
+
+
+def cluster_size(path: str) -> int:
+    with open(path, "rb") as stream:
+        return 1 << _HEADER.unpack(stream.read(_HEADER.size))[4]
+
+
+def chain(path: str) -> list[str]:
+    """A layer and all the layers below it, topmost first; ends before what is not qcow2."""
+    found: list[str] = []
+    lower: str | None = os.path.realpath(path)
+    while lower and lower not in found:
+        found.append(lower)
+        if not os.path.exists(lower):
+            raise HotsnapError(f"disk layer {lower} is missing: nothing over it can be used")
+        try:
+            lower = backing_file(lower)
+        except HotsnapError:
+            if len(found) == 1:
+                raise
+            return found[:-1]  # a raw golden image
+    return found
+
+
+def scan(folders: Iterable[str]) -> dict[str, str | None]:
+    """Every layer in these folders, and what it lies over."""
+    found: dict[str, str | None] = {}
+    for folder in folders:
+        if not os.path.isdir(folder):
+            continue
+        for entry in os.scandir(os.path.realpath(folder)):
+            if entry.name.endswith(".qcow2") and entry.is_file(follow_symlinks=False):
+                found[entry.path] = backing_file(entry.path)
+    return found
+
+
+def topmost(layers: Mapping[str, str | None], path: str) -> str:
+    """The layer that a member really wrote to last, given the one it was known to write to.
+
+    A layer with another one over it was frozen: a snapshot happened that was not noted, because
+    the command or the host went away in the middle of it.
+    """
+    seen = {path}
+    while True:
+        above = [p for p, lower in layers.items() if lower == path and p not in seen]
+        if not above:
+            return path
+        path = max(above, key=lambda p: (os.stat(p).st_mtime_ns, p))
+        seen.add(path)
+
+
+@dataclass(frozen=True)
+class Delete:
+    """A layer that nothing needs."""
+
+    path: str
+
+
+@dataclass(frozen=True)
+class Merge:
+    """A run of layers becomes one: what `removed` hold is committed into `base`, below them.
+
+    `removed` is topmost first; all but the topmost, and `base`, are needed only by the layer over
+    them. `above` are the layers that lie over the topmost and will lie over `base`.
+    """
+
+    base: str
+    removed: tuple[str, ...]
+    above: tuple[str, ...]
+
+    @property
+    def top(self) -> str:
+        return self.removed[0]
+
+
+def plan(layers: Mapping[str, str | None], needed: Iterable[str]) -> list[Delete | Merge]:
+    """What to do so that only layers remain which are needed or have several others over them.
+
+    `layers` maps each layer to what it lies over; what is not a key, such as a golden image, is
+    never touched. With n needed layers at most 2n - 1 remain, so chains are bounded.
+    """
+    keep = set(needed)
+    tree = dict(layers)
+    actions: list[Delete | Merge] = []
+
+    def above(path: str) -> list[str]:
+        return sorted(p for p, lower in tree.items() if lower == path)
+
+    while True:
+        unneeded = sorted(p for p in tree if p not in keep and not above(p))
+        if not unneeded:
+            break
+        for path in unneeded:
+            del tree[path]
+            actions.append(Delete(path))
+
+    for base in sorted(tree):
+        lower = tree.get(base)
+        # Begin at the bottom of a run, so that the whole of it is one merge.
+        if base not in tree or not _absorbs(base, tree, keep):
+            continue
+        if lower in tree and _absorbs(lower, tree, keep):
+            continue
+        run = [base]
+        while _absorbs(run[-1], tree, keep):
+            run.append(above(run[-1])[0])
+        actions.append(Merge(base, tuple(reversed(run[1:])), tuple(above(run[-1]))))
+    return actions
+
+
+def _absorbs(path: str, tree: Mapping[str, str | None], keep: set[str]) -> bool:
+    """Whether a layer is needed for nothing but the one layer over it."""
+    return path not in keep and sum(1 for lower in tree.values() if lower == path) == 1

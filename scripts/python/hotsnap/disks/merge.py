@@ -1,0 +1,438 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Carrying out a plan of layers.py on a cluster that runs or does not.
+
+Deleting is one step. A merge is many: commit, new checksums, manifests, the layers above, the
+state, and at last the files. It is written down in merge.json first, and `recover` finishes it
+after a crash. Every step can be repeated, because a commit leaves the layer on top as it was, and
+that layer hides whatever a commit that was cut short has written below it.
+
+One step needs care: when the topmost layer is the one that a running member writes to, QEMU goes
+on in the layer below, and from then on the layer on top is out of date. The job is therefore not
+finalized by itself. While it is pending, both layers have the same content and the guest's writes
+wait; "finalizing" is written down then, and whoever reads it knows that the lower one counts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterable
+from typing import Any
+
+from . import layers
+from ..formats import sums
+from ..host import atomic
+from ..model import bundle
+from ..qemu import binaries, jobs
+from ..errors import HotsnapError, Interrupted
+from ..qemu.fleet import Fleet, open_chain
+from ..ui.output import Progress, say
+from ..qemu.qmp import Qmp, QmpClosed, QmpError, QmpTimeout
+from ..model.state import State
+
+JOB = "hotsnap-merge"
+AT_REST = {"idle", "committed", "aborted", "in-doubt", "restored"}
+ATTEMPTS = 5
+
+
+class Busy(HotsnapError):
+    """A member is in the middle of something that decides which layers are needed."""
+
+
+class Moved(HotsnapError):
+    """A member does not use the layers that it used when the plan was made; nothing was done."""
+
+
+class Misplaced(HotsnapError):
+    """The state does not fit the files, so nobody can say which layers are needed."""
+
+
+def folders(state: State) -> list[str]:
+    names = {member.name for member in state.cluster.members} | set(state.members)
+    return [state.member_folder(name) for name in sorted(names)]
+
+
+def scan(state: State, names: Iterable[str] | None = None) -> dict[str, str | None]:
+    """The layers of these members, or of all, without those that were merged into another and
+    only wait to go: what such a one held may be out of date."""
+    known = layers.scan(map(state.member_folder, names) if names else folders(state))
+    if os.path.exists(state.journal):
+        entry = _read_journal(state)
+        if entry["stage"] == "committed":
+            for path in map(os.path.realpath, entry["removed"]):
+                known.pop(path, None)
+    return known
+
+
+def _read_journal(state: State) -> dict[str, Any]:
+    try:
+        with open(state.journal, encoding="utf-8") as stream:
+            return json.load(stream)
+    except (OSError, ValueError) as error:
+        raise HotsnapError(f"cannot read {state.journal}, the journal of a merge of disk layers: "
+                           f"{error}") from error
+
+
+def settle(entry: dict[str, Any], known: dict[str, str | None]) -> dict[str, str]:
+    """Disk id to the file that a member which does not run wrote to last.
+
+    What was noted may be out of date: a snapshot that nobody noted puts a layer on top, and one
+    that was aborted after its cut takes the layer away again once it is committed.
+    """
+    found = {}
+    for disk, path in entry.get("disks", {}).items():
+        candidates = [path, *entry.get("below", {}).get(disk, [])]
+        there = next((c for c in candidates if c in known), path)
+        found[disk] = layers.topmost(known, there)
+    return found
+
+
+def check_rest(fleet: Fleet, name: str, qmp: Qmp) -> None:
+    """Busy unless a running member goes on with the layers that it has now."""
+    if fleet.snapshots and qmp.execute("query-hotsnap")["phase"] not in AT_REST:
+        raise Busy(f"member {name} is in a snapshot: wait until it is over")
+    if fleet.rearranging(qmp):
+        raise Busy(f"a job moves the disk layers of member {name}, perhaps to undo a snapshot "
+                   "that was aborted: wait until it is over")
+
+
+def needed(state: State, fleet: Fleet, known: dict[str, str | None]) -> set[str]:
+    """Layers that a bundle names or a member writes to; all are in `known`.
+
+    BundleError when a bundle is damaged. One that is not found where it should be means that
+    others may not be recognized either, as when the cluster's folder was moved or copied.
+    """
+    keep = set()
+    for kept in bundle.complete(state.bundles):
+        for _, disk in kept.layers():
+            path = os.path.realpath(disk["file"])
+            if path not in known:
+                raise bundle.BundleError(
+                    f"{kept.file('manifest.json')} names the disk layer {path}, which is not among "
+                    f"those in {state.directory}/members: put the folder back where it was, or "
+                    f"run 'hotsnap rm {kept.tag}'")
+            keep.add(path)
+    check_state(state, fleet, known)
+    for name, entry in state.members.items():
+        if fleet.running(name):
+            with fleet.monitor(name) as qmp:
+                check_rest(fleet, name, qmp)
+                fleet.note_disks(name, qmp)
+            for path in entry["disks"].values():
+                if path not in known:
+                    raise Moved(f"member {name} writes to {path}, which is not a disk layer in "
+                                f"{state.directory}/members: no layer is deleted or merged")
+        elif "disks" in entry:
+            entry["disks"] = settle(entry, known)
+        keep.update(entry.get("disks", {}).values())
+    return keep
+
+
+def check_state(state: State, fleet: Fleet, known: dict[str, str | None]) -> None:
+    """Misplaced unless the files that members that do not run wrote to are where they were."""
+    if known and not os.path.exists(state.file):
+        raise Misplaced(f"{state.file} is missing, and with it what tells which of the disk "
+                        "layers count: put it back, or begin anew with 'hotsnap restore' or "
+                        "'hotsnap up --fresh'")
+    named = set(fleet.names())
+    for name, entry in list(state.members.items()):
+        folder = os.path.realpath(state.member_folder(name))
+        if name not in named and all(os.path.dirname(path) != folder for path in known):
+            entry.pop("disks", None)  # a member of the past, and somebody removed its disks
+        if fleet.running(name):
+            continue
+        for disk, path in settle(entry, known).items():
+            if path not in known:
+                raise Misplaced(
+                    f"disk {disk} of member {name} is {path} in {state.file}, but there is no "
+                    f"such disk layer in {folder}: put the cluster's folder back where it was; "
+                    "or 'hotsnap up --fresh' starts over from the golden images, 'hotsnap "
+                    "restore' from a snapshot")
+
+
+def tidy(state: State, fleet: Fleet, merge: bool = True, quiet: bool = False) -> dict[str, Any]:
+    """Remove and, if `merge`, join the layers that nothing needs; returns what was done.
+
+    The caller holds the lock.
+    """
+    done: dict[str, Any] = {"deleted": [], "merged": []}
+    for attempts_left in reversed(range(ATTEMPTS)):
+        try:
+            _carry_out(state, fleet, done, merge, quiet)
+            break
+        except Moved:  # by what began before this command, and has ended now
+            if not attempts_left:
+                raise
+    state.forget_images()
+    state.save()
+    left = layers.scan(folders(state))
+    done["kept_unneeded"] = sorted(set(left) - needed(state, fleet, left))
+    return done
+
+
+def _carry_out(state: State, fleet: Fleet, done: dict[str, Any], merge: bool,
+               quiet: bool) -> None:
+    if state.restoring or os.path.exists(state.journal):
+        raise Busy(f"a {'restore' if state.restoring else 'merge of disk layers'} waits to be "
+                   "finished")
+    known = layers.scan(folders(state))
+    actions = layers.plan(known, needed(state, fleet, known))
+    state.save()  # what members write to now, to which the journal of a merge refers
+    unneeded = [action.path for action in actions if isinstance(action, layers.Delete)]
+    if unneeded:
+        check_unused(fleet, unneeded)
+    for path in unneeded:
+        if os.path.exists(path):  # else an undo that ended just now has removed it
+            os.unlink(path)
+            done["deleted"].append(path)
+    for action in actions:
+        if merge and isinstance(action, layers.Merge):
+            _Merging(state, fleet, action, quiet).run()
+            done["merged"].append({"base": action.base, "removed": list(action.removed)})
+
+
+def check_unused(fleet: Fleet, paths: Iterable[str]) -> None:
+    """The last look before files go: what a QEMU has open now counts, not what was noted."""
+    opened = fleet.open_files()
+    for path in paths:
+        if path in opened:
+            raise Moved(f"disk layer {path} was about to go, but member {opened[path]} uses it: "
+                        "it was kept; the next 'hotsnap rm' looks again")
+
+
+def collect(state: State, fleet: Fleet) -> None:
+    """Delete what nothing needs, which is quick; keep it all when that cannot be told now."""
+    try:
+        tidy(state, fleet, merge=False)
+    except (bundle.BundleError, Busy):
+        pass  # `ls` and `verify` report a bundle; the next command that collects does the rest
+    except (Misplaced, Moved) as error:
+        say(f"all disk layers were kept: {error}")
+
+
+def recover(state: State, fleet: Fleet, quiet: bool = False, tell: bool = True) -> None:
+    """Finish the merge that a crash cut short. The caller holds the lock.
+
+    What a damaged bundle may still name is kept, and so is the journal, until somebody has
+    removed that bundle; all else goes on meanwhile, and is told so if `tell`.
+    """
+    if not os.path.exists(state.journal):
+        return
+    entry = _read_journal(state)
+    base, *removed = map(os.path.realpath, (entry["base"], *entry["removed"]))
+    if os.path.dirname(base) not in map(os.path.realpath, folders(state)):
+        raise Misplaced(f"{state.journal} is of a merge into {base}, which is not in a folder of "
+                        "this cluster: put the cluster's folder back where it was")
+    action = layers.Merge(base, tuple(removed), tuple(map(os.path.realpath, entry["above"])))
+    try:
+        _Merging(state, fleet, action, quiet).run(entry["stage"], again=True)
+    except (bundle.BundleError, Moved) as error:
+        # Without its journal it had not begun, and the layers are arranged otherwise now.
+        if tell and os.path.exists(state.journal):
+            say(f"a merge of disk layers waits to be finished: {error}")
+
+
+class _Merging:
+    def __init__(self, state: State, fleet: Fleet, action: layers.Merge, quiet: bool):
+        self.state, self.fleet, self.action = state, fleet, action
+        self.image_tool = binaries.qemu_img(state.cluster.qemu)
+        self.progress = Progress(f"merge into {os.path.basename(action.base)}", quiet)
+
+    def run(self, stage: str = "begun", again: bool = False) -> None:
+        """`stage` is where an earlier run of the same merge, if `again`, is known to have been."""
+        if stage != "committed":
+            self._note(stage)
+            try:
+                self._commit(stage, again)
+                check_unused(self.fleet, self.action.removed)
+            except BaseException as error:
+                if self._stage() == "begun" and not self._under_way():
+                    os.unlink(self.state.journal)  # nothing that anybody sees was changed
+                if isinstance(error, (QmpTimeout, QmpClosed)):
+                    raise HotsnapError(
+                        f"the merge into {self.action.base} was cut short: {error}; nothing is "
+                        "lost, and the next command that changes something mends it") from error
+                raise
+            self._note("committed")
+        self._move_up()
+        self._rewrite_bundles()
+        self._drop_nodes()
+        check_unused(self.fleet, self.action.removed)
+        for path in self.action.removed:
+            if os.path.exists(path):
+                os.unlink(path)
+        atomic.sync_folder(os.path.dirname(self.action.base))
+        os.unlink(self.state.journal)
+        self.progress.clear()
+
+    def _note(self, stage: str) -> None:
+        atomic.write_json(self.state.journal, {
+            "base": self.action.base, "removed": self.action.removed,
+            "above": self.action.above, "stage": stage})
+
+    def _stage(self) -> str:
+        with open(self.state.journal, encoding="utf-8") as stream:
+            return json.load(stream)["stage"]
+
+    # The commit
+
+    def _commit(self, stage: str, again: bool) -> None:
+        run = [*self.action.removed, self.action.base]
+        for name in self._running():
+            with self.fleet.qmp(name) as qmp:
+                self._clear_job(qmp, stage)
+                for info in self.fleet.block_info(qmp).values():
+                    files = open_chain(info)
+                    used = [path for path in files if path in run]
+                    if used == run:
+                        self._commit_live(qmp, info, files)
+                        return
+                    if used == [self.action.base] and again:
+                        return  # QEMU has finished it
+                    if used:
+                        raise Moved(f"member {name} does not use its disk layers as it did: "
+                                    f"{', '.join(run)} were not merged; the next 'hotsnap rm' "
+                                    "looks again")
+        if stage == "finalizing":
+            return  # the lower layer counts, see above
+        with_base = ["-b", self.action.base] if len(self.action.removed) > 1 else []
+        binaries.run_img(self.image_tool, "commit", "-q", "-d", "-f", "qcow2", *with_base,
+                         self.action.top)
+        atomic.sync_file(self.action.base)
+
+    def _running(self) -> list[str]:
+        """Also members that the cluster file does not name any more."""
+        return [name for name in sorted(self.state.members) if self.fleet.running(name)]
+
+    def _under_way(self) -> bool:
+        """Whether QEMU may still be at it, so that the journal must stay."""
+        try:
+            for name in self._running():
+                with self.fleet.monitor(name) as qmp:
+                    if jobs.find(qmp, JOB):
+                        return True
+        except (HotsnapError, QmpClosed, QmpError, QmpTimeout):
+            return True
+        return False
+
+    def _clear_job(self, qmp: Qmp, stage: str) -> None:
+        """What a command that died has left in QEMU."""
+        entry = jobs.find(qmp, JOB)
+        if entry is None:
+            return
+        if stage == "finalizing" and entry["status"] == "pending":
+            jobs.follow(qmp, JOB)
+        else:
+            jobs.cancel(qmp, JOB)
+
+    def _commit_live(self, qmp: Qmp, info: dict[str, Any], files: list[str]) -> None:
+        node_of = {os.path.realpath(node["file"]): node["node-name"]
+                   for node in qmp.execute("query-named-block-nodes", {"flat": True})
+                   if node["drv"] == "qcow2"}
+        arguments = {"job-id": JOB, "device": info["node-name"], "auto-dismiss": False,
+                     "base-node": node_of[self.action.base]}
+        active = files[0] == self.action.top
+        if active:
+            arguments["auto-finalize"] = False
+        else:
+            arguments["top-node"] = node_of[self.action.top]
+        self._note("begun")
+        qmp.execute("block-commit", arguments)
+        try:
+            jobs.follow(qmp, JOB,
+                        on_poll=lambda job, _: self.progress.update(job["current-progress"],
+                                                                    job["total-progress"]),
+                        on_pending=(lambda: self._note("finalizing")) if active else None)
+        except BaseException:
+            if any(self.action.top in open_chain(i) for i in self.fleet.block_info(qmp).values()):
+                self._note("begun")  # QEMU stayed where it was, so the upper layer counts
+            raise
+
+    def _drop_nodes(self) -> None:
+        """The block node that QEMU was started with stays until it is deleted, with no disk over
+        it; it would keep the file open, and the layer below from being merged in its turn."""
+        for name in self._running():
+            with self.fleet.monitor(name) as qmp:
+                for node in qmp.execute("query-named-block-nodes", {"flat": True}):
+                    if (node["drv"] == "qcow2"
+                            and os.path.realpath(node["file"]) in self.action.removed):
+                        with contextlib.suppress(QmpError):  # QEMU deletes others itself
+                            qmp.execute("blockdev-del", {"node-name": node["node-name"]})
+
+    # What refers to the layers that are gone
+
+    def _move_up(self) -> None:
+        """What members write to and what lies over the layers; all of it can be used then."""
+        in_use = self.fleet.open_files()
+        for path in self._above():
+            # In a running member's chain QEMU has rewritten the name itself.
+            if path not in in_use and layers.backing_file(path) != self.action.base:
+                binaries.run_img(self.image_tool, "rebase", "-u", "-f", "qcow2", "-F", "qcow2",
+                                 "-b", self.action.base, path)
+                atomic.sync_file(path)
+        for entry in self.state.members.values():
+            for disk, path in entry.get("disks", {}).items():
+                if path in self.action.removed:
+                    entry["disks"][disk] = self.action.base
+        self.state.save()
+
+    def _above(self) -> list[str]:
+        """Also what was put over the topmost while this merge waited."""
+        known = layers.scan(folders(self.state))
+        return sorted(path for path, lower in known.items()
+                      if path in self.action.above or lower == self.action.top)
+
+    def _rewrite_bundles(self) -> None:
+        whole, damage = bundle.survey(self.state.bundles)
+        for kept in whole:
+            try:
+                self._rewrite(kept)
+            except Interrupted:
+                raise
+            except (OSError, HotsnapError) as error:
+                damage.append(bundle.BundleError(f"{kept.path} cannot be brought up to date: "
+                                                 f"{error}; 'hotsnap rm {kept.tag}' removes it"))
+        if damage:
+            raise damage[0]
+
+    def _rewrite(self, kept: bundle.Bundle) -> None:
+        """Bring a bundle's manifest up to date; its old sums go once it names the new ones."""
+        stale = []
+        for _, disk in kept.layers():
+            if os.path.realpath(disk["overlay"]) in self.action.removed:
+                disk["overlay"] = self.action.base
+            file = os.path.realpath(disk["file"])
+            if file in self.action.removed:
+                disk["file"] = self.action.base
+                stale.append(self._sum(kept, disk, None))
+            elif file in self.action.above:
+                stale.append(self._sum(kept, disk, layers.cluster_size(disk["file"])))
+        if stale:
+            kept.save_manifest()
+            for path in stale:
+                os.unlink(path)
+
+    def _sum(self, kept: bundle.Bundle, disk: dict[str, Any], head: int | None) -> str:
+        """New sums, of all of a layer or of its first `head` bytes; returns the old sums' path."""
+        old = kept.file(disk["sums"])
+        stem = disk["sums"].split(".m")[0].removesuffix(".sums")
+        number = 1
+        while os.path.exists(kept.file(f"{stem}.m{number}.sums")):
+            number += 1
+        name = f"{stem}.m{number}.sums"
+        if head is None:
+            done = 0
+            total = sums.file_size(disk["file"])
+
+            def progress(count: int) -> None:
+                nonlocal done
+                done += count
+                self.progress.update(done, total, "checksums")
+
+            value = sums.write(disk["file"], kept.file(name), progress=progress)
+        else:
+            value = sums.refresh(disk["file"], sums.read(old, disk["sums_xxh3"]),
+                                 kept.file(name), head)
+        disk["sums"], disk["sums_xxh3"] = name, f"{value:016x}"
+        return old

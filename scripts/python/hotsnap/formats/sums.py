@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Checksums of large files: the format of docs/formats/sums.md, read, written and compared.
+
+A sums file is a header of 64 bytes and one XXH3-64 for each unit of the file; a unit that is all
+zero is recorded as 0, so that holes cost nothing.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from ..host.atomic import write_bytes
+from ..errors import HotsnapError
+
+
+class MissingPackage(HotsnapError):
+    """Nothing is wrong with any file; this machine cannot tell."""
+
+
+try:
+    from xxhash import xxh3_64_intdigest
+except ImportError:  # only commands that need a checksum fail
+    def xxh3_64_intdigest(_: bytes) -> int:
+        raise MissingPackage("checksums need the package python3-xxhash: run 'apt-get install "
+                             "python3-xxhash' (and use /usr/bin/python3)")
+
+MAGIC = b"HSSUMS1\0"
+HEADER = struct.Struct("<8sIIQQ")
+HEADER_SIZE = 64
+VERSION = 1
+UNIT = 1 << 20
+MAX_UNIT = 1 << 30
+
+
+class SumsError(HotsnapError):
+    """A sums file that is truncated or altered."""
+
+
+@dataclass(frozen=True)
+class Sums:
+    unit: int
+    size: int
+    sums: tuple[int, ...]
+
+    def encode(self) -> bytes:
+        head = HEADER.pack(MAGIC, VERSION, self.unit, self.size, len(self.sums))
+        return head.ljust(HEADER_SIZE, b"\0") + struct.pack(f"<{len(self.sums)}Q", *self.sums)
+
+
+def read(path: str, expected: str | None = None) -> Sums:
+    """Read a sums file; `expected` is its own XXH3-64 in hex, from the manifest."""
+    try:
+        with open(path, "rb") as stream:
+            data = stream.read()
+    except OSError as error:
+        raise SumsError(f"{path}: cannot be read: {error.strerror}") from error
+    if expected is not None and not same(expected, xxh3_64_intdigest(data)):
+        raise SumsError(f"{path}: its checksum is not the one in the manifest: the file was altered")
+    if len(data) < HEADER_SIZE:
+        raise SumsError(f"{path}: truncated: {len(data)} bytes, the header alone has {HEADER_SIZE}")
+    magic, version, unit, size, count = HEADER.unpack_from(data)
+    if magic != MAGIC:
+        raise SumsError(f"{path}: not a sums file")
+    if version != VERSION:
+        raise SumsError(f"{path}: version {version}; this program reads version {VERSION}")
+    if not 0 < unit <= MAX_UNIT or count != -(-size // unit):
+        raise SumsError(f"{path}: its header contradicts itself: the file was altered")
+    if len(data) != HEADER_SIZE + 8 * count:
+        raise SumsError(f"{path}: has {len(data)} bytes instead of {HEADER_SIZE + 8 * count}")
+    return Sums(unit, size, struct.unpack_from(f"<{count}Q", data, HEADER_SIZE))
+
+
+def same(text: str, value: int) -> bool:
+    """Compare a checksum in hex, however it is padded, with a number."""
+    try:
+        return int(text, 16) == value
+    except ValueError:
+        return False
+
+
+def file_xxh3(path: str) -> int:
+    """Of a small file as a whole."""
+    with open(path, "rb") as stream:
+        return xxh3_64_intdigest(stream.read())
+
+
+def file_size(path: str) -> int:
+    """Of a host's device too, whose st_size is 0."""
+    with open(path, "rb", buffering=0) as stream:
+        return stream.seek(0, os.SEEK_END)
+
+
+def unit_sums(path: str, unit: int, first: int, count: int) -> Iterator[int]:
+    """Sums of `count` units from unit number `first`; holes are not read. A unit that lies wholly
+    past the end of the file yields 0."""
+    zeros = bytes(unit)
+    with open(path, "rb", buffering=0) as stream:
+        handle = stream.fileno()
+        size = stream.seek(0, os.SEEK_END)
+        data_begin = data_end = -1  # the stretch of data that we know of
+        for number in range(first, first + count):
+            begin, end = number * unit, min((number + 1) * unit, size)
+            if begin >= end:
+                yield 0
+                continue
+            if begin >= data_end:
+                try:
+                    data_begin = os.lseek(handle, begin, os.SEEK_DATA)
+                    data_end = os.lseek(handle, data_begin, os.SEEK_HOLE)
+                except OSError as error:
+                    if error.errno not in (errno.ENXIO, errno.EINVAL):
+                        raise
+                    # Nothing but a hole up to the end; or a device, which knows no holes.
+                    data_begin = begin if error.errno == errno.EINVAL else size
+                    data_end = size
+            if data_begin >= end:
+                yield 0
+                continue
+            block = os.pread(handle, end - begin, begin)
+            while len(block) < end - begin:
+                more = os.pread(handle, end - begin - len(block), begin + len(block))
+                if not more:
+                    break
+                block += more
+            yield 0 if block == zeros[:len(block)] else xxh3_64_intdigest(block)
+
+
+def write(path: str, sums_path: str, unit: int = UNIT,
+          progress: Callable[[int], None] | None = None) -> int:
+    """Write the sums of a file, durably; returns the XXH3-64 of the sums file."""
+    size = file_size(path)
+    found = []
+    for value in unit_sums(path, unit, 0, -(-size // unit)):
+        found.append(value)
+        if progress is not None:
+            progress(unit)
+    return _store(Sums(unit, size, tuple(found)), sums_path)
+
+
+def refresh(path: str, old: Sums, sums_path: str, length: int) -> int:
+    """Like write, for a file of which only the first `length` bytes changed: the other sums are
+    kept as they were, so that damage elsewhere stays visible."""
+    count = min(len(old.sums), -(-length // old.unit))
+    head = tuple(unit_sums(path, old.unit, 0, count))
+    return _store(Sums(old.unit, old.size, head + old.sums[count:]), sums_path)
+
+
+def _store(sums: Sums, sums_path: str) -> int:
+    data = sums.encode()
+    write_bytes(sums_path, data)
+    return xxh3_64_intdigest(data)

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Does KVM really run a guest here?
+
+That /dev/kvm opens says little: inside some virtual machines it belongs to a KVM without hardware
+support, which would need hours to boot a kernel. So the probe runs a guest: a firmware of a few
+bytes that counts down from 20 million and then writes a letter to a debug port. Hardware does that
+in about 10 ms, TCG in a fifth of a second, and a KVM that emulates not within the time allowed.
+The answer holds until the next boot and is kept for as long.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+
+from . import binaries
+from ..host.atomic import write_json
+from ..errors import HotsnapError
+
+LOOPS = 20_000_000
+TIMEOUT = 3.0
+DEBUG_PORT = 0x402
+BIOS_SIZE = 65536
+CACHE = os.path.join(binaries.CHECKOUT, "build", "kvm-probe.json")
+
+
+@dataclass(frozen=True)
+class Probe:
+    kvm: bool
+    reason: str  # why, or why not
+    seconds: float
+
+
+def probe_firmware() -> bytes:
+    """A 64 KiB BIOS for real mode, entered at its last 16 bytes."""
+    code = (b"\xfa"                                     # cli
+            + b"\x66\xb9" + LOOPS.to_bytes(4, "little")  # mov ecx, LOOPS
+            + b"\x66\x49\x75\xfc"                       # 1: dec ecx; jnz 1b
+            + b"\xba" + DEBUG_PORT.to_bytes(2, "little")  # mov dx, DEBUG_PORT
+            + b"\xb0K\xee"                              # mov al, 'K'; out dx, al
+            + b"\xf4\xeb\xfd")                          # 2: hlt; jmp 2b
+    image = bytearray(BIOS_SIZE)
+    image[:len(code)] = code
+    image[-16:-11] = b"\xea\x00\x00\x00\xf0"            # jmp far f000:0000
+    return bytes(image)
+
+
+def run_probe(qemu: str, accelerator: str = "kvm", timeout: float = TIMEOUT) -> Probe:
+    """Run the probe's guest with an accelerator, without looking at the cache."""
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="hotsnap-probe.") as folder:
+        bios, output = os.path.join(folder, "bios"), os.path.join(folder, "out")
+        with open(bios, "wb") as stream:
+            stream.write(probe_firmware())
+        command = [qemu, "-accel", accelerator, "-machine", "pc", "-m", "16", "-bios", bios,
+                   *binaries.firmware_arguments(), "-display", "none", "-nodefaults",
+                   "-no-user-config", "-chardev", f"file,id=out,path={output}",
+                   "-device", f"isa-debugcon,iobase={DEBUG_PORT:#x},chardev=out"]
+        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                              stderr=subprocess.PIPE, text=True) as process:
+            try:
+                while True:
+                    elapsed = time.monotonic() - began
+                    if os.path.exists(output) and os.path.getsize(output):
+                        return Probe(True, f"the probe's guest ran in {elapsed:.2f} s", elapsed)
+                    if process.poll() is not None:
+                        said = (process.stderr.read().strip().splitlines() or ["nothing"])[-1]
+                        return Probe(False, f"QEMU ended and said: {said}", elapsed)
+                    if elapsed > timeout:
+                        return Probe(False, f"the probe's guest did not finish in {timeout:g} s",
+                                     elapsed)
+                    time.sleep(0.005)
+            finally:
+                process.kill()
+
+
+def kvm_works(qemu: str) -> Probe:
+    """The probe's answer for this boot and this QEMU."""
+    if not os.path.exists("/dev/kvm"):
+        return Probe(False, "there is no /dev/kvm", 0.0)
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as stream:
+        key = {"boot": stream.read().strip(), "qemu": qemu, "built": os.stat(qemu).st_mtime_ns}
+    try:
+        with open(CACHE, encoding="utf-8") as stream:
+            cached = json.load(stream)
+        if cached["key"] == key:
+            return Probe(**cached["probe"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # no answer yet, or one that cannot be read: ask again
+    probe = run_probe(qemu)
+    try:
+        os.makedirs(os.path.dirname(CACHE), exist_ok=True)
+        write_json(CACHE, {"key": key, "probe": asdict(probe)})
+    except OSError:
+        pass  # a read-only checkout only means that the next command asks again
+    return probe
+
+
+def choose(qemu: str, wanted: str) -> str:
+    """The accelerator to start members with: "kvm" or "tcg"."""
+    if wanted == "tcg":
+        return "tcg"
+    probe = kvm_works(qemu)
+    if wanted == "kvm" and not probe.kvm:
+        raise HotsnapError(f"KVM does not run guests here: {probe.reason}; use accel = \"auto\"")
+    return "kvm" if probe.kvm else "tcg"

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Following a QEMU job to its end: progress, cancel, and the dismissal that this project's jobs
+ask for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from ..errors import HotsnapError, Interrupted
+from .qmp import Qmp, QmpError
+
+POLL = 0.1
+CANCEL_TIMEOUT = 60.0
+
+
+class JobFailed(HotsnapError):
+    """The job ended with an error, which is the text."""
+
+
+def find(qmp: Qmp, job: str) -> dict[str, Any] | None:
+    return next((j for j in qmp.execute("query-jobs") if j["id"] == job), None)
+
+
+def follow(qmp: Qmp, job: str, timeout: float | None = None,
+           on_poll: Callable[[dict[str, Any], list[dict[str, Any]]], None] | None = None,
+           on_pending: Callable[[], None] | None = None) -> None:
+    """Return once the job has concluded well and is dismissed.
+
+    `on_poll` sees query-jobs' entry and the events since the last time. `on_pending` is called
+    when all that is left to do is job-finalize. A job that is READY is completed. An exception,
+    such as KeyboardInterrupt, or the timeout cancels the job and waits for that; the exception
+    goes on, or JobFailed says why. After QmpTimeout, when QEMU does not answer, and QmpClosed
+    the job may go on: it could not be cancelled.
+    """
+    deadline = None if timeout is None else time.monotonic() + timeout
+    try:
+        _watch(qmp, job, deadline, on_poll, on_pending)
+    except (KeyboardInterrupt, Interrupted, HotsnapError) as error:
+        if not isinstance(error, JobFailed):
+            cancel(qmp, job)
+        raise
+
+
+def _watch(qmp: Qmp, job: str, deadline: float | None,
+           on_poll: Callable[[dict[str, Any], list[dict[str, Any]]], None] | None,
+           on_pending: Callable[[], None] | None) -> None:
+    completed = finalized = False
+    while True:
+        entry = find(qmp, job)
+        if entry is None:
+            raise JobFailed(f"job {job} vanished")
+        if on_poll is not None:
+            on_poll(entry, qmp.events())
+        if entry["status"] == "concluded":
+            qmp.execute("job-dismiss", {"id": job})
+            if "error" in entry:
+                raise JobFailed(entry["error"])
+            return
+        if entry["status"] == "ready" and not completed:
+            completed = True
+            qmp.execute("job-complete", {"id": job})
+            continue  # the guest's disk stands still until the job is finalized: do not sleep
+        if entry["status"] == "pending" and not finalized:
+            finalized = True
+            if on_pending is not None:
+                on_pending()
+            qmp.execute("job-finalize", {"id": job})
+            continue
+        if deadline is not None and time.monotonic() > deadline:
+            raise HotsnapError("it took longer than the --timeout given and was cancelled")
+        time.sleep(0.005 if completed else POLL)
+
+
+def clear_leftover(qmp: Qmp, job: str) -> None:
+    """Dismiss the job of a command that was killed while it followed it."""
+    entry = find(qmp, job)
+    if entry is None:
+        return
+    if entry["status"] != "concluded":
+        raise HotsnapError("an earlier command was killed, but what it began is still under way: "
+                           "wait until it has ended ('hotsnap ls' shows it then)")
+    qmp.execute("job-dismiss", {"id": job})
+
+
+def cancel(qmp: Qmp, job: str) -> None:
+    """Cancel a job and dismiss it; does nothing when there is none."""
+    deadline = time.monotonic() + CANCEL_TIMEOUT
+    asked = False
+    while time.monotonic() < deadline:
+        entry = find(qmp, job)
+        if entry is None:
+            return
+        if entry["status"] == "concluded":
+            qmp.execute("job-dismiss", {"id": job})
+            return
+        if not asked:
+            try:
+                qmp.execute("job-cancel", {"id": job})
+            except QmpError:
+                pass  # it is ending just now
+            asked = True
+        time.sleep(0.02)
+    raise HotsnapError(f"job {job} was cancelled but does not end: see query-jobs on the member")

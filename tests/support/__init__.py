@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the tests share: guests under QEMU, clusters of them, checkers, and the lines a test prints.
+
+A test finds it, and the packages of scripts/python, wherever it lies below tests/:
+
+    sys.path.insert(0, __file__.rpartition("/tests/")[0] + "/tests")
+    from support.cluster import Cluster
+
+A test is a program that prints `ok NAME`, `not ok NAME - reason` or `skip NAME - reason` for each
+thing it checks, and exits. Everything it makes lies in a temporary directory and a network
+namespace of its own; both, and all QEMUs, are gone when it ends, also by a signal.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(1, str(Path(__file__).resolve().parents[2] / "scripts" / "python"))
