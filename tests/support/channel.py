@@ -10,6 +10,8 @@ import os
 import struct
 from collections.abc import Collection, Iterator
 
+from hotsnap.errors import HotsnapError
+
 CHATTER_PORT = 7701
 LINKTYPE_ETHERNET = 1
 ETHERTYPE_IPV4, ETHERTYPE_VLAN, PROTOCOL_UDP = 0x0800, 0x8100, 17
@@ -19,7 +21,7 @@ _PCAP_MAGICS = {b"\xd4\xc3\xb2\xa1": "<", b"\x4d\x3c\xb2\xa1": "<",
                 b"\xa1\xb2\xc3\xd4": ">", b"\xa1\xb2\x3c\x4d": ">"}
 
 
-class ChannelError(Exception):
+class ChannelError(HotsnapError):
     """The file is no whole pcap file of Ethernet frames; the text says what is wrong with it."""
 
 

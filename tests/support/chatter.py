@@ -8,6 +8,7 @@ import time
 
 from .cluster import Cluster
 from .outcome import check, wait_until
+
 LINE = re.compile(r"^chatter (\S+) hb=(\d+) peer=(\S+) ([a-z_]+=\d+(?: [a-z_]+=\d+)*)\r?\n", re.M)
 FLOW = ("udp_sent", "udp_received", "tcp_sent", "tcp_received")
 HARM = ("udp_gaps", "tcp_errors", "tcp_reconnects")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hotsnap.host.netns import tap_netdev
+
 from .outcome import check
 from .paths import GUEST
 from .vm import Vm

@@ -24,11 +24,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hotsnap.errors import HotsnapError
+
 from . import channel, disktag, tags
 from .image import Image, ImageError
 
 
-class CutError(Exception):
+class CutError(HotsnapError):
     """The cut cannot be judged: something that is needed for it is missing; the text says what."""
 
 

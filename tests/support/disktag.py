@@ -11,6 +11,8 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hotsnap.errors import HotsnapError
+
 BLOCK_SIZE = 4096
 MAGIC = b"HSDISK01"
 _HEADER = struct.Struct("<8sQQ32sQ")
@@ -19,7 +21,7 @@ _CHECK_WORD = (_HEADER.size - 8) // 8
 _MASK = (1 << 64) - 1
 
 
-class DiskError(Exception):
+class DiskError(HotsnapError):
     """The disk cannot be read; the text says why."""
 
 
@@ -33,7 +35,7 @@ class Found:
 
 def default_qemu_img() -> str:
     """$HOTSNAP_QEMU_IMG, else the project's own build, else the one in PATH."""
-    build = Path(__file__).resolve().parents[3] / "build"
+    build = Path(__file__).resolve().parents[2] / "build"
     choices = [os.environ.get("HOTSNAP_QEMU_IMG", ""), str(build / "qemu" / "qemu-img"),
                str(build / "qemu-stock" / "qemu-img"), shutil.which("qemu-img") or ""]
     for choice in choices:

@@ -14,6 +14,7 @@ from .image import Image, compare
 from .outcome import Failed, check, wait_until
 from .vm import Vm
 from .workplace import Workplace
+
 # A guest's kernel that clears the pages it hands out would be there before any DMA.
 LOAD = "hs.writer.mib=96 hs.writer.rate=0 hs.writer.disk=50 init_on_alloc=0"
 BANDWIDTH = 1 << 20  # of the background copy: with it a minute or so

@@ -24,6 +24,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from hotsnap.errors import HotsnapError
+
 from . import tags
 
 FILE_MAGIC = 0x5145564D
@@ -37,7 +39,7 @@ MAPPED_RAM_VERSION = 1
 WORD_PAGES = 64
 
 
-class ImageError(Exception):
+class ImageError(HotsnapError):
     """The file is no mapped-ram image, or is damaged; the text names the file and the offset."""
 
 

@@ -9,6 +9,7 @@ import traceback
 from typing import Any, Callable
 
 from hotsnap.qemu.qmp import QmpError
+
 from .paths import PATIENCE
 
 

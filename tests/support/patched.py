@@ -8,6 +8,7 @@ from pathlib import Path
 
 from .level1.machine import kernel_of
 from .paths import ROOT
+
 SUITE = "bookworm-backports"  # its kernel is Linux 6.12
 
 

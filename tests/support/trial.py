@@ -17,10 +17,12 @@ from dataclasses import dataclass
 
 from hotsnap.errors import HotsnapError
 from hotsnap.model import cluster
-from hotsnap.model.state import State
-from hotsnap.qemu import binaries, machine
+from hotsnap.model.state import Paths, State
+from hotsnap.qemu import binaries, launch, machine
 from hotsnap.ui.output import Progress
+
 from .console import Console, Counters
+
 MEMBERS = {"cache": "10.77.0.1", "client": "10.77.0.2", "db": "10.77.0.3"}
 KERNEL_LINE = "console=ttyS0 quiet mitigations=off no_timer_check"
 BOOT_TIMEOUT, FLOW_TIMEOUT, ROWS_TIMEOUT = 300.0, 120.0, 180.0
@@ -219,11 +221,9 @@ class RowCheck:
         run = os.path.join(folder, "pgcheck")
         argv = machine.command_line(
             binaries.qemu(state.cluster.qemu), binaries.firmware_arguments(), checker, accelerator,
-            machine.Paths(run + ".qmp", run + ".mon", run + ".hs", self.log, run + ".pid"),
+            Paths(run + ".qmp", run + ".mon", run + ".hs", self.log, run + ".pid"),
             {"disk0": root, "disk1": view}, {}, snapshots=False)
-        with open(os.path.join(folder, "qemu.log"), "wb") as errors:
-            self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=errors,
-                                            stderr=errors, start_new_session=True)
+        self.process = launch.start(argv, os.path.join(folder, "qemu.log"))
 
     def __enter__(self) -> RowCheck:
         return self

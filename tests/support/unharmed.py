@@ -15,6 +15,7 @@ from .outcome import check, wait_until
 from .paths import QEMU_IMG
 from .vm import Vm
 from .workplace import Workplace
+
 SLOW = {"bandwidth": 1 << 20}  # the background copy takes more than a minute
 # Two guests that write to their memory and disks all the time, and talk to each other.
 WRITERS = [

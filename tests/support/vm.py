@@ -5,14 +5,15 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from hotsnap.host.netns import Network
+from hotsnap.qemu import launch
 from hotsnap.qemu.qmp import Qmp
+
 from .outcome import Failed, check, wait_until
 from .paths import FIRMWARE, PATIENCE, QEMU
 from .workplace import Workplace
@@ -38,10 +39,7 @@ class Vm:
                      "-name", f"guest={name},debug-threads=on",
                      "-qmp", f"unix:{socket},server=on,wait=off",
                      "-serial", f"file:{self.console}", *args]
-        command = network.inside(self.args) if network else self.args
-        with open(self.messages, "wb") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log,
-                                            stdin=subprocess.DEVNULL)
+        self.process = launch.start(self.args, str(self.messages), network, umask=-1)
         place.vms.append(self)
         try:
             self.qmp = Qmp.connect(socket, timeout=PATIENCE,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from hotsnap.host.netns import Network
+
 from .outcome import Skipped
 from .paths import BUILD, QEMU_IMG
 

@@ -12,6 +12,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable
 
+from . import layers
 from .context import Context, output_of
 from .results import FAILED, PASSED, Result
 
@@ -135,6 +136,8 @@ def style(context: Context) -> None:
            shell_faults(root, [path for path in own if is_shell(path, texts[path])]).splitlines())
     report(context, "pyflakes",
            python_faults(root, [path for path in own if is_python(path, texts[path])]).splitlines())
+    report(context, "layers of Python", layers.faults(
+        {path: texts[path] for path in own if layers.module_of(path)}))
     over_all("licence line", missing_spdx)
     over_all("file length", too_long)
     over_all("whitespace", bad_whitespace)

@@ -12,14 +12,12 @@ from typing import Any
 
 from . import errors
 from .commands import lifecycle, listing, snapshot, verify
-from .model import bundle, cluster
-from .ui import timeline
 from .errors import HotsnapError, Interrupted, UsageError
-from .qemu.fleet import Fleet
-from .host.netns import NetworkError
-from .ui.output import print_json, say
-from .qemu.qmp import QmpClosed, QmpError, QmpTimeout
+from .model import bundle, cluster
 from .model.state import State
+from .qemu.fleet import Fleet
+from .ui import timeline
+from .ui.output import print_json, say
 
 DEFAULT_FILE = "cluster.toml"
 EXIT_CODES = """exit codes:
@@ -45,9 +43,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except HotsnapError as error:
         say(f"hotsnap: {error}")
         return error.exit_code
-    except (NetworkError, QmpError, QmpClosed, QmpTimeout) as error:
-        say(f"hotsnap: {error}")
-        return errors.EXIT_FAILED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return errors.EXIT_FAILED
@@ -180,7 +175,7 @@ def _show(options: argparse.Namespace) -> int:
     if options.svg:
         timeline.draw(found, options.svg)
     if options.json:
-        print_json(found.manifest)
+        print_json(found.manifest.dump())
     else:
         print(listing.details(found))
     return 0

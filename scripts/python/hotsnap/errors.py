@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Errors that end a command, each with the exit code it leads to."""
+"""The root of all exceptions of this package, and the exit code that each leads to."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ EXIT_INTERRUPTED = 130
 
 
 class HotsnapError(Exception):
-    """Something went wrong; the text is one message that says what to do."""
+    """A command cannot do its work; the text is one message that says what to do.
+
+    All exceptions that this package raises on purpose derive from this class.
+    """
 
     exit_code = EXIT_FAILED
 

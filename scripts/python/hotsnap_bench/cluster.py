@@ -12,16 +12,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hotsnap.commands import lifecycle, snapshot
+from hotsnap.errors import HotsnapError
 from hotsnap.host import atomic
 from hotsnap.model import bundle, cluster
+from hotsnap.model.state import State
+from hotsnap.qemu.fleet import Fleet
+from hotsnap.record import dump
+from hotsnap.ui.output import say
 from support import trial
+
 from .guest import end, remove_files, with_shell
 from .shell import Shell, tcp_timeouts
 from .stats import Line, Series
-from hotsnap.errors import HotsnapError
-from hotsnap.qemu.fleet import Fleet
-from hotsnap.ui.output import say
-from hotsnap.model.state import State
 
 BETWEEN_SECONDS = 3.0  # longer than what TCP waits before it sends again, a few times over
 
@@ -142,14 +144,13 @@ def _snapshot(lab: Lab, turn: int, result: Clusters) -> bundle.Bundle:
     result.downtime.add(saved.downtime_max_ms())
     result.samples.append({
         "initiator": initiator, "backoff_max_ms": saved.backoff_max_ms(),
-        "pairs": saved.manifest["cut"]["pairs"], "load_average": before,
+        "pairs": dump(saved.manifest.cut.pairs), "load_average": before,
         "members": [{
-            "name": member["name"], "cause": member.get("cause"),
-            "pause_ms": bundle.pause_ms(member),
-            "begin_ms": (member["pause"]["begin_ns"] - min(
-                m["pause"]["begin_ns"] for m in saved.members)) / 1e6,
-            "steps_us": {step["name"]: step["us"] for step in member["pause"]["steps"]},
-            "held": member["channel"].get("held"), "frames": member["channel"]["frames"],
+            "name": member.name, "cause": member.cause, "pause_ms": member.pause.ms,
+            "begin_ms": (member.pause.begin_ns - min(
+                m.pause.begin_ns for m in saved.members)) / 1e6,
+            "steps_us": {step.name: step.us for step in member.pause.steps},
+            "held": member.channel.held, "frames": member.channel.frames,
         } for member in saved.members]})
     return saved
 

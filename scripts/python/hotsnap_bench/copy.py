@@ -12,10 +12,12 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+from hotsnap.errors import HotsnapError
+from hotsnap.model.bundle import Memory
+from hotsnap.ui.output import Progress, say
+
 from .guest import MIB, NAME, Guest
 from .stats import Line, Series, ratio
-from hotsnap.errors import HotsnapError
-from hotsnap.ui.output import Progress, say
 
 MEMORY_GIB = 2
 FILL_MIB = 1536            # of it, filled with numbers that do not repeat
@@ -71,9 +73,11 @@ def fio_rate(output: str, size: int) -> float:
     return job["write"]["io_bytes"] / job["write"]["runtime"] * 1000
 
 
-def copy_rate(memory: dict[str, Any]) -> float:
+def copy_rate(memory: Memory) -> float:
     """Bytes per second, from the `memory` of a manifest."""
-    return max(0, memory["bytes_written"] - STAGING) / memory["copy_us"] * 1e6
+    if not memory.bytes_written or not memory.copy_us:
+        raise HotsnapError("the snapshot does not say how much was written in what time")
+    return max(0, memory.bytes_written - STAGING) / memory.copy_us * 1e6
 
 
 def fill(guest: Guest) -> None:
@@ -128,15 +132,15 @@ def measure(folder: str, files: str, qemu: str, repeat: int) -> Copies:
 
 def _copy(guest: Guest, tag: str) -> dict[str, Any]:
     snapshot = guest.snapshot(tag)
-    memory = snapshot.member["memory"]
-    phases = {entry["phase"]: entry["us"] for entry in snapshot.saved.manifest["timeline"]}
+    memory = snapshot.member.memory
+    phases = {entry.phase: entry.us for entry in snapshot.saved.manifest.timeline}
     guest.discard(snapshot)
-    if not memory["direct_io"]:
+    if not memory.direct_io:
         say("  the file system refused O_DIRECT: the image was written through the page cache")
-    return {"bytes_per_s": copy_rate(memory), "bytes_written": memory["bytes_written"],
-            "copy_us": memory["copy_us"], "direct_io": memory["direct_io"],
+    return {"bytes_per_s": copy_rate(memory), "bytes_written": memory.bytes_written,
+            "copy_us": memory.copy_us, "direct_io": memory.direct_io,
             "durable_us": phases["publish"] - phases["snapshot"],
-            "pages": memory["pages"], "member": NAME}
+            "pages": memory.pages.dump(), "member": NAME}
 
 
 def lines(copies: Copies | None) -> list[Line]:

@@ -14,22 +14,21 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from hotsnap.errors import EXIT_FAILED, HotsnapError, Interrupted
 from hotsnap.host import atomic
 from hotsnap.qemu import binaries
+from hotsnap.ui.output import human_seconds, say
+
 from . import cluster, copy, guest, pause
 from .guest import GIB
 from .stats import Line, rounded, show
-from hotsnap.errors import EXIT_FAILED, HotsnapError, Interrupted
-from hotsnap.host.netns import NetworkError
-from hotsnap.ui.output import human_seconds, say
-from hotsnap.qemu.qmp import QmpClosed, QmpError, QmpTimeout
 
 PARTS = ("pause", "stock", "copy", "cluster")
 SIZES = (1, 2, 8)
 # Beyond the guests' memory: QEMU's own, page tables, staging buffers.
 SPARE_MEMORY = 3 * GIB // 2
 SPARE_DISK = 6 * GIB
-EXPECTED = (HotsnapError, NetworkError, QmpError, QmpClosed, QmpTimeout, OSError)
+EXPECTED = (HotsnapError, OSError)
 
 
 def parse_sizes(text: str) -> list[int]:

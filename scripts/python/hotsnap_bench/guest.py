@@ -18,17 +18,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from hotsnap.commands import lifecycle
+from hotsnap.errors import HotsnapError
 from hotsnap.host import atomic, process
 from hotsnap.model import bundle, cluster
-from hotsnap.qemu import jobs
-from .shell import Shell, serial_port
-from hotsnap.model.bundle import Bundle
-from support.console import Console
-from hotsnap.errors import HotsnapError
-from hotsnap.qemu.fleet import Fleet
-from hotsnap.ui.output import Progress
-from hotsnap.qemu.qmp import Qmp
+from hotsnap.model.bundle import Bundle, SavedMember
 from hotsnap.model.state import State
+from hotsnap.qemu import jobs
+from hotsnap.qemu.fleet import Fleet
+from hotsnap.qemu.qmp import Qmp
+from hotsnap.ui.output import Progress
+from support.console import Console
+
+from .shell import Shell, serial_port
 
 GIB, MIB = 1 << 30, 1 << 20
 NAME = "vm"
@@ -61,7 +62,7 @@ class Snapshot:
     events: list[dict[str, Any]]
 
     @property
-    def member(self) -> dict[str, Any]:
+    def member(self) -> SavedMember:
         return self.saved.members[0]
 
 
@@ -141,14 +142,16 @@ class Guest:
 
     @property
     def accel(self) -> str:
-        return self.state.members[NAME]["accel"]
+        return self.state.members[NAME].accel or ""
 
     def start(self) -> None:
         """Until the guest's init says that it is ready."""
         with self.state.locked():
             lifecycle.up(self.state, self.fleet)
         self._wait("boot", BOOT_TIMEOUT, lambda: self.console.ready)
-        huge = huge_bytes(self.state.members[NAME]["process"]["pid"])
+        running = self.state.members[NAME].process
+        assert running
+        huge = huge_bytes(running.pid)
         if huge:
             raise HotsnapError(f"{huge} bytes of the VM are mapped with huge pages: the figures "
                                "would not be of 4 KiB mappings")

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hotsnap.model import bundle
+from hotsnap.errors import HotsnapError
+from hotsnap.qemu.qmp import Qmp
+from hotsnap.ui.output import Progress, say
+
 from .guest import Guest, standstill_ms
 from .stats import Line, Series, medians_by_name, ratio
-from hotsnap.errors import HotsnapError
-from hotsnap.ui.output import Progress, say
-from hotsnap.qemu.qmp import Qmp
 
 LOAD = "hs.role=writer hs.writer.mib=512 hs.writer.rate=0"
 SETTLE_SECONDS = 1.0       # of load between a snapshot and the next
@@ -88,14 +88,13 @@ def _one(guest: Guest, tag: str, into: Pauses) -> dict[str, Any]:
     snapshot = guest.snapshot(tag)
     guest.command("stop")
     member = snapshot.member
-    memory = member["memory"]
+    memory = member.memory
     sample = {
-        "pause_ms": bundle.pause_ms(member),
+        "pause_ms": member.pause.ms,
         "stop_to_resume_ms": standstill_ms(snapshot.events),
-        "steps_us": {step["name"]: step["us"] for step in member["pause"]["steps"]},
-        "cut_pages": memory.get("cut_pages"), "arm_us": memory.get("arm_us"),
-        "pages": memory["pages"], "faults": memory.get("faults"),
-        "fault_us_max": memory.get("fault_us_max"), "copy_us": memory.get("copy_us"),
+        "steps_us": {step.name: step.us for step in member.pause.steps},
+        "cut_pages": memory.cut_pages, "arm_us": memory.arm_us, "pages": memory.pages.dump(),
+        "faults": memory.faults, "fault_us_max": memory.fault_us_max, "copy_us": memory.copy_us,
         "load_average": before}
     guest.discard(snapshot)
     into.pause.add(sample["pause_ms"])

@@ -14,6 +14,7 @@ from ..identity import BANDWIDTH, let_write
 from ..image import Image, compare
 from ..outcome import check, wait_until
 from .machine import BOOT_TIMEOUT, BUNDLES, Guest, Level1
+
 # The manners of saving that have a trap, which is called as the manner is, without "_write".
 WRITES = ["guest_write", "dma_write", "kvm_write"]
 TRAPPED = {"none": [], "uffd": WRITES[:2]}  # by engine; of all others all are

@@ -26,6 +26,7 @@ from ..outcome import Failed, Skipped, check
 from ..paths import FIRMWARE, GUEST, PATIENCE, QEMU, QEMU_IMG
 from ..vm import Vm
 from ..workplace import Workplace, img_create
+
 HERE = Path(__file__).resolve().parent
 ROMS = ["bios-256k.bin", "kvmvapic.bin", "linuxboot_dma.bin"]
 LEVEL1_DISK_MIB = 4096  # sparse

@@ -12,9 +12,9 @@ import unittest
 
 import operator_fixtures
 from hotsnap.commands import listing
+from hotsnap.errors import UsageError
 from hotsnap.model import bundle
 from hotsnap.ui import timeline
-from hotsnap.errors import UsageError
 
 
 class Documented(unittest.TestCase):

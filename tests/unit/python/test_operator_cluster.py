@@ -5,8 +5,8 @@ import os
 import tempfile
 import unittest
 
-from hotsnap.model import cluster
 from hotsnap.errors import UsageError
+from hotsnap.model import cluster
 from hotsnap.model.tomlpos import Positions
 
 GOOD = """\

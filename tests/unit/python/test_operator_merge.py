@@ -16,12 +16,12 @@ from unittest import mock
 import operator_fixtures
 from hotsnap.commands import lifecycle, listing, verify
 from hotsnap.disks import layers, merge
-from hotsnap.formats import sums
-from hotsnap.model import bundle, cluster
-from hotsnap.qemu import binaries
 from hotsnap.errors import HotsnapError
-from hotsnap.qemu.fleet import Fleet
+from hotsnap.formats import qcow2, sums
+from hotsnap.model import bundle, cluster
 from hotsnap.model.state import State
+from hotsnap.qemu import binaries
+from hotsnap.qemu.fleet import Fleet
 
 CLUSTER = """
 [cluster]
@@ -130,7 +130,7 @@ class ClusterOfOne(unittest.TestCase):
                 "snapshot-file": overlay, "snapshot-node-name": f"o-{tag}"})
         operator_fixtures.make_bundle(self.state.bundles, tag, ("a",), {"a": [frozen]})
         manifest = self.bundle(tag)
-        manifest.manifest["members"][0]["disks"][0]["overlay"] = overlay
+        manifest.members[0].disks[0].overlay = overlay
         manifest.save_manifest()
         self.taken[tag] = bytes(self.content)
 
@@ -154,14 +154,14 @@ class ClusterOfOne(unittest.TestCase):
         """Bundles hold what they held and verify; the live disk is right; so long is the chain."""
         for tag, content in self.taken.items():
             found = self.bundle(tag)
-            self.assertEqual(self.view(found.members[0]["disks"][0]["file"]), content, tag)
+            self.assertEqual(self.view(found.members[0].disks[0].file), content, tag)
             self.assertEqual([str(d) for d in verify.check(found).damage], [], tag)
         if self.fleet.running("a"):
             active = self.active()
         else:
             active = lifecycle.settle_disks(self.state, "a")["disk0"]
         self.assertEqual(self.view(active), bytes(self.content))
-        self.assertEqual(len(layers.chain(active)), chain)
+        self.assertEqual(len(qcow2.chain(active)), chain)
         known = layers.scan(merge.folders(self.state))
         for path in known:
             if path != active or not self.fleet.running("a"):
@@ -240,11 +240,12 @@ class Merging(ClusterOfOne):
         """After a restore of A the layers above it serve B and C alone; they go with them."""
         self.three()
         self.down()
-        frozen = self.bundle("A").members[0]["disks"][0]["file"]
+        frozen = self.bundle("A").members[0].disks[0].file
         with self.state.locked():
             layer = self.state.new_layer("a", "disk0")
             binaries.create_overlay(self.image_tool, layer, frozen, "qcow2")
-            self.state.members["a"].update(disks={"disk0": layer}, below={})
+            entry = self.state.members["a"]
+            entry.disks, entry.below = {"disk0": layer}, {}
             self.state.save()
         self.content[:] = self.taken["A"]
         self.up()
@@ -399,7 +400,7 @@ class Crashes(ClusterOfOne):
                         self.assertRaises(BaseException):
                     self.rm("C")
                 self.state.load()
-                self.state.members["a"]["process"] = None
+                self.state.members["a"].process = None
                 self.up()
                 with self.state.locked():
                     merge.tidy(self.state, self.fleet, quiet=True)

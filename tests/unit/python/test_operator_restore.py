@@ -16,12 +16,13 @@ from unittest import mock
 import test_operator_merge
 from hotsnap.commands import lifecycle, listing, recovery, snapshot
 from hotsnap.disks import layers, merge
+from hotsnap.errors import HotsnapError
+from hotsnap.formats import qcow2
 from hotsnap.host import process
 from hotsnap.model import bundle
-from hotsnap.qemu import binaries, fleet
-from hotsnap.errors import HotsnapError
-from hotsnap.qemu.qmp import Qmp, QmpClosed, QmpTimeout
 from hotsnap.model.state import State
+from hotsnap.qemu import binaries, fleet, launch
+from hotsnap.qemu.qmp import Qmp, QmpClosed, QmpTimeout
 from test_operator_merge import ClusterOfOne, find_qemu
 
 
@@ -85,7 +86,7 @@ class Snapshots(ForkOfOne):
                   bandwidth=1)  # it is still copying
 
     def power_loss(self):
-        process.end(self.state.members["a"]["process"])
+        process.end(self.state.members["a"].process)
 
     def rm_it(self):
         with self.state.locked():
@@ -148,10 +149,10 @@ class Restoring(ForkOfOne):
             return real(qmp, command, *arguments, **keywords)
 
         Qmp.execute = execute
-        for owner, name in ((State, "save"), (binaries, "run_img"), (process, "spawn"),
+        for owner, name in ((State, "save"), (binaries, "run_img"), (launch, "start"),
                             (snapshot.jobs, "follow"), (os, "unlink"), (merge, "collect")):
             setattr(owner, name, dying(getattr(owner, name)))
-        process.spawn = dying(process.spawn, after=True)  # a member that nobody has noted
+        launch.start = dying(launch.start, after=True)  # a member that nobody has noted
 
     def strays(self):
         return process.find("-pidfile", self.state.paths("a").pidfile)
@@ -166,7 +167,7 @@ class Restoring(ForkOfOne):
         self.assertIsNone(self.state.restoring)
         content = self.view(self.active())
         self.assertEqual(set(layers.scan(merge.folders(self.state))),
-                         set(layers.chain(self.active())))
+                         set(qcow2.chain(self.active())))
         self.content[:] = content
         self.write(20, "Z")
         self.check(2)
@@ -327,9 +328,9 @@ class Restoring(ForkOfOne):
     def test_written(self):
         self.prepare()
         self.restore()
-        self.assertFalse(layers.written(self.active()))
+        self.assertFalse(qcow2.written(self.active()))
         self.write(100, "X")
-        self.assertTrue(layers.written(self.active()))
+        self.assertTrue(qcow2.written(self.active()))
 
 
 if __name__ == "__main__":

@@ -4,35 +4,37 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 import time
 from collections.abc import Container
 from typing import Any
 
-from . import recovery
-from ..disks import layers, merge
-from ..model import bundle
-from ..qemu import binaries
-from ..model.cluster import Member
+from ..disks import merge
 from ..errors import HotsnapError
+from ..formats import qcow2
+from ..model import bundle
+from ..model.cluster import Member
+from ..model.state import MemberState, State
+from ..qemu import binaries
 from ..qemu.fleet import Fleet
 from ..ui.output import human_seconds, print_json, say, table
-from ..qemu.qmp import QmpClosed, QmpError, QmpTimeout
-from ..model.state import State
+from . import recovery
 
 
 def settle_disks(state: State, name: str, needs: Container[str] | None = None) -> dict[str, str]:
     """The files that a member that does not run wrote to last. Those of the disks in `needs`, or
     of all, exist, and no snapshot has frozen one: the layer over it would be lost then."""
     known = merge.scan(state, [name])
-    frozen = {os.path.realpath(disk["file"]) for kept in bundle.survey(state.bundles)[0]
+    frozen = {os.path.realpath(disk.file) for kept in bundle.survey(state.bundles)[0]
               for _, disk in kept.layers()}
-    disks = merge.settle(state.members.get(name, {}), known)
+    entry = state.members.get(name, MemberState())
+    disks = merge.settle(entry, known)
     for disk, path in disks.items():
         if needs is not None and disk not in needs:
             continue
         if path in frozen:
-            path = state.members[name]["disks"][disk]
+            path = entry.disks[disk]
             raise HotsnapError(f"disk {disk} of member {name} is gone: {path}, or what lay over "
                                "it, is not there: 'hotsnap restore' starts over from a snapshot, "
                                "'hotsnap up --fresh' from the golden images")
@@ -84,7 +86,7 @@ def up(state: State, fleet: Fleet, fresh: bool = False) -> list[str]:
         raise HotsnapError("--fresh needs the whole cluster down: run 'hotsnap down' first")
     disks: dict[str, dict[str, str]] = {}
     made: list[str] = []
-    before = {name: dict(entry) for name, entry in state.members.items()}
+    before = copy.deepcopy(state.members)
     try:
         for member in wanted:
             needs = {disk.id for disk in member.disks if not disk.read_only}
@@ -102,8 +104,9 @@ def up(state: State, fleet: Fleet, fresh: bool = False) -> list[str]:
     except BaseException:
         remove_files(made)
         for name in disks:  # as it was, except that a file name is not used twice
-            number = state.members.get(name, {}).get("layers", 0)
-            state.members[name] = {**before.get(name, {}), "layers": number, "process": None}
+            number = state.member(name).layers
+            entry = state.members[name] = before.get(name, MemberState())
+            entry.layers, entry.process = number, None
         state.save()
         raise
     merge.collect(state, fleet)
@@ -114,15 +117,15 @@ def status(state: State, fleet: Fleet) -> list[dict[str, Any]]:
     """What `ps` shows. Asks the members without waiting for a command that is under way."""
     rows = []
     for member in state.cluster.members:
-        kept = state.members.get(member.name, {})
+        kept = state.members.get(member.name, MemberState())
         row: dict[str, Any] = {"member": member.name, "pid": None, "state": "down",
                                "phase": None, "uptime_s": None, "accel": None,
                                "layers": None, "serial": state.paths(member.name).serial,
                                "qmp": state.paths(member.name).qmp, "error": None}
-        disks = kept.get("disks", {})
-        if fleet.running(member.name):
-            row.update(pid=kept["process"]["pid"], uptime_s=round(time.time() - kept["since"], 1),
-                       accel=kept.get("accel"))
+        disks = kept.disks
+        if kept.process and fleet.running(member.name):
+            row.update(pid=kept.process.pid, uptime_s=round(time.time() - (kept.since or 0), 1),
+                       accel=kept.accel)
             try:
                 with fleet.monitor(member.name) as qmp:
                     row["state"] = qmp.execute("query-status")["status"]
@@ -131,12 +134,12 @@ def status(state: State, fleet: Fleet) -> list[dict[str, Any]]:
                     if fleet.snapshots:
                         info = qmp.execute("query-hotsnap")
                         row["phase"], row["error"] = info["phase"], info.get("error")
-            except (HotsnapError, QmpClosed, QmpTimeout, QmpError) as error:
+            except HotsnapError as error:
                 row["state"], row["error"] = "unreachable", str(error)
-        elif kept.get("process"):
+        elif kept.process:
             row["state"] = "died"
         try:
-            row["layers"] = {disk: len(layers.chain(path)) for disk, path in disks.items()}
+            row["layers"] = {disk: len(qcow2.chain(path)) for disk, path in disks.items()}
         except (HotsnapError, OSError) as error:
             row["error"] = row["error"] or str(error)
         rows.append(row)
@@ -168,7 +171,7 @@ def down(state: State, fleet: Fleet, force: bool) -> list[str]:
         try:
             with fleet.monitor(name) as qmp:
                 fleet.note_disks(name, qmp)
-        except (HotsnapError, QmpClosed, QmpTimeout, QmpError):
+        except HotsnapError:
             pass  # merge.settle finds out at the next start
     undo = False
     if state.restoring:

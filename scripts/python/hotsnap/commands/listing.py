@@ -6,13 +6,13 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from . import recovery
 from ..disks import merge
-from ..model import bundle
 from ..errors import HotsnapError
+from ..model import bundle
+from ..model.state import State
 from ..qemu.fleet import Fleet
 from ..ui.output import human_size, print_json, say, table
-from ..model.state import State
+from . import recovery
 
 MANNERS = (("background", "BACKGROUND"), ("guest_write", "GUEST"), ("dma_write", "DMA"),
            ("kvm_write", "KVM"))
@@ -32,9 +32,9 @@ def summary(directory: str, name: str) -> dict[str, Any]:
         row.update(status="damaged", error=str(error))
         return row
     backoff = found.backoff_max_ms()
-    row.update(created=found.manifest["created"], epoch=found.manifest["epoch"],
-               initiator=found.manifest["initiator"],
-               members=[member["name"] for member in found.members],
+    row.update(created=found.manifest.created, epoch=found.manifest.epoch,
+               initiator=found.manifest.initiator,
+               members=[member.name for member in found.members],
                downtime_max_ms=round(found.downtime_max_ms(), 3),
                backoff_max_ms=None if backoff is None else round(backoff, 3),
                frames=found.frames(), lost=found.lost(), bytes=found.disk_bytes())
@@ -65,18 +65,18 @@ def report(found: bundle.Bundle) -> str:
     """What `snapshot` and `show` print: pauses, backoff, pages by manner, channels, disks."""
     manifest = found.manifest
     backoff = found.backoff_max_ms()
-    lines = [f"{found.tag}: {len(found.members)} members, led by {manifest['initiator']}, "
-             f"{manifest['created']}, epoch {manifest['epoch']}",
+    lines = [f"{found.tag}: {len(found.members)} members, led by {manifest.initiator}, "
+             f"{manifest.created}, epoch {manifest.epoch}",
              f"downtime {found.downtime_max_ms():.2f} ms at most, TCP backoff "
              f"{'unknown' if backoff is None else f'{backoff:.2f} ms at most'}, {found.frames()} "
              f"frames of channel state, {found.lost()} lost", ""]
     lines.append(table(
         ("MEMBER", "PAUSE", "CAUSE", "PAGES", "ZERO", *(label for _, label in MANNERS),
          "FAULTS", "FRAMES"),
-        [(m["name"], f"{bundle.pause_ms(m):.2f}ms", m.get("cause", "-"),
-          m["memory"]["pages"]["total"], m["memory"]["pages"]["zero"],
-          *(m["memory"]["pages"][key] for key, _ in MANNERS),
-          m["memory"].get("faults", "-"), m["channel"]["frames"]) for m in found.members],
+        [(m.name, f"{m.pause.ms:.2f}ms", m.cause or "-", m.memory.pages.total,
+          m.memory.pages.zero, *(getattr(m.memory.pages, key) for key, _ in MANNERS),
+          "-" if m.memory.faults is None else m.memory.faults, m.channel.frames)
+         for m in found.members],
         right="PAUSE PAGES ZERO BACKGROUND GUEST DMA KVM FAULTS FRAMES"))
     lines += ["", "PAGES are of 4 KiB: ZERO of them take no space; BACKGROUND to KVM say whose copy or "
                   "write saved them"]
@@ -86,22 +86,21 @@ def report(found: bundle.Bundle) -> str:
 def details(found: bundle.Bundle) -> str:
     lines = [report(found), ""]
     lines.append(table(("PAIR", "BACKOFF"),
-                       [(f"{p['a']} - {p['b']}", f"{p['us'] / 1000:.2f}ms")
-                        for p in found.manifest["cut"]["pairs"]], right="BACKOFF"))
+                       [(f"{pair.a} - {pair.b}", f"{pair.us / 1000:.2f}ms")
+                        for pair in found.manifest.cut.pairs], right="BACKOFF"))
     lines.append("")
-    steps = [step["name"] for step in found.members[0]["pause"]["steps"]] if found.members else []
-    lines.append(table(("PAUSE (us)", *(m["name"] for m in found.members)),
+    steps = [step.name for step in found.members[0].pause.steps] if found.members else []
+    lines.append(table(("PAUSE (us)", *(m.name for m in found.members)),
                        [(name, *(_step(m, name) for m in found.members)) for name in steps],
-                       right=" ".join(m["name"] for m in found.members)))
+                       right=" ".join(m.name for m in found.members)))
     lines.append("")
     lines.append(table(("MEMBER", "DISK", "FROZEN LAYER"),
-                       [(m["name"], d["device"], d["file"]) for m, d in found.layers()]))
+                       [(m.name, d.device, d.file) for m, d in found.layers()]))
     return "\n".join(lines)
 
 
-def _step(member: dict[str, Any], name: str) -> str:
-    return next((f"{step['us']:.0f}" for step in member["pause"]["steps"]
-                 if step["name"] == name), "-")
+def _step(member: bundle.SavedMember, name: str) -> str:
+    return next((f"{step.us:.0f}" for step in member.pause.steps if step.name == name), "-")
 
 
 def rm(state: State, fleet: Fleet, tag: str, quiet: bool = False) -> dict[str, Any]:

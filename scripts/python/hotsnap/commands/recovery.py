@@ -21,12 +21,12 @@ import contextlib
 import os
 import time
 
-from ..disks import layers, merge
+from ..disks import merge
 from ..errors import HotsnapError
+from ..formats import qcow2
+from ..model.state import Restoring, State
 from ..qemu.fleet import Fleet
 from ..ui.output import say
-from ..qemu.qmp import QmpClosed, QmpError, QmpTimeout
-from ..model.state import State
 
 START_TIMEOUT = 60.0  # seconds; in half of that the members have started, or have given it up
 
@@ -34,12 +34,12 @@ START_TIMEOUT = 60.0  # seconds; in half of that the members have started, or ha
 def recover(state: State, fleet: Fleet, quiet: bool = False, tell: bool = True) -> None:
     """The caller holds the lock. `tell` False: nothing is said of a merge that has to wait."""
     if state.restoring:
-        tag = state.restoring["tag"]
+        tag = state.restoring.tag
         if went_through(state, fleet):
             end_restore(state)
             say(f"the restore of {tag!r} that was cut short has succeeded since")
         else:
-            began = "started" in state.restoring
+            began = state.restoring.started
             undo_restore(state, fleet)
             say(f"the restore of {tag!r} was cut short: it was undone, " +
                 ("nothing runs, and the disks are as they were before it" if began else
@@ -51,18 +51,17 @@ def begin_restore(state: State, fleet: Fleet, tag: str, disks: dict[str, list[st
                   ) -> dict[str, dict[str, str]]:
     """Note what will be replaced; returns names for the new layers, which do not exist yet."""
     for name in disks:
-        entry = state.members.setdefault(name, {})
+        entry = state.member(name)
         if fleet.running(name):
             # When it does not answer, what is over the file that was noted is found later.
-            with contextlib.suppress(HotsnapError, QmpClosed, QmpError, QmpTimeout), \
-                    fleet.monitor(name) as qmp:
+            with contextlib.suppress(HotsnapError), fleet.monitor(name) as qmp:
                 fleet.note_disks(name, qmp)
         else:
-            entry["disks"] = merge.settle(entry, merge.scan(state, [name]))
-    before = {name: dict(state.members[name].get("disks", {})) for name in disks}
+            entry.disks = merge.settle(entry, merge.scan(state, [name]))
+    before = {name: dict(state.members[name].disks) for name in disks}
     made = {name: {disk: state.new_layer(name, disk) for disk in wanted}
             for name, wanted in disks.items()}
-    state.restoring = {"tag": tag, "before": before, "made": made}
+    state.restoring = Restoring(tag, before, made)
     state.save()
     return made
 
@@ -70,7 +69,7 @@ def begin_restore(state: State, fleet: Fleet, tag: str, disks: dict[str, list[st
 def starting(state: State) -> None:
     """Saved with what the new members write to, before the first of them runs."""
     assert state.restoring
-    state.restoring["started"] = True
+    state.restoring.started = True
 
 
 def end_restore(state: State) -> None:
@@ -82,10 +81,10 @@ def end_restore(state: State) -> None:
 def undo_restore(state: State, fleet: Fleet) -> None:
     """End what was started and forget the new layers. Can be repeated, if it is cut short."""
     assert state.restoring
-    state.restoring["undo"] = True
+    state.restoring.undo = True
     state.save()
-    made, before = state.restoring["made"], state.restoring["before"]
-    began = "started" in state.restoring
+    made, before = state.restoring.made, state.restoring.before
+    began = state.restoring.started
     if began:  # else those that run are the ones from before
         fleet.kill(made)
     for files in made.values():
@@ -93,7 +92,8 @@ def undo_restore(state: State, fleet: Fleet) -> None:
             if os.path.lexists(path):
                 os.unlink(path)
     for name, disks in before.items() if began else ():
-        state.members[name].update(disks=disks, below={})
+        entry = state.member(name)
+        entry.disks, entry.below = disks, {}
     state.restoring = None
     state.save()
 
@@ -105,13 +105,13 @@ def went_through(state: State, fleet: Fleet) -> bool:
     be asked, what a guest has written tells; a guest that did not run has written nothing.
     """
     assert state.restoring
-    if "undo" in state.restoring or "started" not in state.restoring:
+    if state.restoring.undo or not state.restoring.started:
         return False
-    made = state.restoring["made"]
+    made = state.restoring.made
     running = [name for name in made if fleet.running(name)]
     if not running:
         files = [path for disks in made.values() for path in disks.values()]
-        return all(map(os.path.exists, files)) and any(map(layers.written, files))
+        return all(map(os.path.exists, files)) and any(map(qcow2.written, files))
     deadline = time.monotonic() + START_TIMEOUT
     while True:
         told = [_standing(state, fleet, name) for name in running]
@@ -120,7 +120,7 @@ def went_through(state: State, fleet: Fleet) -> bool:
         if all(phase != "start" for _, phase in told):
             return False
         if time.monotonic() > deadline:
-            raise HotsnapError(f"the restore of {state.restoring['tag']!r} goes on without its "
+            raise HotsnapError(f"the restore of {state.restoring.tag!r} goes on without its "
                                "command and starts the members: give the command again soon")
         time.sleep(0.05)
 
@@ -131,9 +131,9 @@ def _standing(state: State, fleet: Fleet, name: str) -> tuple[str, str]:
         with fleet.monitor(name) as qmp:
             return (qmp.execute("query-status")["status"],
                     qmp.execute("query-hotsnap")["phase"] if fleet.snapshots else "")
-    except (HotsnapError, QmpClosed, QmpError, QmpTimeout) as error:
+    except HotsnapError as error:
         assert state.restoring
         raise HotsnapError(
-            f"the restore of {state.restoring['tag']!r} was cut short, and member {name} does "
+            f"the restore of {state.restoring.tag!r} was cut short, and member {name} does "
             f"not tell whether it goes on: {error}; nothing was deleted; give the command "
             "again, or run 'hotsnap down --force' first") from error

@@ -7,15 +7,15 @@ import os
 import re
 from typing import Any
 
-from . import recovery, verify
 from ..disks import merge
-from ..model import bundle
-from ..qemu import binaries, jobs, machine
 from ..errors import HotsnapError, UsageError
-from ..qemu.fleet import Fleet
-from ..ui.output import Progress, human_size, say
-from ..qemu.qmp import QmpClosed, QmpError, QmpTimeout
+from ..model import bundle
 from ..model.state import State
+from ..qemu import binaries, jobs, machine
+from ..qemu.fleet import Fleet
+from ..qemu.qmp import QmpClosed, QmpError, QmpFailure, QmpTimeout
+from ..ui.output import Progress, human_size, say
+from . import recovery, verify
 
 SNAPSHOT_JOB = "hotsnap-snapshot"
 RESTORE_JOB = "hotsnap-restore"
@@ -79,7 +79,7 @@ def snapshot(state: State, fleet: Fleet, tag: str, initiator: str | None = None,
     except QmpTimeout as error:
         raise HotsnapError(f"member {initiator} does not answer ({error}): snapshot {tag!r} was "
                            "not cancelled and may still complete; 'hotsnap ls' tells") from error
-    except (QmpError, QmpClosed, jobs.JobFailed) as error:
+    except (QmpFailure, jobs.JobFailed) as error:
         deaths = fleet.deaths()
         what = ("is complete, but" if os.path.isdir(path)
                 else "failed:" if deaths or isinstance(error, QmpClosed)
@@ -105,7 +105,7 @@ def _note_disks(state: State, fleet: Fleet) -> None:
         try:
             with fleet.monitor(name) as qmp:
                 fleet.note_disks(name, qmp)
-        except (HotsnapError, QmpClosed, QmpTimeout, QmpError):
+        except HotsnapError:
             pass  # merge.settle finds out once it does not run any more
     state.save()
 
@@ -123,7 +123,7 @@ def restore(state: State, fleet: Fleet, saved: bundle.Bundle, replace: bool = Fa
     state.make_folders()
     recovery.recover(state, fleet, quiet)
     saved = bundle.read(saved.path)  # a merge may have changed it
-    names = [member["name"] for member in saved.members]
+    names = [member.name for member in saved.members]
     if set(names) != set(fleet.names()):
         raise HotsnapError(f"snapshot {saved.tag!r} is of {', '.join(sorted(names))}, but "
                            f"{state.cluster.file} names {', '.join(sorted(fleet.names()))}")
@@ -137,10 +137,10 @@ def restore(state: State, fleet: Fleet, saved: bundle.Bundle, replace: bool = Fa
     if damage:
         raise HotsnapError(f"snapshot {saved.tag!r} is damaged: {damage[0]}: nothing was started; "
                            f"'hotsnap verify {saved.tag}' tells all")
-    frozen = {m["name"]: _frozen_disks(state, m) for m in saved.members}
-    machines = {m["name"]: m["machine"] for m in saved.members}
+    frozen = {m.name: _frozen_disks(state, m) for m in saved.members}
+    machines = {m.name: m.machine for m in saved.members}
     _same_hardware(state, fleet, saved)
-    initiator = saved.manifest["initiator"]
+    initiator = saved.manifest.initiator
     watcher = _Watcher(f"restore {saved.tag}", quiet)
     image_tool = binaries.qemu_img(state.cluster.qemu)
     fleet.refuse_strays(names)
@@ -164,7 +164,7 @@ def restore(state: State, fleet: Fleet, saved: bundle.Bundle, replace: bool = Fa
     except BaseException as error:
         deaths = fleet.deaths()
         recovery.undo_restore(state, fleet)
-        if isinstance(error, (QmpError, QmpClosed, QmpTimeout, jobs.JobFailed)):
+        if isinstance(error, (QmpFailure, jobs.JobFailed)):
             raise HotsnapError(f"restore of {saved.tag!r} failed, nothing runs, the snapshot is "
                                f"whole: {_text(error)}{deaths}") from error
         raise
@@ -174,21 +174,21 @@ def restore(state: State, fleet: Fleet, saved: bundle.Bundle, replace: bool = Fa
     merge.collect(state, fleet)
 
 
-def _frozen_disks(state: State, member: dict[str, Any]) -> dict[str, tuple[str, str]]:
+def _frozen_disks(state: State, member: bundle.SavedMember) -> dict[str, tuple[str, str]]:
     """Disk id to the frozen layer and its format. The manifest names the guest's device."""
     found = {}
-    for entry in member["disks"]:
+    for entry in member.disks:
         # An id, or the QOM path of a part of the device, its slashes perhaps replaced.
-        match = re.search(r"(?:^|[/-])(disk\d+)-dev(?:[/-]|$)", entry["device"])
+        match = re.search(r"(?:^|[/-])(disk\d+)-dev(?:[/-]|$)", entry.device)
         if not match:
-            raise HotsnapError(f"member {member['name']}: the saved device {entry['device']!r} is "
+            raise HotsnapError(f"member {member.name}: the saved device {entry.device!r} is "
                                "not one that 'hotsnap up' has made: restore it by hand "
                                "(docs/user-guide.md)")
-        state.check_images([entry["file"]])
-        found[match[1]] = (entry["file"], entry["format"])
-    wanted = {d.id for d in state.cluster.member(member["name"]).disks if not d.read_only}
+        state.check_images([entry.file])
+        found[match[1]] = (entry.file, entry.format)
+    wanted = {d.id for d in state.cluster.member(member.name).disks if not d.read_only}
     if set(found) != wanted:
-        raise HotsnapError(f"member {member['name']} was saved with disks "
+        raise HotsnapError(f"member {member.name} was saved with disks "
                            f"{', '.join(sorted(found)) or 'none'}; the cluster file gives it "
                            f"{', '.join(sorted(wanted)) or 'none'}: put the cluster file back")
     return found
@@ -199,11 +199,11 @@ def _same_hardware(state: State, fleet: Fleet, saved: bundle.Bundle) -> None:
     taps = {name: {nic.id: "tap" for nic in state.cluster.member(name).nics}
             for name in fleet.names()}
     for entry in saved.members:
-        member = state.cluster.member(entry["name"])
+        member = state.cluster.member(entry.name)
         files = {disk.id: "-" for disk in member.disks}
         now = machine.command_line("qemu", [], member, "tcg", state.paths(member.name), files,
-                                   taps[member.name], entry["machine"])
-        difference = machine.hardware_difference(entry["argv"], now)
+                                   taps[member.name], entry.machine)
+        difference = machine.hardware_difference(entry.argv, now)
         if difference:
             raise UsageError(f"member {member.name} is no longer described as it was saved: "
                              f"{difference}: put {state.cluster.file} back as it was")

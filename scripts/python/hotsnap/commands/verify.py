@@ -15,10 +15,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..disks import layers
-from ..formats import sums
-from ..model import bundle
 from ..errors import HotsnapError
+from ..formats import qcow2, sums
+from ..model import bundle
 from ..ui.output import Progress, human_size, print_json
 
 PIECE = 64 << 20
@@ -116,8 +115,8 @@ def _outline(checked: bundle.Bundle) -> tuple[Report, list[_Piece]]:
         attempt(lambda: _check_small(path, expected), path)
     for _, disk in checked.layers():
         # A disk that was raw until its first snapshot lies over nothing.
-        if disk["format"] == "qcow2" and os.path.exists(disk["file"]):
-            attempt(lambda: layers.chain(disk["file"]), disk["file"])
+        if disk.format == "qcow2" and os.path.exists(disk.file):
+            attempt(lambda: qcow2.chain(disk.file), disk.file)
     report.damage.extend(_contradictions(checked))
     return report, pieces
 
@@ -126,20 +125,19 @@ def large_files(checked: bundle.Bundle) -> list[tuple[str, str, str]]:
     """(file, its sums file, the XXH3-64 of that one) of memory images and disk layers."""
     found = []
     for member in checked.members:
-        memory = member["memory"]
-        found.append((checked.file(memory["file"]), checked.file(memory["sums"]),
-                      memory["sums_xxh3"]))
-        for disk in member["disks"]:
-            found.append((disk["file"], checked.file(disk["sums"]), disk["sums_xxh3"]))
+        memory = member.memory
+        found.append((checked.file(memory.file), checked.file(memory.sums), memory.sums_xxh3))
+        for disk in member.disks:
+            found.append((disk.file, checked.file(disk.sums), disk.sums_xxh3))
     return found
 
 
 def small_files(checked: bundle.Bundle) -> list[tuple[str, str]]:
     found = []
     for member in checked.members:
-        channel = member["channel"]
-        found.append((checked.file(channel["file"]), channel["pcap_xxh3"]))
-        found.append((checked.file(channel["vnet"]), channel["vnet_xxh3"]))
+        channel = member.channel
+        found.append((checked.file(channel.file), channel.pcap_xxh3))
+        found.append((checked.file(channel.vnet), channel.vnet_xxh3))
     return found
 
 
@@ -163,7 +161,7 @@ def _contradictions(checked: bundle.Bundle) -> list[Damage]:
     """What the manifest says of itself and of the files that cannot be."""
     path = checked.file("manifest.json")
     found = []
-    names = [member["name"] for member in checked.members]
+    names = [member.name for member in checked.members]
 
     def wrong(text: str) -> None:
         found.append(Damage(path, None, None, text))
@@ -172,19 +170,18 @@ def _contradictions(checked: bundle.Bundle) -> list[Damage]:
         wrong(f"it is of tag {checked.tag!r}, but the folder is {os.path.basename(checked.path)!r}")
     if len(set(names)) != len(names):
         wrong("a member is listed twice")
-    if checked.manifest["initiator"] not in names:
-        wrong(f"the initiator {checked.manifest['initiator']!r} is not a member")
+    if checked.manifest.initiator not in names:
+        wrong(f"the initiator {checked.manifest.initiator!r} is not a member")
     for member in checked.members:
-        memory, name = member["memory"], member["name"]
-        pages = memory["pages"]
-        saved = sum(pages[key] for key in ("background", "guest_write", "dma_write", "kvm_write"))
-        if saved != pages["total"] or pages["zero"] > pages["total"]:
-            wrong(f"member {name}: {saved} pages were saved, of {pages['total']}")
-        if member["pause"]["end_ns"] < member["pause"]["begin_ns"]:
+        memory, name, pages = member.memory, member.name, member.memory.pages
+        saved = pages.background + pages.by_writes
+        if saved != pages.total or pages.zero > pages.total:
+            wrong(f"member {name}: {saved} pages were saved, of {pages.total}")
+        if member.pause.end_ns < member.pause.begin_ns:
             wrong(f"member {name}: its pause ends before it begins")
-        image = checked.file(memory["file"])
-        if os.path.exists(image) and os.stat(image).st_size != memory["size"]:
-            wrong(f"member {name}: memory size {memory['size']}, but the file has "
+        image = checked.file(memory.file)
+        if os.path.exists(image) and os.stat(image).st_size != memory.size:
+            wrong(f"member {name}: memory size {memory.size}, but the file has "
                   f"{os.stat(image).st_size} bytes")
     return found
 

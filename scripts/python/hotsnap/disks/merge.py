@@ -15,21 +15,20 @@ wait; "finalizing" is written down then, and whoever reads it knows that the low
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Iterable
 from typing import Any
 
-from . import layers
-from ..formats import sums
+from ..errors import HotsnapError, Interrupted
+from ..formats import qcow2, sums
 from ..host import atomic
 from ..model import bundle
+from ..model.state import MemberState, State
 from ..qemu import binaries, jobs
-from ..errors import HotsnapError, Interrupted
 from ..qemu.fleet import Fleet, open_chain
-from ..ui.output import Progress, say
 from ..qemu.qmp import Qmp, QmpClosed, QmpError, QmpTimeout
-from ..model.state import State
+from ..ui.output import Progress, say
+from . import journal, layers
 
 JOB = "hotsnap-merge"
 AT_REST = {"idle", "committed", "aborted", "in-doubt", "restored"}
@@ -57,32 +56,22 @@ def scan(state: State, names: Iterable[str] | None = None) -> dict[str, str | No
     """The layers of these members, or of all, without those that were merged into another and
     only wait to go: what such a one held may be out of date."""
     known = layers.scan(map(state.member_folder, names) if names else folders(state))
-    if os.path.exists(state.journal):
-        entry = _read_journal(state)
-        if entry["stage"] == "committed":
-            for path in map(os.path.realpath, entry["removed"]):
-                known.pop(path, None)
+    entry = journal.read(state.journal)
+    if entry and entry.stage == journal.COMMITTED:
+        for path in entry.merge().removed:
+            known.pop(path, None)
     return known
 
 
-def _read_journal(state: State) -> dict[str, Any]:
-    try:
-        with open(state.journal, encoding="utf-8") as stream:
-            return json.load(stream)
-    except (OSError, ValueError) as error:
-        raise HotsnapError(f"cannot read {state.journal}, the journal of a merge of disk layers: "
-                           f"{error}") from error
-
-
-def settle(entry: dict[str, Any], known: dict[str, str | None]) -> dict[str, str]:
+def settle(entry: MemberState, known: dict[str, str | None]) -> dict[str, str]:
     """Disk id to the file that a member which does not run wrote to last.
 
     What was noted may be out of date: a snapshot that nobody noted puts a layer on top, and one
     that was aborted after its cut takes the layer away again once it is committed.
     """
     found = {}
-    for disk, path in entry.get("disks", {}).items():
-        candidates = [path, *entry.get("below", {}).get(disk, [])]
+    for disk, path in entry.disks.items():
+        candidates = [path, *entry.below.get(disk, [])]
         there = next((c for c in candidates if c in known), path)
         found[disk] = layers.topmost(known, there)
     return found
@@ -106,7 +95,7 @@ def needed(state: State, fleet: Fleet, known: dict[str, str | None]) -> set[str]
     keep = set()
     for kept in bundle.complete(state.bundles):
         for _, disk in kept.layers():
-            path = os.path.realpath(disk["file"])
+            path = os.path.realpath(disk.file)
             if path not in known:
                 raise bundle.BundleError(
                     f"{kept.file('manifest.json')} names the disk layer {path}, which is not among "
@@ -119,13 +108,13 @@ def needed(state: State, fleet: Fleet, known: dict[str, str | None]) -> set[str]
             with fleet.monitor(name) as qmp:
                 check_rest(fleet, name, qmp)
                 fleet.note_disks(name, qmp)
-            for path in entry["disks"].values():
+            for path in entry.disks.values():
                 if path not in known:
                     raise Moved(f"member {name} writes to {path}, which is not a disk layer in "
                                 f"{state.directory}/members: no layer is deleted or merged")
-        elif "disks" in entry:
-            entry["disks"] = settle(entry, known)
-        keep.update(entry.get("disks", {}).values())
+        else:
+            entry.disks = settle(entry, known)
+        keep.update(entry.disks.values())
     return keep
 
 
@@ -139,7 +128,7 @@ def check_state(state: State, fleet: Fleet, known: dict[str, str | None]) -> Non
     for name, entry in list(state.members.items()):
         folder = os.path.realpath(state.member_folder(name))
         if name not in named and all(os.path.dirname(path) != folder for path in known):
-            entry.pop("disks", None)  # a member of the past, and somebody removed its disks
+            entry.disks = {}  # a member of the past, and somebody removed its disks
         if fleet.running(name):
             continue
         for disk, path in settle(entry, known).items():
@@ -217,16 +206,15 @@ def recover(state: State, fleet: Fleet, quiet: bool = False, tell: bool = True) 
     What a damaged bundle may still name is kept, and so is the journal, until somebody has
     removed that bundle; all else goes on meanwhile, and is told so if `tell`.
     """
-    if not os.path.exists(state.journal):
+    entry = journal.read(state.journal)
+    if entry is None:
         return
-    entry = _read_journal(state)
-    base, *removed = map(os.path.realpath, (entry["base"], *entry["removed"]))
-    if os.path.dirname(base) not in map(os.path.realpath, folders(state)):
-        raise Misplaced(f"{state.journal} is of a merge into {base}, which is not in a folder of "
-                        "this cluster: put the cluster's folder back where it was")
-    action = layers.Merge(base, tuple(removed), tuple(map(os.path.realpath, entry["above"])))
+    action = entry.merge()
+    if os.path.dirname(action.base) not in map(os.path.realpath, folders(state)):
+        raise Misplaced(f"{state.journal} is of a merge into {action.base}, which is not in a "
+                        "folder of this cluster: put the cluster's folder back where it was")
     try:
-        _Merging(state, fleet, action, quiet).run(entry["stage"], again=True)
+        _Merging(state, fleet, action, quiet).run(entry.stage, again=True)
     except (bundle.BundleError, Moved) as error:
         # Without its journal it had not begun, and the layers are arranged otherwise now.
         if tell and os.path.exists(state.journal):
@@ -239,22 +227,22 @@ class _Merging:
         self.image_tool = binaries.qemu_img(state.cluster.qemu)
         self.progress = Progress(f"merge into {os.path.basename(action.base)}", quiet)
 
-    def run(self, stage: str = "begun", again: bool = False) -> None:
+    def run(self, stage: str = journal.BEGUN, again: bool = False) -> None:
         """`stage` is where an earlier run of the same merge, if `again`, is known to have been."""
-        if stage != "committed":
+        if stage != journal.COMMITTED:
             self._note(stage)
             try:
                 self._commit(stage, again)
                 check_unused(self.fleet, self.action.removed)
             except BaseException as error:
-                if self._stage() == "begun" and not self._under_way():
+                if self._stage() == journal.BEGUN and not self._under_way():
                     os.unlink(self.state.journal)  # nothing that anybody sees was changed
                 if isinstance(error, (QmpTimeout, QmpClosed)):
                     raise HotsnapError(
                         f"the merge into {self.action.base} was cut short: {error}; nothing is "
                         "lost, and the next command that changes something mends it") from error
                 raise
-            self._note("committed")
+            self._note(journal.COMMITTED)
         self._move_up()
         self._rewrite_bundles()
         self._drop_nodes()
@@ -267,13 +255,11 @@ class _Merging:
         self.progress.clear()
 
     def _note(self, stage: str) -> None:
-        atomic.write_json(self.state.journal, {
-            "base": self.action.base, "removed": self.action.removed,
-            "above": self.action.above, "stage": stage})
+        journal.write(self.state.journal, self.action, stage)
 
-    def _stage(self) -> str:
-        with open(self.state.journal, encoding="utf-8") as stream:
-            return json.load(stream)["stage"]
+    def _stage(self) -> str | None:
+        entry = journal.read(self.state.journal)
+        return entry.stage if entry else None
 
     # The commit
 
@@ -294,7 +280,7 @@ class _Merging:
                         raise Moved(f"member {name} does not use its disk layers as it did: "
                                     f"{', '.join(run)} were not merged; the next 'hotsnap rm' "
                                     "looks again")
-        if stage == "finalizing":
+        if stage == journal.FINALIZING:
             return  # the lower layer counts, see above
         with_base = ["-b", self.action.base] if len(self.action.removed) > 1 else []
         binaries.run_img(self.image_tool, "commit", "-q", "-d", "-f", "qcow2", *with_base,
@@ -312,7 +298,7 @@ class _Merging:
                 with self.fleet.monitor(name) as qmp:
                     if jobs.find(qmp, JOB):
                         return True
-        except (HotsnapError, QmpClosed, QmpError, QmpTimeout):
+        except HotsnapError:
             return True
         return False
 
@@ -321,7 +307,7 @@ class _Merging:
         entry = jobs.find(qmp, JOB)
         if entry is None:
             return
-        if stage == "finalizing" and entry["status"] == "pending":
+        if stage == journal.FINALIZING and entry["status"] == "pending":
             jobs.follow(qmp, JOB)
         else:
             jobs.cancel(qmp, JOB)
@@ -337,16 +323,16 @@ class _Merging:
             arguments["auto-finalize"] = False
         else:
             arguments["top-node"] = node_of[self.action.top]
-        self._note("begun")
+        self._note(journal.BEGUN)
         qmp.execute("block-commit", arguments)
         try:
             jobs.follow(qmp, JOB,
                         on_poll=lambda job, _: self.progress.update(job["current-progress"],
                                                                     job["total-progress"]),
-                        on_pending=(lambda: self._note("finalizing")) if active else None)
+                        on_pending=(lambda: self._note(journal.FINALIZING)) if active else None)
         except BaseException:
             if any(self.action.top in open_chain(i) for i in self.fleet.block_info(qmp).values()):
-                self._note("begun")  # QEMU stayed where it was, so the upper layer counts
+                self._note(journal.BEGUN)  # QEMU stayed where it was, so the upper layer counts
             raise
 
     def _drop_nodes(self) -> None:
@@ -367,14 +353,14 @@ class _Merging:
         in_use = self.fleet.open_files()
         for path in self._above():
             # In a running member's chain QEMU has rewritten the name itself.
-            if path not in in_use and layers.backing_file(path) != self.action.base:
+            if path not in in_use and qcow2.backing_file(path) != self.action.base:
                 binaries.run_img(self.image_tool, "rebase", "-u", "-f", "qcow2", "-F", "qcow2",
                                  "-b", self.action.base, path)
                 atomic.sync_file(path)
         for entry in self.state.members.values():
-            for disk, path in entry.get("disks", {}).items():
+            for disk, path in entry.disks.items():
                 if path in self.action.removed:
-                    entry["disks"][disk] = self.action.base
+                    entry.disks[disk] = self.action.base
         self.state.save()
 
     def _above(self) -> list[str]:
@@ -400,39 +386,39 @@ class _Merging:
         """Bring a bundle's manifest up to date; its old sums go once it names the new ones."""
         stale = []
         for _, disk in kept.layers():
-            if os.path.realpath(disk["overlay"]) in self.action.removed:
-                disk["overlay"] = self.action.base
-            file = os.path.realpath(disk["file"])
+            if os.path.realpath(disk.overlay) in self.action.removed:
+                disk.overlay = self.action.base
+            file = os.path.realpath(disk.file)
             if file in self.action.removed:
-                disk["file"] = self.action.base
+                disk.file = self.action.base
                 stale.append(self._sum(kept, disk, None))
             elif file in self.action.above:
-                stale.append(self._sum(kept, disk, layers.cluster_size(disk["file"])))
+                stale.append(self._sum(kept, disk, qcow2.cluster_size(disk.file)))
         if stale:
             kept.save_manifest()
             for path in stale:
                 os.unlink(path)
 
-    def _sum(self, kept: bundle.Bundle, disk: dict[str, Any], head: int | None) -> str:
+    def _sum(self, kept: bundle.Bundle, disk: bundle.SavedDisk, head: int | None) -> str:
         """New sums, of all of a layer or of its first `head` bytes; returns the old sums' path."""
-        old = kept.file(disk["sums"])
-        stem = disk["sums"].split(".m")[0].removesuffix(".sums")
+        old = kept.file(disk.sums)
+        stem = disk.sums.split(".m")[0].removesuffix(".sums")
         number = 1
         while os.path.exists(kept.file(f"{stem}.m{number}.sums")):
             number += 1
         name = f"{stem}.m{number}.sums"
         if head is None:
             done = 0
-            total = sums.file_size(disk["file"])
+            total = sums.file_size(disk.file)
 
             def progress(count: int) -> None:
                 nonlocal done
                 done += count
                 self.progress.update(done, total, "checksums")
 
-            value = sums.write(disk["file"], kept.file(name), progress=progress)
+            value = sums.write(disk.file, kept.file(name), progress=progress)
         else:
-            value = sums.refresh(disk["file"], sums.read(old, disk["sums_xxh3"]),
+            value = sums.refresh(disk.file, sums.read(old, disk.sums_xxh3),
                                  kept.file(name), head)
-        disk["sums"], disk["sums_xxh3"] = name, f"{value:016x}"
+        disk.sums, disk.sums_xxh3 = name, f"{value:016x}"
         return old

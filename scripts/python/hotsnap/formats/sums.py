@@ -13,8 +13,8 @@ import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from ..host.atomic import write_bytes
 from ..errors import HotsnapError
+from ..host.atomic import write_bytes
 
 
 class MissingPackage(HotsnapError):

@@ -20,11 +20,13 @@ import re
 import subprocess
 from collections.abc import Iterable, Sequence
 
+from ..errors import HotsnapError
+
 BRIDGE = "br0"
 RUN_DIRECTORY = "/run/netns"
 
 
-class NetworkError(Exception):
+class NetworkError(HotsnapError):
     """The kernel or ip(8) refused; the text says which command and why."""
 
 

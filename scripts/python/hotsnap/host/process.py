@@ -9,9 +9,18 @@ import select
 import signal
 import subprocess
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
-Identity = dict[str, Any]
+from ..record import Record
+
+
+@dataclass
+class Identity(Record):
+    """A process by its pid and by when it was started, since a pid is used again."""
+
+    pid: int
+    start: int | None  # clock ticks since the host's boot; None of a process that had ended
+    boot: str
 
 
 def boot_id() -> str:
@@ -20,7 +29,7 @@ def boot_id() -> str:
 
 
 def _start_ticks(pid: int) -> int | None:
-    """When a process began; None when there is none, or only its remains."""
+    """When a process was started; None if it has ended, whether it was waited for or not."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as stream:
             fields = stream.read().rpartition(")")[2].split()
@@ -30,12 +39,12 @@ def _start_ticks(pid: int) -> int | None:
 
 
 def identity(pid: int) -> Identity:
-    return {"pid": pid, "start": _start_ticks(pid), "boot": boot_id()}
+    return Identity(pid, _start_ticks(pid), boot_id())
 
 
 def alive(process: Identity | None) -> bool:
-    return (process is not None and process["boot"] == boot_id()
-            and process["start"] is not None and _start_ticks(process["pid"]) == process["start"])
+    return (process is not None and process.boot == boot_id()
+            and process.start is not None and _start_ticks(process.pid) == process.start)
 
 
 def find(*arguments: str) -> list[Identity]:
@@ -49,21 +58,32 @@ def find(*arguments: str) -> list[Identity]:
     return found
 
 
-def spawn(command: Sequence[str], log: str) -> Identity:
-    """Start a program in a session of its own, its output appended to `log`, files private."""
+def start(command: Sequence[str], log: str, umask: int = 0o077) -> subprocess.Popen[bytes]:
+    """Starts a program in a session of its own, its output appended to `log`. By default nobody
+    else may read the files that it makes; -1 is this process's own umask."""
     with open(log, "ab") as stream:
-        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream,
-                                 start_new_session=True, umask=0o077)
-    child.returncode = 0  # it is meant to outlive us: Popen need not look after it
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream,
+                                start_new_session=True, umask=umask)
+
+
+def detach(child: subprocess.Popen[bytes]) -> Identity:
+    """For a child that is to outlive this process: Popen does not wait for its end any more."""
+    child.returncode = 0
     return identity(child.pid)
 
 
+def spawn(command: Sequence[str], log: str) -> Identity:
+    """Starts a program that outlives this process."""
+    return detach(start(command, log))
+
+
 def end(process: Identity | None, number: int = signal.SIGKILL, timeout: float = 60.0) -> bool:
-    """Signal a process, if it is still that one, and wait for its end; False if it lives on."""
-    if not alive(process):
+    """Signals a process, if it is still that one, and waits for its end. Signal 0 only waits. False
+    if it lives on."""
+    if process is None or not alive(process):
         return True
     try:
-        handle = os.pidfd_open(process["pid"])
+        handle = os.pidfd_open(process.pid)
     except ProcessLookupError:
         return True
     try:
@@ -73,7 +93,7 @@ def end(process: Identity | None, number: int = signal.SIGKILL, timeout: float =
             if not select.select([handle], [], [], timeout)[0]:
                 return False
         with contextlib.suppress(ChildProcessError):  # not ours, if another command started it
-            os.waitpid(process["pid"], os.WNOHANG)
+            os.waitpid(process.pid, os.WNOHANG)
         return True
     except ProcessLookupError:
         return True

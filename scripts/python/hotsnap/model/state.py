@@ -6,7 +6,7 @@
     run/MEMBER.{qmp,mon,hs}   sockets, for as long as the member runs
     members/MEMBER/           serial.log, qemu.log, and the disk layers
     bundles/TAG/              snapshots (docs/formats/bundle.md)
-    merge.json                a merge of layers that is under way, see merge.py
+    merge.json                a merge of layers that is under way, see disks/journal.py
 """
 
 from __future__ import annotations
@@ -16,40 +16,97 @@ import fcntl
 import json
 import os
 from collections.abc import Iterable, Iterator
-from typing import Any
+from dataclasses import dataclass, field
 
-from ..disks import layers
-from ..host.atomic import write_json
-from .cluster import Cluster
 from ..errors import HotsnapError
-from ..qemu.machine import Paths
+from ..formats import qcow2
+from ..host.atomic import write_json
+from ..host.process import Identity
+from ..record import Record
+from .cluster import Cluster
 
 VERSION = 1
 MAX_SOCKET_PATH = 107  # sun_path, less its final NUL
 
 
+@dataclass(frozen=True)
+class Paths:
+    """Files of one member that exist while it runs."""
+
+    qmp: str      # commands and jobs: one client at a time
+    monitor: str  # questions that must not wait for a job's client
+    listen: str   # the member's own protocol
+    serial: str
+    pidfile: str
+
+    def all(self) -> tuple[str, ...]:
+        return self.qmp, self.monitor, self.listen, self.serial, self.pidfile
+
+
+@dataclass
+class MemberState(Record):
+    """What is known of a member. Disks are those that are not read-only, by their ids."""
+
+    process: Identity | None = None  # None before its first start, and when it was taken down
+    disks: dict[str, str] = field(default_factory=dict)  # the file that each writes to
+    below: dict[str, list[str]] = field(default_factory=dict)  # the layers under that file
+    argv: list[str] = field(default_factory=list)
+    accel: str | None = None
+    since: float | None = None  # seconds since 1970 when it was started
+    layers: int = 0  # the last number that a layer's name was made with
+
+
+@dataclass
+class GoldenImage(Record):
+    """A golden image, as it was when a layer was made over it."""
+
+    image: str
+    size: int
+    mtime_ns: int
+
+    @classmethod
+    def of(cls, path: str) -> GoldenImage:
+        found = os.stat(path)
+        return cls(path, found.st_size, found.st_mtime_ns)
+
+
+@dataclass
+class Restoring(Record):
+    """A restore that is under way, see commands/recovery.py."""
+
+    tag: str
+    before: dict[str, dict[str, str]]  # member to disk id to the file that it wrote to
+    made: dict[str, dict[str, str]]    # the same, of the new layers
+    started: bool = False  # the new members are about to be started, and all old ones are ended
+    undo: bool = False     # the restore is known to have failed
+
+
+@dataclass
+class _File(Record):
+    """state.json."""
+
+    version: int
+    cluster: str
+    members: dict[str, MemberState]
+    images: dict[str, GoldenImage] = field(default_factory=dict)
+    restoring: Restoring | None = None
+
+
 class State:
-    """state.json in memory. `members` maps a name to:
-
-    `process`  pid, start (clock ticks, so that a pid used again is not taken for ours), boot; or
-               None when it was taken down
-    `disks`    disk id to the file that it writes to, of every disk that is not read-only
-    `argv`     its command line
-    `since`    seconds since 1970 when it was started
-
-    `images` maps a layer that lies over a golden image to the `image`, and to its `size` and
-    `mtime_ns` when the layer was made. Merges keep the lowest layer's name.
-
-    `restoring` is there while a restore is under way, see recovery.py.
-    """
+    """state.json in memory: `members` by name; `images` by the lowest layer of a disk, which keeps
+    its name in a merge; `restoring` while a restore is under way."""
 
     def __init__(self, cluster: Cluster):
         self.cluster = cluster
         self.directory = cluster.directory
-        self.members: dict[str, dict[str, Any]] = {}
-        self.images: dict[str, dict[str, Any]] = {}
-        self.restoring: dict[str, Any] | None = None
+        self.members: dict[str, MemberState] = {}
+        self.images: dict[str, GoldenImage] = {}
+        self.restoring: Restoring | None = None
         self.load()
+
+    def member(self, name: str) -> MemberState:
+        """What is known of a member, to be changed; nothing before its first start."""
+        return self.members.setdefault(name, MemberState())
 
     # Paths
 
@@ -78,15 +135,15 @@ class State:
         return "unix:" + self.paths(name).listen
 
     def new_layer(self, member: str, disk: str) -> str:
-        """A file name for a disk layer that no layer has had since the folder was made."""
+        """A file name for a disk layer; no layer of this folder ever had it."""
         folder = os.path.realpath(self.member_folder(member))
-        self.members.setdefault(member, {})
-        number = self.members[member].get("layers", 0)
+        entry = self.member(member)
+        number = entry.layers
         while True:
             number += 1
             path = os.path.join(folder, f"{disk}-{number}.qcow2")
             if not os.path.lexists(path):
-                self.members[member]["layers"] = number
+                entry.layers = number
                 return path
 
     # Keeping it
@@ -99,57 +156,54 @@ class State:
             return
         except (OSError, ValueError) as error:
             raise HotsnapError(f"cannot read {self.file}: {error}") from error
-        if kept.get("version") != VERSION:
-            raise HotsnapError(f"{self.file} has version {kept.get('version')}, this program "
-                               f"knows {VERSION}: use the program that wrote it")
-        self.members, self.restoring = kept["members"], kept.get("restoring")
+        version = kept.get("version") if isinstance(kept, dict) else None
+        if version != VERSION:
+            raise HotsnapError(f"{self.file} has version {version}, this program knows {VERSION}: "
+                               "use the program that wrote it")
+        file = _File.parse(kept, self.file)
+        self.members, self.restoring = file.members, file.restoring
         for entry in self.members.values():
-            for disk, path in entry.get("disks", {}).items():
-                entry["disks"][disk] = os.path.realpath(path)
-            for disk, paths in entry.get("below", {}).items():
-                entry["below"][disk] = [os.path.realpath(path) for path in paths]
-        self.images = {os.path.realpath(p): image for p, image in kept.get("images", {}).items()}
+            entry.disks = {disk: os.path.realpath(path) for disk, path in entry.disks.items()}
+            entry.below = {disk: [os.path.realpath(path) for path in paths]
+                           for disk, paths in entry.below.items()}
+        self.images = {os.path.realpath(path): image for path, image in file.images.items()}
 
     def save(self) -> None:
-        kept = {"version": VERSION, "cluster": self.cluster.name, "members": self.members,
-                "images": self.images}
-        if self.restoring:
-            kept["restoring"] = self.restoring
-        write_json(self.file, kept)
+        write_json(self.file, _File(VERSION, self.cluster.name, self.members, self.images,
+                                    self.restoring).dump())
 
     # Golden images
 
     def note_image(self, layer: str, image: str) -> None:
-        found = os.stat(image)
-        self.images[layer] = {"image": image, "size": found.st_size, "mtime_ns": found.st_mtime_ns}
+        self.images[layer] = GoldenImage.of(image)
 
     def forget_images(self) -> None:
-        """Of layers that are gone."""
+        """Drops the entries of layers that were deleted."""
         self.images = {p: kept for p, kept in self.images.items() if os.path.lexists(p)}
 
     def check_images(self, files: Iterable[str]) -> None:
-        """Refuse layers whose golden image is not what it was: the guest would read nonsense."""
+        """Refuses layers whose golden image was changed: the guest would read nonsense."""
         for file in files:
-            for layer in layers.chain(file):
+            for layer in qcow2.chain(file):
                 if layer in self.images:
-                    self._check_image(layer, **self.images[layer])
+                    self._check_image(layer, self.images[layer])
 
     @staticmethod
-    def _check_image(layer: str, image: str, size: int, mtime_ns: int) -> None:
-        found = os.stat(image)
-        if (found.st_size, found.st_mtime_ns) != (size, mtime_ns):
-            seconds, rest = divmod(mtime_ns, 10**9)
+    def _check_image(layer: str, kept: GoldenImage) -> None:
+        found = GoldenImage.of(kept.image)
+        if (found.size, found.mtime_ns) != (kept.size, kept.mtime_ns):
+            seconds, rest = divmod(kept.mtime_ns, 10**9)
             raise HotsnapError(
-                f"golden image {image} was changed since {layer} was made over it: put it back, or "
-                "start over with 'hotsnap up --fresh'; if only its time changed, 'touch -d "
-                f"@{seconds}.{rest:09d}' sets it back")
+                f"golden image {kept.image} was changed since {layer} was made over it: put it "
+                "back, or start over with 'hotsnap up --fresh'; if only its time changed, 'touch "
+                f"-d @{seconds}.{rest:09d}' sets it back")
 
     def make_folders(self) -> None:
         for path in (os.path.join(self.directory, "run"), self.bundles,
                      *(self.member_folder(m.name) for m in self.cluster.members)):
             os.makedirs(path, mode=0o700, exist_ok=True)
         for member in self.cluster.members:
-            for path in self.paths(member.name).__dict__.values():
+            for path in self.paths(member.name).all():
                 if len(os.fsencode(path)) > MAX_SOCKET_PATH:
                     raise HotsnapError(
                         f"{path} is too long for a socket ({MAX_SOCKET_PATH} bytes): set "
@@ -157,7 +211,8 @@ class State:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[State]:
-        """For commands that change something: one at a time, and with the state as it is now."""
+        """For commands that change something: only one at a time runs. The state is read again, since an
+        earlier command may have changed it."""
         os.makedirs(self.directory, mode=0o700, exist_ok=True)
         with open(os.path.join(self.directory, "lock"), "w", encoding="ascii") as lock:
             try:

@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import tempfile
 import time
 from dataclasses import asdict, dataclass
 
-from . import binaries
-from ..host.atomic import write_json
 from ..errors import HotsnapError
+from ..host import process
+from ..host.atomic import write_json
+from . import binaries, launch
 
 LOOPS = 20_000_000
 TIMEOUT = 3.0
@@ -60,22 +60,23 @@ def run_probe(qemu: str, accelerator: str = "kvm", timeout: float = TIMEOUT) -> 
                    *binaries.firmware_arguments(), "-display", "none", "-nodefaults",
                    "-no-user-config", "-chardev", f"file,id=out,path={output}",
                    "-device", f"isa-debugcon,iobase={DEBUG_PORT:#x},chardev=out"]
-        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                              stderr=subprocess.PIPE, text=True) as process:
-            try:
-                while True:
-                    elapsed = time.monotonic() - began
-                    if os.path.exists(output) and os.path.getsize(output):
-                        return Probe(True, f"the probe's guest ran in {elapsed:.2f} s", elapsed)
-                    if process.poll() is not None:
-                        said = (process.stderr.read().strip().splitlines() or ["nothing"])[-1]
-                        return Probe(False, f"QEMU ended and said: {said}", elapsed)
-                    if elapsed > timeout:
-                        return Probe(False, f"the probe's guest did not finish in {timeout:g} s",
-                                     elapsed)
-                    time.sleep(0.005)
-            finally:
-                process.kill()
+        log = os.path.join(folder, "log")
+        child = launch.start(command, log)
+        try:
+            while True:
+                elapsed = time.monotonic() - began
+                if os.path.exists(output) and os.path.getsize(output):
+                    return Probe(True, f"the probe's guest ran in {elapsed:.2f} s", elapsed)
+                if child.poll() is not None:
+                    said = process.tail(log, 1) or "nothing"
+                    return Probe(False, f"QEMU ended and said: {said}", elapsed)
+                if elapsed > timeout:
+                    return Probe(False, f"the probe's guest did not finish in {timeout:g} s",
+                                 elapsed)
+                time.sleep(0.005)
+        finally:
+            child.kill()
+            child.wait()
 
 
 def kvm_works(qemu: str) -> Probe:

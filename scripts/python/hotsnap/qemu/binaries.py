@@ -7,8 +7,8 @@ import os
 import shutil
 import subprocess
 
-from ..host.atomic import sync_file, sync_folder
 from ..errors import HotsnapError
+from ..host.atomic import sync_file, sync_folder
 
 CHECKOUT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(
     os.path.abspath(__file__))))))

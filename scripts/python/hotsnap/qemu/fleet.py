@@ -8,12 +8,11 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from ..host import lab, process
-from . import accel, binaries, machine
 from ..errors import HotsnapError
-from ..host.netns import NetworkError
-from .qmp import Qmp, QmpClosed, QmpError, QmpTimeout
+from ..host import process
 from ..model.state import State
+from . import accel, binaries, lab, launch, machine
+from .qmp import Qmp, QmpClosed, QmpFailure, QmpTimeout
 
 # Seconds: for a QEMU that lives, on a machine that has more to do.
 START_TIMEOUT = 120.0
@@ -45,7 +44,7 @@ class Fleet:
         return [member.name for member in self.cluster.members]
 
     def running(self, name: str) -> bool:
-        return process.alive(self.state.members.get(name, {}).get("process"))
+        return name in self.state.members and process.alive(self.state.members[name].process)
 
     def running_names(self) -> list[str]:
         return [name for name in self.names() if self.running(name)]
@@ -55,7 +54,8 @@ class Fleet:
         return "".join(
             f"; member {name} ended: {process.tail(self.log(name), 1) or 'it said nothing'} "
             f"(log: {self.log(name)})" for name in self.names()
-            if self.state.members.get(name, {}).get("process") and not self.running(name))
+            if name in self.state.members and self.state.members[name].process
+            and not self.running(name))
 
     # Starting
 
@@ -77,7 +77,8 @@ class Fleet:
             # What they write to is known before any of them runs, and each is as soon as it does.
             self.refuse_strays(disks)
             for name, files in disks.items():
-                self.state.members.setdefault(name, {}).update(disks=dict(files), below={})
+                entry = self.state.member(name)
+                entry.disks, entry.below = dict(files), {}
             self.state.save()
             for name, files in disks.items():
                 paths = self.state.paths(name)
@@ -87,10 +88,11 @@ class Fleet:
                 argv = machine.command_line(
                     qemu, firmware, self.cluster.member(name), accelerator, paths, files,
                     taps[name], (machines or {}).get(name), incoming, self.snapshots)
-                child = process.spawn(self.lab.inside(argv), self.log(name))
+                child = process.detach(launch.start(argv, self.log(name), self.lab))
                 started.append(name)
-                self.state.members[name].update(process=child, argv=argv, accel=accelerator,
-                                                since=time.time())
+                entry = self.state.member(name)
+                entry.process, entry.argv = child, argv
+                entry.accel, entry.since = accelerator, time.time()
                 self.state.save()
             for name in started:
                 self._await(name)
@@ -109,7 +111,7 @@ class Fleet:
         for name in names:
             if not self.running(name):
                 for stray in self._strays(name):
-                    raise HotsnapError(f"member {name} runs as process {stray['pid']}, which no "
+                    raise HotsnapError(f"member {name} runs as process {stray.pid}, which no "
                                        "command has noted: 'hotsnap down --force' ends it")
 
     def log(self, name: str) -> str:
@@ -124,7 +126,7 @@ class Fleet:
                     os.chmod(path, 0o600)
                 if self.snapshots:
                     qmp.execute("query-hotsnap")
-        except (QmpClosed, QmpTimeout, QmpError) as error:
+        except QmpFailure as error:
             said = process.tail(self.log(name))
             why = f"QEMU said: {said}" if said else str(error)
             raise HotsnapError(f"member {name} did not start: {why} (log: {self.log(name)})"
@@ -154,11 +156,9 @@ class Fleet:
     def note_disks(self, name: str, qmp: Qmp) -> None:
         """Keep which file a running member writes to now, and those below it."""
         entry = self.state.members[name]
-        chains = {disk: open_chain(info) for disk, info in self.block_info(qmp).items()}
-        # A disk that QEMU does not name, such as one that was unplugged, keeps what it has.
-        for key, part in (("disks", {disk: files[0] for disk, files in chains.items()}),
-                          ("below", {disk: files[1:] for disk, files in chains.items()})):
-            entry[key] = {**entry.get(key, {}), **part}
+        # A disk that QEMU does not name, such as one that was unplugged, keeps its entry.
+        for disk, info in self.block_info(qmp).items():
+            entry.disks[disk], *entry.below[disk] = open_chain(info)
 
     def open_files(self) -> dict[str, str]:
         """Each file that a disk of a running member reads or writes, and whose it is."""
@@ -201,26 +201,28 @@ class Fleet:
             try:
                 with self.monitor(name) as qmp:
                     qmp.execute("quit")
-            except (HotsnapError, QmpClosed, QmpTimeout, QmpError):
+            except HotsnapError:
                 pass  # the wait below tells
             asked.append(name)
         late = [name for name in asked
-                if not process.end(self.state.members[name]["process"], 0, QUIT_TIMEOUT)]
+                if not process.end(self.state.members[name].process, 0, QUIT_TIMEOUT)]
         self._ended(name for name in asked if name not in late)
         return late
 
     def kill(self, names: Iterable[str]) -> None:
         names = list(names)
         for name in names:
-            for each in (self.state.members.get(name, {}).get("process"), *self._strays(name)):
-                process.end(each)
+            if name in self.state.members:
+                process.end(self.state.members[name].process)
+            for stray in self._strays(name):
+                process.end(stray)
         self._ended(names)
 
     def _ended(self, names: Iterable[str]) -> None:
         for name in names:
             if name in self.state.members:
-                self.state.members[name]["process"] = None
-            for path in self.state.paths(name).__dict__.values():
+                self.state.members[name].process = None
+            for path in self.state.paths(name).all():
                 if path.startswith(os.path.join(self.state.directory, "run", "")) \
                         and os.path.lexists(path):
                     os.unlink(path)
@@ -229,7 +231,4 @@ class Fleet:
     def remove_network(self) -> None:
         """Remove the namespace; what else runs in it, such as a user's shell, keeps it alive
         only for as long as it runs."""
-        try:
-            self.lab.destroy()
-        except NetworkError as error:
-            raise HotsnapError(str(error)) from error
+        self.lab.destroy()

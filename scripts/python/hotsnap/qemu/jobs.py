@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ..errors import HotsnapError, Interrupted
-from .qmp import Qmp, QmpError
+from ..errors import HotsnapError
+from .qmp import Qmp, QmpError, QmpFailure
 
 POLL = 0.1
 CANCEL_TIMEOUT = 60.0
@@ -37,9 +37,10 @@ def follow(qmp: Qmp, job: str, timeout: float | None = None,
     deadline = None if timeout is None else time.monotonic() + timeout
     try:
         _watch(qmp, job, deadline, on_poll, on_pending)
-    except (KeyboardInterrupt, Interrupted, HotsnapError) as error:
-        if not isinstance(error, JobFailed):
-            cancel(qmp, job)
+    except (JobFailed, QmpFailure):
+        raise  # it has ended, or QEMU cannot be asked to end it
+    except (KeyboardInterrupt, HotsnapError):
+        cancel(qmp, job)
         raise
 
 

@@ -10,23 +10,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from ..model.cluster import MIB, Disk, Member
 from ..host.netns import tap_netdev
+from ..model.cluster import MIB, Disk, Member
+from ..model.state import Paths
 
 MEMBER_OBJECT = "hs0"
-
-
-@dataclass(frozen=True)
-class Paths:
-    """Files of one member that exist while it runs."""
-
-    qmp: str      # commands and jobs: one client at a time
-    monitor: str  # questions that must not wait for a job's client
-    listen: str   # the member's own protocol
-    serial: str
-    pidfile: str
 
 
 def command_line(qemu: str, firmware: Sequence[str], member: Member, accelerator: str,

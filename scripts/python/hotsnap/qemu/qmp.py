@@ -23,8 +23,14 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from ..errors import HotsnapError
 
-class QmpError(Exception):
+
+class QmpFailure(HotsnapError):
+    """A question to QEMU without a good answer."""
+
+
+class QmpError(QmpFailure):
     """QEMU refused a command; `cls` is the error's class and `desc` its text."""
 
     def __init__(self, command: str, error: dict[str, Any]):
@@ -34,11 +40,11 @@ class QmpError(Exception):
         super().__init__(f"{command}: {self.desc}")
 
 
-class QmpClosed(Exception):
+class QmpClosed(QmpFailure):
     """The connection ended, or could not be made: QEMU is gone or never listened."""
 
 
-class QmpTimeout(Exception):
+class QmpTimeout(QmpFailure):
     """QEMU did not answer, or an event did not come, in the given time."""
 
 

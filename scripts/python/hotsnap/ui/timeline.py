@@ -5,9 +5,8 @@ went, and who saved the pages. Drawn from the manifest alone."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
-from ..model.bundle import Bundle, pause_ms
+from ..model.bundle import Bundle, SavedMember
 from .drawing import INK, MUTED, PALETTE, PANEL, RULE, Drawing, number, text_width, ticks
 
 WIDTH = 1000
@@ -33,8 +32,8 @@ def draw(bundle: Bundle, path: str) -> None:
 def _head(picture: Drawing, bundle: Bundle) -> float:
     manifest = bundle.manifest
     picture.text(30, 42, bundle.tag, 22, bold=True)
-    picture.text(30, 64, f"{len(bundle.members)} members, led by {manifest['initiator']}  ·  "
-                         f"{manifest['created']}  ·  epoch {manifest['epoch']}", 12, MUTED)
+    picture.text(30, 64, f"{len(bundle.members)} members, led by {manifest.initiator}  ·  "
+                         f"{manifest.created}  ·  epoch {manifest.epoch}", 12, MUTED)
     backoff = bundle.backoff_max_ms()
     figures = ((f"{bundle.downtime_max_ms():.2f} ms", "longest pause"),
                ("unknown" if backoff is None else f"{backoff:.2f} ms", "longest TCP backoff"),
@@ -77,12 +76,12 @@ def _name(picture: Drawing, y: float, name: str) -> None:
 
 def _pauses(picture: Drawing, bundle: Bundle, y: float) -> float:
     members = bundle.members
-    comparable = bundle.manifest["cut"].get("comparable", True)
-    first = min(m["pause"]["begin_ns"] for m in members)
+    comparable = bundle.manifest.cut.comparable
+    first = min(m.pause.begin_ns for m in members)
 
-    def span(member: dict[str, Any]) -> tuple[float, float]:
-        begin = (member["pause"]["begin_ns"] - first) / 1e6 if comparable else 0.0
-        return begin, begin + pause_ms(member)
+    def span(member: SavedMember) -> tuple[float, float]:
+        begin = (member.pause.begin_ns - first) / 1e6 if comparable else 0.0
+        return begin, begin + member.pause.ms
 
     end = max(span(m)[1] for m in members)
     note = ("from the first suspend to the last resume" if comparable else
@@ -99,11 +98,11 @@ def _pauses(picture: Drawing, bundle: Bundle, y: float) -> float:
     for row, member in enumerate(members):
         line = top + 26 + ROW * row
         begin, stop = span(member)
-        _name(picture, line, member["name"])
+        _name(picture, line, member.name)
         picture.rect(at(begin), line, max(at(stop) - at(begin), 2), BAR, PAUSE_COLOR, 3,
-                     tip=f"{member['name']}: {begin:.3f} to {stop:.3f} ms")
+                     tip=f"{member.name}: {begin:.3f} to {stop:.3f} ms")
         cause = {"red-frame": "by a red frame", "snapshot": "by the message"}.get(
-            member.get("cause", ""), "")
+            member.cause or "", "")
         label = f"{stop - begin:.2f} ms {cause}".rstrip()
         room = text_width(label, 11) + 16
         if at(stop) + room < WIDTH - 30:
@@ -118,11 +117,11 @@ def _pauses(picture: Drawing, bundle: Bundle, y: float) -> float:
 def _steps(picture: Drawing, bundle: Bundle, y: float) -> float:
     names: list[str] = []
     for member in bundle.members:
-        names += [s["name"] for s in member["pause"]["steps"] if s["name"] not in names]
+        names += [step.name for step in member.pause.steps if step.name not in names]
     if not names:
         return y
     color = {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(names)}
-    longest = max(max(sum(s["us"] for s in m["pause"]["steps"]) / 1000, pause_ms(m))
+    longest = max(max(sum(step.us for step in m.pause.steps) / 1000, m.pause.ms)
                   for m in bundle.members)
     # Laid out once on a scratch picture, to learn how many lines the legend takes.
     keys = [(name, color[name]) for name in names]
@@ -134,33 +133,33 @@ def _steps(picture: Drawing, bundle: Bundle, y: float) -> float:
     at = _axis(picture, 0, longest, top - 4, bottom, "ms")
     for row, member in enumerate(bundle.members):
         line = top + 4 + ROW * row
-        _name(picture, line, member["name"])
-        picture.rect(at(0), line, at(pause_ms(member)) - at(0), BAR, "#ffffff", 2)
+        _name(picture, line, member.name)
+        picture.rect(at(0), line, at(member.pause.ms) - at(0), BAR, "#ffffff", 2)
         begin = 0.0
-        for step in member["pause"]["steps"]:
-            stop = begin + step["us"] / 1000
-            picture.rect(at(begin), line, at(stop) - at(begin), BAR, color[step["name"]],
-                         tip=f"{member['name']}: {step['name']} {step['us']:.0f} us")
+        for step in member.pause.steps:
+            stop = begin + step.us / 1000
+            picture.rect(at(begin), line, at(stop) - at(begin), BAR, color[step.name],
+                         tip=f"{member.name}: {step.name} {step.us:.0f} us")
             begin = stop
-        picture.text(at(max(begin, pause_ms(member))) + 8, line + 13,
-                     f"{pause_ms(member):.2f} ms", 11, MUTED)
+        picture.text(at(max(begin, member.pause.ms)) + 8, line + 13,
+                     f"{member.pause.ms:.2f} ms", 11, MUTED)
     picture.legend(LEFT, bottom + 38, keys, WIDTH - 40)
     return y + height + 14
 
 
 def _epoch(picture: Drawing, bundle: Bundle, y: float) -> float:
-    instants = bundle.manifest.get("timeline") or []
+    instants = bundle.manifest.timeline
     if len(instants) < 2:
         return y
-    first, last = instants[0]["us"], instants[-1]["us"]
-    spans = [(now["phase"], (now["us"] - first) / 1000, (then["us"] - first) / 1000)
+    first, last = instants[0].us, instants[-1].us
+    spans = [(now.phase, (now.us - first) / 1000, (then.us - first) / 1000)
              for now, then in zip(instants, instants[1:])]
     keys = [(f"{phase} {stop - begin:.1f} ms", PALETTE[i % len(PALETTE)])
             for i, (phase, begin, stop) in enumerate(spans)]
     legend_height = Drawing(WIDTH, "").legend(LEFT, 0, keys, WIDTH - 40)
     height = 44 + ROW + 34 + legend_height
     top = _panel(picture, y, "How the epoch went",
-                 f"on {bundle.manifest['initiator']}; all members run but for their pauses", height)
+                 f"on {bundle.manifest.initiator}; all members run but for their pauses", height)
     at = _axis(picture, 0, (last - first) / 1000, top - 4, top + ROW, "ms")
     for (phase, begin, stop), (_, color) in zip(spans, keys):
         picture.rect(at(begin), top + 4, at(stop) - at(begin), BAR, color,
@@ -174,26 +173,25 @@ def _pages(picture: Drawing, bundle: Bundle, y: float) -> float:
     top = _panel(picture, y, "Who saved the pages",
                  "pages that are not zero in full color, zero pages pale; of 4 KiB each", height)
     bottom = top + ROW * len(bundle.members)
-    largest = max(m["memory"]["pages"]["total"] for m in bundle.members)
+    largest = max(m.memory.pages.total for m in bundle.members)
     at = _axis(picture, 0, largest, top - 4, bottom, "pages")
     for row, member in enumerate(bundle.members):
         line = top + 4 + ROW * row
-        pages = member["memory"]["pages"]
-        _name(picture, line, member["name"])
-        picture.rect(at(0), line, at(pages["total"]) - at(0), BAR, PALETTE[0], 0,
-                     tip=f"{member['name']}: {pages['zero']} zero pages", opacity=0.18)
+        pages = member.memory.pages
+        _name(picture, line, member.name)
+        picture.rect(at(0), line, at(pages.total) - at(0), BAR, PALETTE[0], 0,
+                     tip=f"{member.name}: {pages.zero} zero pages", opacity=0.18)
         begin = 0
         # Writes first, so that they are seen beside the far larger background copy.
         for key, label in reversed(MANNERS):
-            count = pages[key]
+            count = getattr(pages, key)
             if key == "background":
-                count = max(0, count - pages["zero"])
+                count = max(0, count - pages.zero)
             picture.rect(at(begin), line, at(begin + count) - at(begin), BAR,
                          PALETTE[[k for k, _ in MANNERS].index(key)],
-                         tip=f"{member['name']}: {label} {pages[key]}")
+                         tip=f"{member.name}: {label} {getattr(pages, key)}")
             begin += count
-        writes = pages["guest_write"] + pages["dma_write"] + pages["kvm_write"]
-        picture.text(at(pages["total"]) + 8, line + 13, f"{writes} by writes", 11, MUTED)
+        picture.text(at(pages.total) + 8, line + 13, f"{pages.by_writes} by writes", 11, MUTED)
     picture.legend(LEFT, bottom + 38, [(label, PALETTE[i]) for i, (_, label) in
                                        enumerate(MANNERS)], WIDTH - 40)
     return y + height + 14

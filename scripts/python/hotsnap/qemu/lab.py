@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import subprocess
 
-from . import netns
+from ..host import netns
 from ..model.cluster import Cluster
 
 
