@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The command line of scripts/hotsnap."""
+"""The command line of hotsnap."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from . import errors
+from . import __version__, errors
 from .commands import lifecycle, listing, snapshot, verify
 from .errors import HotsnapError, Interrupted, UsageError
 from .model import bundle, cluster
@@ -61,6 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
         "back.", epilog=EXIT_CODES, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-f", "--file", metavar="TOML", help="cluster file "
                         f"(default: $HOTSNAP_CLUSTER, else {DEFAULT_FILE})")
+    parser.add_argument("--version", action="version", version=f"hotsnap {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     def command(name: str, handler: Handler, text: str, json: bool = True
@@ -69,7 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
                                   epilog=EXIT_CODES,
                                   formatter_class=argparse.RawDescriptionHelpFormatter)
         sub.set_defaults(handler=handler)
-        # Also after the command, where one looks for it first; it wins over the one before.
+        # The option is accepted after the command as well, and wins there.
         sub.add_argument("-f", "--file", metavar="TOML", default=argparse.SUPPRESS,
                          help="cluster file")
         if json:
@@ -78,40 +79,46 @@ def build_parser() -> argparse.ArgumentParser:
 
     sub = command("up", _up, "start the members that do not run, with their network")
     sub.add_argument("--fresh", action="store_true",
-                     help="start over from the golden images; what the disks hold is dropped, "
-                          "snapshots are not")
+                     help="start over from the golden images: what the disks hold is dropped, "
+                          "snapshots are kept")
     command("ps", _ps, "list the members: state, phase, uptime, disk layers")
     sub = command("snapshot", _snapshot, "save the running cluster as one instant")
     sub.add_argument("tag", metavar="TAG")
-    sub.add_argument("--initiator", metavar="MEMBER", help="who leads (default: the first)")
+    sub.add_argument("--initiator", metavar="MEMBER", help="the member that leads the snapshot (default: the first)")
     sub.add_argument("--bandwidth", metavar="SIZE", type=_size, default=0,
                      help="limit of each member's background copy in bytes per second, as in 200M")
     sub.add_argument("--engine", choices=("auto", "kvm", "uffd"), default="auto",
                      help="how writes are trapped (default: auto, which is kvm where the host's "
                           "KVM has the patches, else uffd)")
     sub.add_argument("--timeout", metavar="SECONDS", type=float,
-                     help="cancel when it takes longer (default: no limit)")
-    command("ls", _ls, "list the snapshots, also those that are incomplete or damaged")
+                     help="cancel the snapshot when it takes longer (default: no limit)")
+    command("ls", _ls, "list the snapshots, incomplete and damaged ones included")
     sub = command("show", _show, "show one snapshot: pauses, backoff, pages by manner")
     sub.add_argument("tag", metavar="TAG|PATH")
     sub.add_argument("--svg", metavar="FILE", help="also draw its timeline")
     sub = command("verify", _verify, "check every checksum of a snapshot")
     sub.add_argument("tag", metavar="TAG|PATH")
     sub = command("restore", _restore, "bring the cluster back from a snapshot; what its disks "
-                  "hold since is dropped")
+                  "hold since then is dropped")
     sub.add_argument("tag", metavar="TAG|PATH")
     sub.add_argument("--replace", "--force-stop", action="store_true",
-                     help="also when the cluster runs: end it first")
+                     help="end the cluster first if it runs")
     sub.add_argument("--no-verify", action="store_true",
-                     help="do not check every checksum first: starts sooner, but what is wrong in "
-                          "memory or on disks is then the guests' to find")
+                     help="do not check every checksum first: the guests start sooner, but may "
+                          "find damaged memory or disks")
     sub.add_argument("--timeout", metavar="SECONDS", type=float,
-                     help="give up when it takes longer (default: no limit)")
+                     help="cancel the restore when it takes longer (default: no limit)")
     sub = command("rm", _rm, "remove a snapshot and join the disk layers that only it needed")
     sub.add_argument("tag", metavar="TAG")
     sub = command("down", _down, "end all members and remove their network")
-    sub.add_argument("--force", action="store_true", help="kill them, as a power failure would")
+    sub.add_argument("--force", action="store_true", help="kill the members, as a power failure would")
     return parser
+
+
+def commands_of(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """The parser of each command, in the order of --help."""
+    return next(action.choices for action in parser._actions  # pylint: disable=protected-access
+                if isinstance(action, argparse._SubParsersAction))
 
 
 def _size(text: str) -> int:

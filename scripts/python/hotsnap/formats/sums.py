@@ -7,6 +7,7 @@ zero is recorded as 0, so that holes cost nothing.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import struct
@@ -18,15 +19,36 @@ from ..host.atomic import write_bytes
 
 
 class MissingPackage(HotsnapError):
-    """Nothing is wrong with any file; this machine cannot tell."""
+    """This machine cannot compute checksums; nothing is known of any file."""
 
 
-try:
-    from xxhash import xxh3_64_intdigest
-except ImportError:  # only commands that need a checksum fail
-    def xxh3_64_intdigest(_: bytes) -> int:
-        raise MissingPackage("checksums need the package python3-xxhash: run 'apt-get install "
-                             "python3-xxhash' (and use /usr/bin/python3)")
+def _library() -> Callable[[bytes], int]:
+    """XXH3-64 out of libxxhash, which QEMU needs as well, so that it is on every host."""
+    library = ctypes.CDLL("libxxhash.so.0")
+    function = library.XXH3_64bits
+    function.argtypes, function.restype = (ctypes.c_char_p, ctypes.c_size_t), ctypes.c_uint64
+    return lambda data: function(data, len(data))
+
+
+def _missing(_: bytes) -> int:
+    raise MissingPackage("checksums need xxHash: run 'apt-get install libxxhash0' (or "
+                         "python3-xxhash)")
+
+
+def _choose() -> Callable[[bytes], int]:
+    """The Python module if it is there, else the library; else only a checksum fails."""
+    try:
+        from xxhash import xxh3_64_intdigest as found  # pylint: disable=import-outside-toplevel
+        return found
+    except ImportError:
+        pass
+    try:
+        return _library()
+    except (OSError, AttributeError):  # no such library, or one older than XXH3
+        return _missing
+
+
+xxh3_64_intdigest = _choose()
 
 MAGIC = b"HSSUMS1\0"
 HEADER = struct.Struct("<8sIIQQ")

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A network of a cluster's own: a network namespace with a bridge and one tap for each member.
 
-QEMU runs inside the namespace, so that the taps need no privileges elsewhere and that nothing of
-the machine's own network is touched.  The namespace is named, since restoring and inspecting a
-cluster happen from other processes than the one that started it.
+QEMU runs inside the namespace, so that the taps need no privileges elsewhere and the machine's own
+network stays as it is.  The namespace has a name, since a later command than the one that made it
+restores or inspects the cluster.
 
     with Network("hs-lab", ["tap0", "tap1"], host_address="10.77.0.254/24") as net:
-        subprocess.Popen(net.inside(["qemu-system-x86_64", ...]))
+        subprocess.run(net.inside(["ping", "10.77.0.1"]))
 
 Leaving the context destroys the namespace, also after an exception.  A program that should clean
 up after SIGTERM must turn the signal into an exception itself.  Needs root.

@@ -25,7 +25,10 @@ LOOPS = 20_000_000
 TIMEOUT = 3.0
 DEBUG_PORT = 0x402
 BIOS_SIZE = 65536
-CACHE = os.path.join(binaries.CHECKOUT, "build", "kvm-probe.json")
+CACHE = os.path.join(
+    os.path.join(binaries.CHECKOUT, "build") if binaries.CHECKOUT else os.path.join(
+        os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "hotsnap"),
+    "kvm-probe.json")
 
 
 @dataclass(frozen=True)

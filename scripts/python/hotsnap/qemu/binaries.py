@@ -10,18 +10,56 @@ import subprocess
 from ..errors import HotsnapError
 from ..host.atomic import sync_file, sync_folder
 
-CHECKOUT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(
-    os.path.abspath(__file__))))))
+PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+PROGRAM = "qemu-system-x86_64"
 FIRMWARE = ("/usr/share/qemu", "/usr/share/seabios")
 
 
+def _checkout() -> str:
+    root = os.path.dirname(os.path.dirname(os.path.dirname(PACKAGE)))
+    return root if os.path.exists(os.path.join(root, "scripts", "build")) else ""
+
+
+CHECKOUT = _checkout()  # empty if this package is installed
+
+
+def _prefix() -> str | None:
+    """The prefix that this package is installed in: the nearest folder with bin/hotsnap."""
+    folder = PACKAGE
+    while folder != os.path.dirname(folder):
+        folder = os.path.dirname(folder)
+        if os.path.exists(os.path.join(folder, "bin", "hotsnap")):
+            return folder
+    return None
+
+
+def beside_installation() -> str | None:
+    """Where an installed hotsnap looks for its QEMU; None in a checkout."""
+    prefix = None if CHECKOUT else _prefix()
+    return prefix and os.path.join(prefix, "libexec", "hotsnap", PROGRAM)
+
+
 def qemu(configured: str | None = None) -> str:
-    """$HOTSNAP_QEMU, else what the cluster file names, else the checkout's own build."""
-    path = os.environ.get("HOTSNAP_QEMU") or configured or os.path.join(
-        CHECKOUT, "build", "qemu", "qemu-system-x86_64")
-    if not os.access(path, os.X_OK):
-        raise HotsnapError(f"no QEMU at {path}: run 'scripts/build qemu', or set HOTSNAP_QEMU")
-    return os.path.abspath(path)
+    """HotSnap's QEMU: what $HOTSNAP_QEMU names, else what the cluster file names, else the one
+    beside the installation, else the one that the checkout has built."""
+    for named, by in ((os.environ.get("HOTSNAP_QEMU"), "HOTSNAP_QEMU"),
+                      (configured, "the cluster file")):
+        if named:
+            if not os.access(named, os.X_OK):
+                raise HotsnapError(f"no QEMU at {named}, which {by} names: name HotSnap's "
+                                   f"{PROGRAM}; 'scripts/build qemu' in a checkout builds it")
+            return os.path.abspath(named)
+    if CHECKOUT:
+        path = os.path.join(CHECKOUT, "build", "qemu", PROGRAM)
+        if not os.access(path, os.X_OK):
+            raise HotsnapError(f"no QEMU at {path}: run 'scripts/build qemu', or set HOTSNAP_QEMU")
+        return path
+    beside = beside_installation()
+    if beside and os.access(beside, os.X_OK):
+        return beside
+    raise HotsnapError(f"no QEMU of HotSnap: build it in a checkout with 'scripts/build qemu'; then "
+                       f"set HOTSNAP_QEMU to its build/qemu/{PROGRAM}, or install that and qemu-img "
+                       f"in {os.path.dirname(beside or '') or 'PREFIX/libexec/hotsnap'}")
 
 
 def qemu_img(configured: str | None = None) -> str:

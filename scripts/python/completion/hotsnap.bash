@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 #
-# Completion of scripts/hotsnap for bash:  source scripts/completion/hotsnap.bash
+# Completion of hotsnap for bash; in a checkout:  source scripts/python/completion/hotsnap.bash
 # shellcheck shell=bash
 
 # Asks the command itself, so that tags and members are those of the cluster at hand.
@@ -41,7 +41,7 @@ _hotsnap() {
     esac
 
     case $command in
-    '') words='up ps snapshot ls show verify restore rm down --file --help' ;;
+    '') words='up ps snapshot ls show verify restore rm down --file --version --help' ;;
     up) words='--fresh' ;;
     snapshot) words='--initiator --bandwidth --engine --timeout' ;;
     show) words='--svg' ;;
