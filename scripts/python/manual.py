@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Prints the man page hotsnap(1), made of the command's own parser: its options are the parser's."""
+"""Prints the man page hotsnap(1), made of the command's own parser: its options are the
+parser's."""
 
 from __future__ import annotations
 

@@ -8,7 +8,8 @@ A test finds it, and the packages of scripts/python, wherever it lies below test
 
 A test is a program that prints `ok NAME`, `not ok NAME - reason` or `skip NAME - reason` for each
 thing it checks, and exits. Everything it makes lies in a temporary directory and a network
-namespace of its own; both, and all QEMUs, are gone when it ends, also by a signal.
+namespace of its own; both are removed, and all QEMUs are ended, when the test ends, also when a
+signal ends it.
 """
 
 import sys

@@ -31,7 +31,7 @@ class Chatter:
 
     @classmethod
     def wait(cls, cluster: Cluster) -> Chatter:
-        """Waits until every pair has been heard of since the VMs were started."""
+        """Waits until each member has printed a line about each other one."""
         wanted = len(cluster.members) * (len(cluster.members) - 1)
         wait_until(lambda: len(cls.read(cluster).pairs) == wanted,
                    lambda: f"only these pairs talk: {sorted(cls.read(cluster).pairs)}; "
@@ -40,8 +40,7 @@ class Chatter:
 
     @classmethod
     def wait_flow(cls, cluster: Cluster, seconds: float = 0) -> Chatter:
-        """Waits until every pair has said of every way that messages go; watches them for at least
-        that long."""
+        """Waits until every flow of every pair has moved; watches them for at least `seconds`."""
         first = cls.wait(cluster)
         time.sleep(seconds)
         wait_until(lambda: not cls.read(cluster).standing_since(first),

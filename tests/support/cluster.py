@@ -24,7 +24,7 @@ class Member:
         self.ip = f"10.77.0.{index + 1}"
         self.mac = f"52:54:00:77:00:{index + 1:02x}"
         self.tap = f"tap{index}"
-        # QEMU runs in the cluster's own network namespace: all ports are free there.
+        # All ports are free in the cluster's own network namespace.
         self.tcp = f"tcp:127.0.0.1:{7000 + index}" if options.get("tcp") else None
         self.socket = cluster.place.path / f"{name}.sock"
         self.vm: Vm | None = None

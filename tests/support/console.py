@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the test guests print on their serial consoles (tests/guest/README.md), read as it grows."""
+"""Reads the serial consoles of the test guests as they grow (tests/guest/README.md)."""
 
 from __future__ import annotations
 

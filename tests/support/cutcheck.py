@@ -3,9 +3,9 @@
 
 On every ordered pair of members, what the receiver's image says was received must be no more than
 what the sender's image says was sent: a message beyond that is an *orphan*, received and yet never
-sent. Frames recorded as channel state must lie between the two. On every member that writes numbered
-blocks to a disk, the layer that was frozen at the cut must hold all that were completed and none
-that was not begun.
+sent. Frames recorded as channel state must lie between the two. On every member that writes
+numbered blocks to a disk, the layer that was frozen at the cut must hold all that were completed
+and none that was not begun.
 
     python3 -m support.cutcheck [--json] BUNDLE
     python3 -m support.cutcheck [--json] IMAGE IMAGE...

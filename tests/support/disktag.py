@@ -27,7 +27,7 @@ class DiskError(HotsnapError):
 
 @dataclass
 class Found:
-    """What a region holds: the highest whole block, and what is wrong below it, in words."""
+    """The highest whole block of a region, and the faults below it, in words."""
 
     highest: int = 0
     problems: list[str] = field(default_factory=list)

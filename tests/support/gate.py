@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A Unix socket in front of a member's, which holds up the protocol where a test wants it to: from
-a message of one type on, until the test opens it. So a phase lasts as long as its test needs."""
+"""A Unix socket in front of a member's, which holds up the protocol: from the first message of one
+type on, until the test opens the gate. A phase lasts as long as its test needs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Way:
         self.ended = not data
 
     def free(self, opened: bool) -> bytes:
-        """Takes what may go: all, or the whole messages before the first that is held."""
+        """Takes what may be passed on: all, or the whole messages before the first that is held."""
         end = len(self.waiting) if opened or not self.held else 0
         while end + PREFIX <= len(self.waiting):
             begin = end + PREFIX
@@ -82,7 +82,7 @@ class Gate:
                 self._run(self._relay, near, far)
 
     def _relay(self, near: socket.socket, far: socket.socket) -> None:
-        """Until one end is closed, and all that came from there was passed on."""
+        """Passes data on until one end is closed and everything that came from it was passed on."""
         ways = {near: Way(near, far, self.held), far: Way(far, near, self.held_back)}
         with near, far, suppress(ConnectionError):
             while not self.stop.is_set():

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """An independent reader of QEMU's mapped-ram images (docs/devel/migration/mapped-ram.rst of QEMU).
 
-It shares no code with what writes the images, and reads what stock QEMU wrote as well. A page whose
-bit is clear in its block's bitmap is zero; so is, for every comparison, a page that is there and
-holds zeros.
+It shares no code with the programs that write the images, and reads images of stock QEMU as well. A
+page whose bit is clear in its block's bitmap is zero; comparisons take it for equal to a page that
+is in the file and holds zeros.
 
     with Image("bundle/a/state") as image:
         image.page("pc.ram", 0x1000)

@@ -24,7 +24,8 @@ def check(condition: Any, message: str) -> None:
 
 def wait_until(condition: Callable[[], Any], otherwise: str | Callable[[], str],
                timeout: float = PATIENCE, interval: float = 0.1) -> Any:
-    """What `condition` gives once that is true; fails with `otherwise` if it stays false."""
+    """Waits for a true value of `condition` and returns it; fails with `otherwise` after the
+    timeout."""
     deadline = time.monotonic() + timeout
     while not (value := condition()):
         if time.monotonic() > deadline:
@@ -34,7 +35,7 @@ def wait_until(condition: Callable[[], Any], otherwise: str | Callable[[], str],
 
 
 class Skipped(Exception):
-    """What the test needs is not there; the text says what."""
+    """The test cannot run here; the text says what is missing."""
 
 
 class Report:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the tests of the patched KVM share: where things are, and its modules."""
+"""The modules of the patched KVM, for its tests."""
 
 from __future__ import annotations
 

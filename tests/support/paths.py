@@ -13,5 +13,5 @@ QEMU_IMG = Path(os.environ.get("HOTSNAP_QEMU_IMG", BUILD / "qemu" / "qemu-img"))
 STOCK = Path(os.environ.get("HOTSNAP_STOCK_QEMU", BUILD / "qemu-stock" / "qemu-system-x86_64"))
 GUEST = BUILD / "guest"
 FIRMWARE = ["-L", "/usr/share/qemu", "-L", "/usr/share/seabios"]
-# Seconds for what must come but may come late: the machine is also others'.
+# Seconds to wait for what must happen but may be late: other programs use the machine too.
 PATIENCE = 120.0

@@ -23,7 +23,7 @@ _NAME = struct.Struct("<32s")
 
 @dataclass
 class ChatterCount:
-    """What a member's chatter counted with one peer."""
+    """The counters of a member's chatter with one peer."""
 
     peer: str
     peer_nonce: int
@@ -61,7 +61,7 @@ class DiskCount:
 
 @dataclass
 class WriterCount:
-    """What the load generator did."""
+    """The work of the load generator."""
 
     unused: str
     pages: int

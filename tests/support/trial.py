@@ -90,7 +90,8 @@ class Guests:
             console.read()
 
     def wait(self, what: str, timeout: float, steps: Callable[[], tuple[int, int]]) -> None:
-        """Until all of `steps`, given as (done, of), are done; HotsnapError when a guest fails."""
+        """Waits until `steps`, which returns (done, of), are done; HotsnapError if a guest
+        fails."""
         bar = Progress(what)
         deadline = time.monotonic() + timeout
         try:
@@ -117,12 +118,13 @@ class Guests:
             sum(console.ready for console in self.consoles.values()), len(MEMBERS)))
 
     def flow(self, what: str, lines: int) -> None:
-        """Until each kind of line was printed so often and every counter of traffic has moved."""
+        """Waits until each kind of line was printed `lines` times and every counter of traffic
+        moved."""
         self.wait(what, FLOW_TIMEOUT, lambda: (
             sum(self._moves(name, key, lines) for name, key in expected()), len(expected())))
 
     def go_on(self, since: dict[tuple[str, str, str], Counters]) -> None:
-        """Until every guest has printed of every peer again."""
+        """Waits until every guest has printed a line about every peer again."""
         pairs = [key for key in since if key[1] == "chatter"]
 
         def heard() -> tuple[int, int]:
@@ -178,7 +180,7 @@ def lost_messages(before: dict[tuple[str, str, str], Counters],
 
 def judge(before: dict[tuple[str, str, str], Counters],
           after: dict[tuple[str, str, str], Counters]) -> list[Check]:
-    """What the restored guests print, compared with the last lines before the snapshot."""
+    """Checks what the restored guests print against the last lines before the snapshot."""
     chatter = [(key, before[key], after[key]) for key in after if key[1] == "chatter"]
     errors = sum(now["tcp_errors"] for _, _, now in chatter)
     again = sum(now["tcp_reconnects"] - was["tcp_reconnects"] for _, was, now in chatter)
@@ -233,7 +235,7 @@ class RowCheck:
         self.process.wait()
 
     def rows(self) -> tuple[int, bool]:
-        """How many there are, and whether they are numbered without a gap; waits for the VM."""
+        """The number of rows, and whether they are numbered without a gap; waits for the VM."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(ROWS_TIMEOUT)
         with open(self.log, encoding="utf-8", errors="replace") as stream:

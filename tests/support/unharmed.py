@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What tests of failures share: snapshots that must not come about, and what shows that they
-harmed nothing."""
+"""What tests of failures share: snapshots that must fail, and the proof that they harmed
+nothing."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def settle(cluster: Cluster) -> None:
 
 
 def works_on(vm: Vm, since: int | None = None) -> None:
-    """A writer goes on, its disk included; `since` is where to read its console from, if not from
-    now on."""
+    """A writer goes on, its disk included. Its console is read from offset `since`, or from now
+    on."""
     offset = len(vm.text()) if since is None else since
 
     def counts() -> set[int]:
@@ -66,15 +66,14 @@ def no_trace(cluster: Cluster, tag: str) -> None:
 
 
 def finish(member: Member, tag: str) -> None:
-    """Lets a slow snapshot come to its end at one member, which then has done its part and said so.
-    """
+    """Lets a slow snapshot end at one member, which has then done its part and told so."""
     vm = member.vm
     vm.qmp.execute("hotsnap-set-bandwidth", {"bandwidth": 0})
     part = member.cluster.bundles / f"{tag}.partial" / member.name
     wait_until((part / "channel.vnet").exists, f"{vm.name} does not finish its part")
     wait_until(lambda: "hotsnap/full" not in [name for _, name in vm.threads()],
                f"{vm.name} has something left to do")
-    for _ in range(2):  # what its last thread left to the main loop is done
+    for _ in range(2):  # so that the main loop has done what the last thread left to it
         vm.phase()
 
 
@@ -100,7 +99,7 @@ def unharmed(cluster: Cluster, tag: str) -> None:
 
 
 def new_tag() -> str:
-    """Tags name jobs too; a job that a failed check left behind must not fail the next one."""
+    """A tag that no check has used: jobs are named by it, and a failed check may leave its job."""
     new_tag.count = getattr(new_tag, "count", 0) + 1
     return f"x{new_tag.count}"
 

@@ -85,15 +85,15 @@ class Vm:
         return not self.ended() and self.qmp.execute("query-status")["status"] == "running"
 
     def threads(self) -> list[tuple[int, str]]:
-        """Of QEMU: thread ids and names."""
+        """Ids and names of QEMU's threads."""
         found = []
         for task in Path(f"/proc/{self.process.pid}/task").iterdir():
-            with suppress(ProcessLookupError, FileNotFoundError):  # it has ended
+            with suppress(ProcessLookupError, FileNotFoundError):  # the thread has ended
                 found.append((int(task.name), (task / "comm").read_text().strip()))
         return found
 
     def real_time_threads(self) -> list[str]:
-        """Names of the threads that have a real-time priority; none has but around a cut."""
+        """Names of the threads with a real-time priority, which none has except around a cut."""
         names = []
         for tid, name in self.threads():
             with suppress(ProcessLookupError):

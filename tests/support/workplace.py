@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a test makes on the machine, and what takes it away again."""
+"""Folders, networks and mounts of a test, which end with it."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from .paths import BUILD, QEMU_IMG
 
 
 class Endable(Protocol):
-    """What must not outlive its test."""
+    """A process that must not outlive its test."""
 
     def kill(self) -> None: ...
 
 
 class Workplace:
-    """A temporary directory, and what must end with the test."""
+    """A temporary directory, and the VMs and networks that must end with the test."""
 
     def __init__(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -50,7 +50,7 @@ class Workplace:
     def network(self, taps: list[str]) -> Network:
         network = Network(f"hs-test-{os.getpid()}-{len(self.networks)}", taps)
         network.create()
-        for tap in taps:  # a guest may stand still for seconds, and no frame is to be lost
+        for tap in taps:  # no frame is lost while a guest stands still for seconds
             subprocess.run(["ip", "-n", network.name, "link", "set", tap, "txqueuelen", "20000"],
                            check=True)
         self.networks.append(network)

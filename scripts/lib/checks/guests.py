@@ -16,7 +16,7 @@ TIMEOUT_LINE = re.compile(r"^# timeout: (\d+)$", re.MULTILINE)
 
 def tests_in(folder: str) -> list[str]:
     """Executable NN-name.sh, NN-name.py and name.test in a folder and those below it, in the order
-    of their names, whatever folder they are in."""
+    of their names; the folders do not count."""
     found = glob.glob(os.path.join(folder, "**", "*.test"), recursive=True)
     found += [path for path in glob.glob(os.path.join(folder, "**", "[0-9][0-9]-*"), recursive=True)
               if path.endswith((".sh", ".py"))]

@@ -84,7 +84,8 @@ def build_parser() -> argparse.ArgumentParser:
     command("ps", _ps, "list the members: state, phase, uptime, disk layers")
     sub = command("snapshot", _snapshot, "save the running cluster as one instant")
     sub.add_argument("tag", metavar="TAG")
-    sub.add_argument("--initiator", metavar="MEMBER", help="the member that leads the snapshot (default: the first)")
+    sub.add_argument("--initiator", metavar="MEMBER",
+                     help="the member that leads the snapshot (default: the first)")
     sub.add_argument("--bandwidth", metavar="SIZE", type=_size, default=0,
                      help="limit of each member's background copy in bytes per second, as in 200M")
     sub.add_argument("--engine", choices=("auto", "kvm", "uffd"), default="auto",
@@ -111,7 +112,8 @@ def build_parser() -> argparse.ArgumentParser:
     sub = command("rm", _rm, "remove a snapshot and join the disk layers that only it needed")
     sub.add_argument("tag", metavar="TAG")
     sub = command("down", _down, "end all members and remove their network")
-    sub.add_argument("--force", action="store_true", help="kill the members, as a power failure would")
+    sub.add_argument("--force", action="store_true",
+                     help="kill the members, as a power failure would")
     return parser
 
 
@@ -137,7 +139,8 @@ def _open(options: argparse.Namespace) -> tuple[State, Fleet]:
 
 
 def _bundle_path(options: argparse.Namespace) -> str:
-    """A path when it looks like one, so that a bundle can be looked at without its cluster."""
+    """TAG or PATH; what has a slash is a path, so that a bundle can be shown without its
+    cluster."""
     if os.sep in options.tag:
         return os.path.abspath(options.tag)
     state, _ = _open(options)

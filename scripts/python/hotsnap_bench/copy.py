@@ -65,7 +65,7 @@ def fio(path: str, size: int) -> float:
 
 
 def fio_rate(output: str, size: int) -> float:
-    """From fio's report, which may have remarks before it."""
+    """Bytes per second, from fio's report, which may have remarks before it."""
     job = json.loads(output[output.index("{"):])["jobs"][0]
     if job["error"] or job["write"]["io_bytes"] != size:
         raise HotsnapError(f"fio wrote {job['write']['io_bytes']} of {size} bytes, error "
@@ -112,9 +112,9 @@ def measure(folder: str, files: str, qemu: str, repeat: int) -> Copies:
         scratch = os.path.join(guest.state.bundles, "fio")
         size = 0
         for turn in range(repeat):
-            # In turns, and each first in every other turn. fio writes as much as the copy did.
+            # The two take turns in being first. fio writes as much as the copy did.
             for what in ("copy", "fio") if turn % 2 == 0 else ("fio", "copy"):
-                os.sync()  # what was removed last is being discarded
+                os.sync()  # so that discards of removed files are over
                 time.sleep(QUIET_SECONDS)
                 sample: dict[str, Any] = {"what": what, "load_average": os.getloadavg()[0]}
                 if what == "fio":

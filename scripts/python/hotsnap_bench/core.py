@@ -75,7 +75,7 @@ class Bench:
         if "stock" in self.parts and not os.access(self.stock, os.X_OK):
             raise HotsnapError(f"no stock QEMU at {self.stock}: run 'scripts/build stock', or set "
                                "HOTSNAP_STOCK_QEMU")
-        # Each machine's description names its QEMU; this variable would win over that.
+        # Each machine's description names its QEMU, and this variable would win over it.
         os.environ.pop("HOTSNAP_QEMU", None)
         self.facts: dict[str, Any] = {}
         self.pauses: dict[int, pause.Pauses] | None = None
@@ -84,7 +84,7 @@ class Bench:
         self.clusters: cluster.Clusters | None = None
 
     def check_room(self) -> None:
-        """Of memory as much as the guests that are there at once take."""
+        """The guests that are there at the same time need this much memory."""
         most = {"pause": sum(self.sizes), "stock": self.sizes[-1],
                 "copy": copy.MEMORY_GIB, "cluster": 1}
         memory = max(most[part] for part in self.parts) * GIB + SPARE_MEMORY
@@ -106,7 +106,7 @@ class Bench:
             "pause": self._pause, "stock": self._stock, "copy": self._copy,
             "cluster": self._cluster}
         os.makedirs(self.folder)
-        # What fails leaves its logs here, until the next run.
+        # A measurement that fails leaves its logs here until the next run.
         for number, part in enumerate(self.parts, 1):
             say(f"[{number}/{len(self.parts)}] {part}, after "
                 f"{human_seconds(time.monotonic() - began)}")
@@ -165,7 +165,7 @@ def available_memory() -> int:
 
 
 def facts(qemu: str, stock: str | None, folder: str) -> dict[str, Any]:
-    """What the figures depend on."""
+    """The machine and the programs that the figures depend on."""
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "kernel": platform.release(), "cpus": os.cpu_count(),
@@ -184,10 +184,10 @@ def version(qemu: str) -> str:
 
 
 def _interrupt(number: int, _: Any) -> None:
-    # One is enough: what follows is cleaning up, which must not be cut short.
+    # A second signal must not cut the cleaning up short.
     for kind in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(kind, signal.SIG_IGN)
-    raise Interrupted(f"interrupted by {signal.Signals(number).name}; what it had started is gone")
+    raise Interrupted(f"interrupted by {signal.Signals(number).name}; everything that it had started has ended")
 
 
 def main(given: list[str] | None = None) -> int:

@@ -67,7 +67,7 @@ class Snapshot:
 
 
 def standstill_ms(events: list[dict[str, Any]]) -> float:
-    """From STOP to RESUME, by the timestamps that QEMU gave these events."""
+    """Milliseconds from STOP to RESUME, by the timestamps that QEMU gave these events."""
     found: dict[str, datetime.timedelta] = {}
     for event in events:
         if event["event"] in ("STOP", "RESUME"):
@@ -145,7 +145,7 @@ class Guest:
         return self.state.members[NAME].accel or ""
 
     def start(self) -> None:
-        """Until the guest's init says that it is ready."""
+        """Returns when the guest's init says that it is ready."""
         with self.state.locked():
             lifecycle.up(self.state, self.fleet)
         self._wait("boot", BOOT_TIMEOUT, lambda: self.console.ready)
@@ -185,7 +185,7 @@ class Guest:
         return self.console.latest.get(("writer", ""), {}).get("pages", 0)
 
     def wait_writing(self) -> None:
-        """Until the guest has said twice that it goes on writing."""
+        """Returns when the guest has said twice that it goes on writing."""
         lines = self.console.lines.get(("writer", ""), 0)
         self._wait("wait for the load", WRITE_TIMEOUT,
                    lambda: self.console.lines.get(("writer", ""), 0) >= lines + 2)
@@ -237,12 +237,12 @@ def end(state: State) -> None:
 
 
 def remove_files(folder: str, state: State, keep_logs: bool) -> None:
-    """After a failure the logs are kept, which it refers to, and the large files are not."""
+    """After a failure the logs stay, since the message refers to them; large files do not."""
     shutil.rmtree(state.bundles if keep_logs else folder, ignore_errors=keep_logs)
 
 
 def clean(folder: str) -> None:
-    """End and remove what an earlier run that was killed has left."""
+    """Ends and removes what is left of an earlier run that was killed."""
     if not os.path.isdir(folder):
         return
     for entry in sorted(os.listdir(folder)):
@@ -251,6 +251,6 @@ def clean(folder: str) -> None:
             try:
                 state = State(cluster.load(path))
             except HotsnapError:
-                continue  # its guest image or QEMU is gone, and so is what ran of it
+                continue  # its guest image or QEMU was deleted: nothing of it can run
             end(state)
     shutil.rmtree(folder)

@@ -27,7 +27,8 @@ UNLIMITED = 1 << 40        # bytes per second; stock QEMU's default is a network
 
 @dataclass
 class Pauses:
-    """Of one size. `pause` is QEMU's own report, `standstill` is from the event STOP to RESUME."""
+    """Pauses of a VM of one size. `pause` is QEMU's own report, `standstill` is the time from the
+    event STOP to RESUME."""
 
     pause: Series = field(default_factory=lambda: Series("ms"))
     standstill: Series = field(default_factory=lambda: Series("ms"))
@@ -58,8 +59,8 @@ def label(gib: int) -> str:
 
 def measure(folder: str, files: str, qemu: str, sizes: Sequence[int], repeat: int,
             facts: dict[str, Any]) -> dict[int, Pauses]:
-    """All machines are there all the time, and only the one that is measured runs: so what else
-    the host does hits all sizes alike."""
+    """All machines are there all the time, and only the one that is measured runs, so that other
+    work of the host disturbs all sizes alike."""
     results = {size: Pauses() for size in sizes}
     with contextlib.ExitStack() as stack:
         guests: dict[int, Guest] = {}

@@ -18,7 +18,7 @@ _CONTROL = re.compile(r"\x1b\[[?0-9;]*[A-Za-z]|\r")  # what an interactive shell
 
 
 def answer(output: str) -> str | None:
-    """What a command printed, once all of it is there."""
+    """The output of a command; None until all of it is there."""
     match = _ANSWER.search(_CONTROL.sub("", output))
     return match[1] if match else None
 
@@ -28,7 +28,8 @@ class Shell:
         self.path = path
 
     def run(self, command: str, timeout: float = 60.0) -> str:
-        """What a command prints; it must be one line that does not read the terminal."""
+        """Runs a command and returns its output. It must be one line that does not read the
+        terminal."""
         deadline = time.monotonic() + timeout
         output = b""
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as port:

@@ -29,7 +29,7 @@ from support import cutcheck, trial
 from support.trial import Check
 
 TAG = "quickstart"
-# What can go wrong without this program being wrong.
+# Failures that are no fault of this program.
 EXPECTED = (HotsnapError, OSError)
 LINES_AFTER = 4      # of each kind, that restored guests must print
 NOTHING: dict[str, Any] = {
@@ -60,7 +60,7 @@ class Quickstart:
         self.timings[name] = round(time.monotonic() - began, 2)
 
     def clean(self) -> None:
-        """End what runs and remove the network: also of a run that was killed."""
+        """Ends the members and removes the network, those of an earlier run included."""
         with self.state.locked():
             self.fleet.kill(self.fleet.names())
             self.fleet.remove_network()
@@ -160,7 +160,8 @@ class Quickstart:
         self._note("no guest complains", not failures, "; ".join(failures) or "none")
 
     def _check_rows(self) -> None:
-        """What the database had acknowledged is there: at the cut, and in the restored cluster."""
+        """The rows that the database had acknowledged are there: at the cut, and after the
+        restore."""
         assert self.saved is not None
         with self.step("check PostgreSQL's rows: at the cut, and restored"):
             frozen = next(disk.file for member, disk in self.saved.layers()
@@ -212,7 +213,7 @@ class Quickstart:
 
 
 def verdict(result: dict[str, Any]) -> str:
-    """The last line. A figure that was not come by is '-'."""
+    """The last line. A figure that is not known is '-'."""
     fields = " ".join(f"{key}={'-' if result.get(key) is None else result[key]}" for key in (
         "members", "downtime_max_ms", "backoff_max_ms", "orphans", "lost", "restored"))
     if result["pass"]:
@@ -221,7 +222,7 @@ def verdict(result: dict[str, Any]) -> str:
 
 
 def _interrupt(number: int, _: Any) -> None:
-    # One is enough: what follows is cleaning up, which must not be cut short.
+    # A second signal must not cut the cleaning up short.
     for kind in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(kind, signal.SIG_IGN)
     raise Interrupted(f"interrupted by {signal.Signals(number).name}")

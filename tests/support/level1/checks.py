@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What is asked of snapshots that level-2 guests made: that the image is the memory of the pause,
-that an open trap shows, that the restored guest goes on.
+"""Checks of snapshots of level-2 guests: the image is the memory of the pause, an open trap is
+seen, the restored guest goes on.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from ..image import Image, compare
 from ..outcome import check, wait_until
 from .machine import BOOT_TIMEOUT, BUNDLES, Guest, Level1
 
-# The manners of saving that have a trap, which is called as the manner is, without "_write".
+# The manners of saving that have a trap. A trap's name is the manner's without "_write".
 WRITES = ["guest_write", "dma_write", "kvm_write"]
-TRAPPED = {"none": [], "uffd": WRITES[:2]}  # by engine; of all others all are
+TRAPPED = {"none": [], "uffd": WRITES[:2]}  # by engine; the other engines have all traps
 
 
 def pages_written(guest: Guest) -> dict[str, int]:
-    """What each writer last said it had written."""
+    """The pages that each writer has written, as it last said."""
     return {cpu: int(count) for cpu, count in
             re.findall(r"writer (cpu\d) pages=(\d+) disk", guest.text())}
 
@@ -47,7 +47,7 @@ class Shot:
 
     @property
     def manners(self) -> list[str]:
-        """In which it saves what is written while it copies."""
+        """The manners in which this snapshot saves pages that are written while it copies."""
         return [manner for manner in TRAPPED.get(self.engine, WRITES)
                 if manner != f"{self.open_trap}_write"]
 

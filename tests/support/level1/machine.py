@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A level-1 machine: a computer with hardware virtualization, emulated, for tests under KVM.
 
-QEMU's TCG emulates AMD's SVM with nested paging, so KVM works in the machine whatever the host has.
+QEMU's TCG emulates AMD's SVM with nested paging, so that KVM works in the machine on any host.
 The machine runs the QEMU under test with level-2 guests, as planned before it starts: one after the
 other, or some at once. QMP and the guests' consoles lead out through virtio ports, one pair of them
 for each guest that runs at the same time; files come out of the machine's disk once it has powered
@@ -133,8 +133,8 @@ class DebianLevel2(Level2):
 
 
 class Guest(Vm):
-    """A level-2 guest that runs, as the other VM tests know theirs. Its process is the level-1
-    machine's."""
+    """A level-2 guest that runs, with the interface of other tests' VMs. Its process is that of the
+    level-1 machine."""
 
     # pylint: disable=super-init-not-called
     def __init__(self, machine: Level1, plan: Level2):
@@ -166,7 +166,7 @@ class Guest(Vm):
 
     def kill_hard(self) -> None:
         """SIGKILL to its QEMU, in the machine; for a guest that is planned as killed."""
-        # A file in the machine that a QEMU can be told to make; init waits for it.
+        # The machine's init waits for this file, which a QEMU can be told to make.
         self.qmp.execute("pmemsave", {"val": 0, "size": 1, "filename": f"/run/kill-{self.name}"})
         self.machine.wait(rf"end {self.name}\b")
 
@@ -228,7 +228,7 @@ class Level1:
             "-m", str(memory_mib), "-no-reboot",
             "-kernel", str(self.kernel / "vmlinuz"), "-initrd", str(self.kernel / "initrd.img"),
             "-append", "console=ttyS0 quiet mitigations=off no_timer_check panic=-1 "
-                       # A host that stands still for a while is no fault of this kernel.
+                       # The host may stand still for a while, which is no fault of this kernel.
                        "watchdog_thresh=60 rcupdate.rcu_cpu_stall_timeout=120 "
                        f"hugepages={HUGE_PAGES}",
             "-drive", f"if=none,id=root,file={self.disk},format=raw,cache=unsafe",
@@ -283,7 +283,7 @@ class Level1:
                 # What is told to quit now would be the next guest.
                 print(f"# {name}'s QEMU had ended; its console: {guest.text()[-500:]!r}", flush=True)
                 raise
-            # What went wrong is of interest, and not that QEMU may be gone.
+            # The first error counts, not the end of QEMU that it may have caused.
             with suppress(Failed, QmpError, QmpClosed, QmpTimeout):
                 self._quit(guest)
             raise
@@ -312,7 +312,7 @@ class Level1:
                 connection.close()
 
     def output_of(self, program: str) -> str:
-        """What a program of the plan has printed so far."""
+        """The output of a program of the plan so far."""
         begun = self.vm.text().partition(f"level1: start {program}")[2]
         return begun.partition(f"level1: end {program}")[0].replace("\r", "")
 

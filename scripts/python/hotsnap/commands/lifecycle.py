@@ -23,8 +23,9 @@ from . import recovery
 
 
 def settle_disks(state: State, name: str, needs: Container[str] | None = None) -> dict[str, str]:
-    """The files that a member that does not run wrote to last. Those of the disks in `needs`, or
-    of all, exist, and no snapshot has frozen one: the layer over it would be lost then."""
+    """Disk id to the file that a stopped member wrote to last. HotsnapError if the file of a disk
+    in `needs`, or of any disk, is missing, or if a snapshot has frozen it: the layer over it is
+    lost."""
     known = merge.scan(state, [name])
     frozen = {os.path.realpath(disk.file) for kept in bundle.survey(state.bundles)[0]
               for _, disk in kept.layers()}
@@ -35,8 +36,8 @@ def settle_disks(state: State, name: str, needs: Container[str] | None = None) -
             continue
         if path in frozen:
             path = entry.disks[disk]
-            raise HotsnapError(f"disk {disk} of member {name} is gone: {path}, or what lay over "
-                               "it, is not there: 'hotsnap restore' starts over from a snapshot, "
+            raise HotsnapError(f"disk {disk} of member {name} is gone: {path}, or the layer over "
+                               "it, is missing: 'hotsnap restore' starts over from a snapshot, "
                                "'hotsnap up --fresh' from the golden images")
         if path not in known:
             raise HotsnapError(f"disk {disk} of member {name} is gone: {path} is not a file in "
@@ -47,7 +48,7 @@ def settle_disks(state: State, name: str, needs: Container[str] | None = None) -
 
 
 def fresh_disks(state: State, member: Member, image_tool: str) -> dict[str, str]:
-    """New layers over the golden images; what is made is removed again if one fails."""
+    """Makes new layers over the golden images: all of them, or none after a failure."""
     made: dict[str, str] = {}
     try:
         for disk in member.disks:
@@ -73,14 +74,14 @@ def remove_files(paths: Any) -> None:
 
 
 def up(state: State, fleet: Fleet, fresh: bool = False) -> list[str]:
-    """Start the members that do not run; returns their names."""
+    """Starts the members that do not run; returns their names."""
     state.make_folders()
     image_tool = binaries.qemu_img(state.cluster.qemu)
     recovery.recover(state, fleet)
     if not os.path.exists(state.file):
         if not fresh:
             merge.check_state(state, fleet, merge.scan(state))
-        state.save()  # before the first layer, so that layers without it mean that it was lost
+        state.save()  # before the first layer: layers without a state mean that it was lost
     wanted = [m for m in state.cluster.members if not fleet.running(m.name)]
     if fresh and len(wanted) < len(state.cluster.members):
         raise HotsnapError("--fresh needs the whole cluster down: run 'hotsnap down' first")
@@ -97,13 +98,13 @@ def up(state: State, fleet: Fleet, fresh: bool = False) -> list[str]:
                 made += [path for disk, path in new.items() if disk not in have]
                 remove_files(path for disk, path in new.items() if disk in have)
                 have = {**new, **have}
-            # A disk that the cluster file does not name any more keeps what it holds.
+            # A disk that the cluster file no longer names keeps its content.
             disks[member.name] = {disk: have[disk] for disk in sorted(have)}
         if disks:
             fleet.start(disks)
     except BaseException:
         remove_files(made)
-        for name in disks:  # as it was, except that a file name is not used twice
+        for name in disks:  # as before, except that no file name is used twice
             number = state.member(name).layers
             entry = state.members[name] = before.get(name, MemberState())
             entry.layers, entry.process = number, None
@@ -114,7 +115,7 @@ def up(state: State, fleet: Fleet, fresh: bool = False) -> list[str]:
 
 
 def status(state: State, fleet: Fleet) -> list[dict[str, Any]]:
-    """What `ps` shows. Asks the members without waiting for a command that is under way."""
+    """The rows of `ps`. The members answer also while another command is under way."""
     rows = []
     for member in state.cluster.members:
         kept = state.members.get(member.name, MemberState())
@@ -165,17 +166,17 @@ def ps(state: State, fleet: Fleet, as_json: bool) -> None:
 
 
 def down(state: State, fleet: Fleet, force: bool) -> list[str]:
-    """End all members and remove their network; returns the names of those that ran."""
+    """Ends all members and removes their network; returns the names of those that ran."""
     ran = fleet.running_names()
     for name in ran:
         try:
             with fleet.monitor(name) as qmp:
                 fleet.note_disks(name, qmp)
         except HotsnapError:
-            pass  # merge.settle finds out at the next start
+            pass  # merge.settle finds the file at the next start
     undo = False
     if state.restoring:
-        with contextlib.suppress(HotsnapError):  # the next command asks again
+        with contextlib.suppress(HotsnapError):  # the next command looks again
             undo = not recovery.went_through(state, fleet)
             if not undo:
                 recovery.end_restore(state)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""ls, show and rm: what is known of bundles, and taking them away."""
+"""ls, show and rm: lists, describes and removes bundles."""
 
 from __future__ import annotations
 
@@ -78,8 +78,8 @@ def report(found: bundle.Bundle) -> str:
           "-" if m.memory.faults is None else m.memory.faults, m.channel.frames)
          for m in found.members],
         right="PAUSE PAGES ZERO BACKGROUND GUEST DMA KVM FAULTS FRAMES"))
-    lines += ["", "PAGES are of 4 KiB: ZERO of them take no space; BACKGROUND to KVM say whose copy or "
-                  "write saved them"]
+    lines += ["", "PAGES are of 4 KiB: ZERO of them take no space; BACKGROUND to KVM tell in "
+                  "which manner they were saved"]
     return "\n".join(lines)
 
 
@@ -104,13 +104,14 @@ def _step(member: bundle.SavedMember, name: str) -> str:
 
 
 def rm(state: State, fleet: Fleet, tag: str, quiet: bool = False) -> dict[str, Any]:
-    """Remove a bundle and join the disk layers that only it needed; the caller holds the lock."""
+    """Removes a bundle and joins the disk layers that only it needed; the caller holds the lock."""
     if "/" in tag or tag in ("", ".", ".."):
         raise HotsnapError(f"{tag!r} is not a tag: 'hotsnap ls' lists them")
     path = os.path.join(state.bundles, tag)
     if not os.path.isdir(path):
         raise HotsnapError(f"no snapshot {tag!r}: 'hotsnap ls' lists those there are")
-    recovery.recover(state, fleet, quiet, tell=False)  # it may wait for what is removed here
+    # A merge may wait for the removal of this bundle, and need not be mentioned.
+    recovery.recover(state, fleet, quiet, tell=False)
     for name in fleet.running_names():
         with fleet.monitor(name) as qmp:
             merge.check_rest(fleet, name, qmp)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a command that changes something does first: to mend what an earlier one left behind.
+"""Mends what an earlier command left behind; each command that changes something does this first.
 
 A restore keeps the disks that it replaces until it has succeeded. So that this holds when the
 command or the host dies, state.json says under `restoring`, from before the first member is ended:
@@ -10,9 +10,9 @@ command or the host dies, state.json says under `restoring`, from before the fir
     started  there once the new members are about to be started, and all old ones are ended
     undo     there once the restore is known to have failed
 
-Nothing is deleted or merged for as long as that is there. It goes when the restore has succeeded,
-or when all is as it was before; a command that finds it does the one or the other. A merge that
-was cut short is finished, see merge.py.
+While `restoring` is there, no layer is deleted or merged. It is removed when the restore has
+succeeded, or when everything is as before; a command that finds it brings about one or the other.
+A merge that was cut short is finished by disks/merge.py.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ START_TIMEOUT = 60.0  # seconds; in half of that the members have started, or ha
 
 
 def recover(state: State, fleet: Fleet, quiet: bool = False, tell: bool = True) -> None:
-    """The caller holds the lock. `tell` False: nothing is said of a merge that has to wait."""
+    """The caller holds the lock. With `tell` a merge that has to wait is mentioned."""
     if state.restoring:
         tag = state.restoring.tag
         if went_through(state, fleet):
@@ -49,11 +49,11 @@ def recover(state: State, fleet: Fleet, quiet: bool = False, tell: bool = True) 
 
 def begin_restore(state: State, fleet: Fleet, tag: str, disks: dict[str, list[str]]
                   ) -> dict[str, dict[str, str]]:
-    """Note what will be replaced; returns names for the new layers, which do not exist yet."""
+    """Notes what will be replaced; returns names for the new layers, which do not exist yet."""
     for name in disks:
         entry = state.member(name)
         if fleet.running(name):
-            # When it does not answer, what is over the file that was noted is found later.
+            # If it does not answer, the layers over the file that was noted are found later.
             with contextlib.suppress(HotsnapError), fleet.monitor(name) as qmp:
                 fleet.note_disks(name, qmp)
         else:
@@ -67,25 +67,25 @@ def begin_restore(state: State, fleet: Fleet, tag: str, disks: dict[str, list[st
 
 
 def starting(state: State) -> None:
-    """Saved with what the new members write to, before the first of them runs."""
+    """The next save of the state, which comes before a new member runs, has this."""
     assert state.restoring
     state.restoring.started = True
 
 
 def end_restore(state: State) -> None:
-    """It has succeeded: what the disks were before is not needed for it any more."""
+    """The restore has succeeded: the disks from before are not needed for it any more."""
     state.restoring = None
     state.save()
 
 
 def undo_restore(state: State, fleet: Fleet) -> None:
-    """End what was started and forget the new layers. Can be repeated, if it is cut short."""
+    """Ends what was started and drops the new layers. Can be repeated if it is cut short."""
     assert state.restoring
     state.restoring.undo = True
     state.save()
     made, before = state.restoring.made, state.restoring.before
     began = state.restoring.started
-    if began:  # else those that run are the ones from before
+    if began:  # else the members that run are those from before
         fleet.kill(made)
     for files in made.values():
         for path in files.values():
@@ -99,10 +99,11 @@ def undo_restore(state: State, fleet: Fleet) -> None:
 
 
 def went_through(state: State, fleet: Fleet) -> bool:
-    """Whether a restore that no command follows any more let the guests go on.
+    """Whether a restore whose command was killed let the guests go on.
 
-    Guests go on once all members have loaded, so one that did tells of all. When none is there to
-    be asked, what a guest has written tells; a guest that did not run has written nothing.
+    Guests go on once all members have loaded, so that one guest that went on is proof for all. If
+    no member is left to be asked, written disks are the proof; a guest that did not run has written
+    nothing.
     """
     assert state.restoring
     if state.restoring.undo or not state.restoring.started:
@@ -126,7 +127,7 @@ def went_through(state: State, fleet: Fleet) -> bool:
 
 
 def _standing(state: State, fleet: Fleet, name: str) -> tuple[str, str]:
-    """What a member says of itself: its VM's status, and where it is in a restore."""
+    """The status of a member's VM, and the phase of its restore."""
     try:
         with fleet.monitor(name) as qmp:
             return (qmp.execute("query-status")["status"],

@@ -41,7 +41,7 @@ class _Watcher:
                 self.progress.line(f"  {self.phase}" + (f": {reason}" if reason else ""))
         total = job["total-progress"]
         note = self.phase
-        if total > BAR_BYTES:  # what is counted are bytes of memory
+        if total > BAR_BYTES:  # the job counts bytes of memory
             note = f"{human_size(job['current-progress'])} of {human_size(total)} {note}"
         self.progress.update(job["current-progress"], total, note)
 
@@ -49,7 +49,7 @@ class _Watcher:
 def snapshot(state: State, fleet: Fleet, tag: str, initiator: str | None = None,
              bandwidth: int = 0, timeout: float | None = None, engine: str = "auto",
              quiet: bool = False) -> bundle.Bundle:
-    """Take a snapshot of the whole cluster; the caller holds the lock."""
+    """Takes a snapshot of the whole cluster; the caller holds the lock."""
     bundle.check_tag(tag)
     recovery.recover(state, fleet, quiet)
     names = fleet.names()
@@ -100,29 +100,29 @@ def _text(error: Exception) -> str:
 
 
 def _note_disks(state: State, fleet: Fleet) -> None:
-    """Keep the files that the members write to now."""
+    """Notes the files that the members write to now."""
     for name in fleet.running_names():
         try:
             with fleet.monitor(name) as qmp:
                 fleet.note_disks(name, qmp)
         except HotsnapError:
-            pass  # merge.settle finds out once it does not run any more
+            pass  # merge.settle finds the files when the member has stopped
     state.save()
 
 
 def restore(state: State, fleet: Fleet, saved: bundle.Bundle, replace: bool = False,
             timeout: float | None = None, every_checksum: bool = True,
             quiet: bool = False) -> None:
-    """Bring the cluster back from a bundle; the caller holds the lock.
+    """Brings the cluster back from a bundle; the caller holds the lock.
 
-    Nothing is started, and nothing ended, if the bundle is damaged; without `every_checksum`
-    large files are looked at from the outside only.
-    The bundle is not changed: members go on in new layers over its own. What the cluster's disks
-    held that no bundle names is dropped once the restore has succeeded, whatever ends it before.
+    If the bundle is damaged, nothing is started and nothing is ended; without `every_checksum` only
+    the size of a large file is checked.
+    The bundle is not changed: members go on in new layers over its own. Layers that no bundle names
+    are dropped once the restore has succeeded, and not before.
     """
     state.make_folders()
     recovery.recover(state, fleet, quiet)
-    saved = bundle.read(saved.path)  # a merge may have changed it
+    saved = bundle.read(saved.path)  # `recover` may have changed it
     names = [member.name for member in saved.members]
     if set(names) != set(fleet.names()):
         raise HotsnapError(f"snapshot {saved.tag!r} is of {', '.join(sorted(names))}, but "
@@ -136,7 +136,7 @@ def restore(state: State, fleet: Fleet, saved: bundle.Bundle, replace: bool = Fa
               else verify.outline(saved))
     if damage:
         raise HotsnapError(f"snapshot {saved.tag!r} is damaged: {damage[0]}: nothing was started; "
-                           f"'hotsnap verify {saved.tag}' tells all")
+                           f"'hotsnap verify {saved.tag}' lists all damage")
     frozen = {m.name: _frozen_disks(state, m) for m in saved.members}
     machines = {m.name: m.machine for m in saved.members}
     _same_hardware(state, fleet, saved)
@@ -195,7 +195,7 @@ def _frozen_disks(state: State, member: bundle.SavedMember) -> dict[str, tuple[s
 
 
 def _same_hardware(state: State, fleet: Fleet, saved: bundle.Bundle) -> None:
-    """Refuse to load a state into another machine than it was saved from."""
+    """Refuses to load a state into another machine than it was saved from."""
     taps = {name: {nic.id: "tap" for nic in state.cluster.member(name).nics}
             for name in fleet.names()}
     for entry in saved.members:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Checking every checksum of a bundle, in parallel.
+"""Checks every checksum of a bundle, in parallel.
 
-What is damaged is named by file and offset. A file is read in pieces of 64 MiB by one process for
+Damage is named by file and offset. A file is read in pieces of 64 MiB by one process for
 each CPU, past holes.
 """
 
@@ -71,7 +71,7 @@ def _check_piece(piece: _Piece) -> list[Damage]:
 
 def check(checked: bundle.Bundle,
           progress: Callable[[int, int], None] | None = None) -> Report:
-    """Compare everything that a bundle's manifest has a checksum of."""
+    """Compares every file that the manifest has a checksum of."""
     report, pieces = _outline(checked)
     assert report.damage is not None
     total = sum(len(p.expected) * p.unit for p in pieces)
@@ -86,8 +86,8 @@ def check(checked: bundle.Bundle,
 
 
 def outline(checked: bundle.Bundle) -> list[Damage]:
-    """What can be told in an instant: files that are missing or have another size, checksums of
-    the small ones, and a manifest that contradicts itself."""
+    """The damage that is found in an instant: files that are missing or have another size, small
+    files with another checksum, and a manifest that contradicts itself."""
     return _outline(checked)[0].damage or []
 
 
@@ -114,7 +114,7 @@ def _outline(checked: bundle.Bundle) -> tuple[Report, list[_Piece]]:
         report.files += 1
         attempt(lambda: _check_small(path, expected), path)
     for _, disk in checked.layers():
-        # A disk that was raw until its first snapshot lies over nothing.
+        # A raw disk, such as one before its first snapshot, lies over nothing.
         if disk.format == "qcow2" and os.path.exists(disk.file):
             attempt(lambda: qcow2.chain(disk.file), disk.file)
     report.damage.extend(_contradictions(checked))
@@ -158,7 +158,7 @@ def _check_small(path: str, expected: str) -> None:
 
 
 def _contradictions(checked: bundle.Bundle) -> list[Damage]:
-    """What the manifest says of itself and of the files that cannot be."""
+    """Statements of the manifest that cannot be true together, or cannot be true of the files."""
     path = checked.file("manifest.json")
     found = []
     names = [member.name for member in checked.members]
@@ -204,7 +204,7 @@ def _run(pieces: list[_Piece]):
 
 
 def _start_worker() -> None:
-    """Ctrl-C is for the command, which then ends its workers."""
+    """Ctrl-C interrupts the command alone, which then ends its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
@@ -227,7 +227,7 @@ def check_visibly(checked: bundle.Bundle, quiet: bool) -> Report:
 
 
 def report(checked: bundle.Bundle, as_json: bool) -> bool:
-    """Check, and print what was found; whether nothing is damaged."""
+    """Checks, and prints what was found; returns whether nothing is damaged."""
     result = check_visibly(checked, as_json)
     damage = result.damage or []
     if as_json:

@@ -32,10 +32,10 @@ def scan(folders: Iterable[str]) -> dict[str, str | None]:
 
 
 def topmost(layers: Mapping[str, str | None], path: str) -> str:
-    """The layer that a member really wrote to last, given the one it was known to write to.
+    """The layer that a member wrote to last; `path` is the one that was noted.
 
-    A layer with another one over it was frozen: a snapshot happened that was not noted, because
-    the command or the host went away in the middle of it.
+    A layer with another one over it was frozen, by a snapshot that was not noted because its
+    command was killed or the host failed.
     """
     seen = {path}
     while True:
@@ -71,10 +71,10 @@ class Merge:
 
 
 def plan(layers: Mapping[str, str | None], needed: Iterable[str]) -> list[Delete | Merge]:
-    """What to do so that only layers remain which are needed or have several others over them.
+    """The actions after which each layer is needed, or has several others over it.
 
-    `layers` maps each layer to what it lies over; what is not a key, such as a golden image, is
-    never touched. With n needed layers at most 2n - 1 remain, so chains are bounded.
+    `layers` maps each layer to what it lies over; a file that is not a key, such as a golden image,
+    is never touched. With n needed layers at most 2n - 1 remain, so chains are bounded.
     """
     keep = set(needed)
     tree = dict(layers)

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Carrying out a plan of layers.py on a cluster that runs or does not.
+"""Carries out a plan of layers.py, whether the cluster runs or not.
 
 Deleting is one step. A merge is many: commit, new checksums, manifests, the layers above, the
-state, and at last the files. It is written down in merge.json first, and `recover` finishes it
-after a crash. Every step can be repeated, because a commit leaves the layer on top as it was, and
-that layer hides whatever a commit that was cut short has written below it.
+state, and at last the files. A journal is written first (journal.py), and `recover` finishes the
+merge after a crash. Every step can be repeated, because a commit leaves the layer on top as it was,
+and that layer hides what a commit that was cut short has written below it.
 
 One step needs care: when the topmost layer is the one that a running member writes to, QEMU goes
 on in the layer below, and from then on the layer on top is out of date. The job is therefore not
 finalized by itself. While it is pending, both layers have the same content and the guest's writes
-wait; "finalizing" is written down then, and whoever reads it knows that the lower one counts.
+wait; the journal then says "finalizing", which means that the lower layer counts.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ ATTEMPTS = 5
 
 
 class Busy(HotsnapError):
-    """A member is in the middle of something that decides which layers are needed."""
+    """A snapshot, restore or merge is under way, and its end decides which layers are needed."""
 
 
 class Moved(HotsnapError):
-    """A member does not use the layers that it used when the plan was made; nothing was done."""
+    """A member no longer uses the layers that it used when the plan was made; nothing was done."""
 
 
 class Misplaced(HotsnapError):
-    """The state does not fit the files, so nobody can say which layers are needed."""
+    """The state does not fit the files, so that the layers that are needed are unknown."""
 
 
 def folders(state: State) -> list[str]:
@@ -53,8 +53,8 @@ def folders(state: State) -> list[str]:
 
 
 def scan(state: State, names: Iterable[str] | None = None) -> dict[str, str | None]:
-    """The layers of these members, or of all, without those that were merged into another and
-    only wait to go: what such a one held may be out of date."""
+    """The layers of these members, or of all. Layers that were merged into another one and wait to
+    be deleted are left out, since their content may be out of date."""
     known = layers.scan(map(state.member_folder, names) if names else folders(state))
     entry = journal.read(state.journal)
     if entry and entry.stage == journal.COMMITTED:
@@ -64,10 +64,10 @@ def scan(state: State, names: Iterable[str] | None = None) -> dict[str, str | No
 
 
 def settle(entry: MemberState, known: dict[str, str | None]) -> dict[str, str]:
-    """Disk id to the file that a member which does not run wrote to last.
+    """Disk id to the file that a stopped member wrote to last.
 
-    What was noted may be out of date: a snapshot that nobody noted puts a layer on top, and one
-    that was aborted after its cut takes the layer away again once it is committed.
+    The entry may be out of date: a snapshot that was not noted puts a layer on top, and a snapshot
+    that was aborted after its cut removes that layer again once it is committed.
     """
     found = {}
     for disk, path in entry.disks.items():
@@ -78,7 +78,7 @@ def settle(entry: MemberState, known: dict[str, str | None]) -> dict[str, str]:
 
 
 def check_rest(fleet: Fleet, name: str, qmp: Qmp) -> None:
-    """Busy unless a running member goes on with the layers that it has now."""
+    """Raises Busy if the layers of a running member are about to change."""
     if fleet.snapshots and qmp.execute("query-hotsnap")["phase"] not in AT_REST:
         raise Busy(f"member {name} is in a snapshot: wait until it is over")
     if fleet.rearranging(qmp):
@@ -89,8 +89,8 @@ def check_rest(fleet: Fleet, name: str, qmp: Qmp) -> None:
 def needed(state: State, fleet: Fleet, known: dict[str, str | None]) -> set[str]:
     """Layers that a bundle names or a member writes to; all are in `known`.
 
-    BundleError when a bundle is damaged. One that is not found where it should be means that
-    others may not be recognized either, as when the cluster's folder was moved or copied.
+    BundleError if a bundle is damaged, or names a layer that is missing: other layers may then be
+    unknown as well, as when the cluster's folder was moved or copied.
     """
     keep = set()
     for kept in bundle.complete(state.bundles):
@@ -119,7 +119,7 @@ def needed(state: State, fleet: Fleet, known: dict[str, str | None]) -> set[str]
 
 
 def check_state(state: State, fleet: Fleet, known: dict[str, str | None]) -> None:
-    """Misplaced unless the files that members that do not run wrote to are where they were."""
+    """Raises Misplaced if a file that a stopped member wrote to is not where it was."""
     if known and not os.path.exists(state.file):
         raise Misplaced(f"{state.file} is missing, and with it what tells which of the disk "
                         "layers count: put it back, or begin anew with 'hotsnap restore' or "
@@ -128,7 +128,7 @@ def check_state(state: State, fleet: Fleet, known: dict[str, str | None]) -> Non
     for name, entry in list(state.members.items()):
         folder = os.path.realpath(state.member_folder(name))
         if name not in named and all(os.path.dirname(path) != folder for path in known):
-            entry.disks = {}  # a member of the past, and somebody removed its disks
+            entry.disks = {}  # a former member whose disks were removed
         if fleet.running(name):
             continue
         for disk, path in settle(entry, known).items():
@@ -141,7 +141,7 @@ def check_state(state: State, fleet: Fleet, known: dict[str, str | None]) -> Non
 
 
 def tidy(state: State, fleet: Fleet, merge: bool = True, quiet: bool = False) -> dict[str, Any]:
-    """Remove and, if `merge`, join the layers that nothing needs; returns what was done.
+    """Deletes and, if `merge`, joins the layers that nothing needs; returns what was done.
 
     The caller holds the lock.
     """
@@ -167,12 +167,12 @@ def _carry_out(state: State, fleet: Fleet, done: dict[str, Any], merge: bool,
                    "finished")
     known = layers.scan(folders(state))
     actions = layers.plan(known, needed(state, fleet, known))
-    state.save()  # what members write to now, to which the journal of a merge refers
+    state.save()  # the journal of a merge refers to the files that members write to now
     unneeded = [action.path for action in actions if isinstance(action, layers.Delete)]
     if unneeded:
         check_unused(fleet, unneeded)
     for path in unneeded:
-        if os.path.exists(path):  # else an undo that ended just now has removed it
+        if os.path.exists(path):  # the undo of a snapshot may have removed it just now
             os.unlink(path)
             done["deleted"].append(path)
     for action in actions:
@@ -182,7 +182,7 @@ def _carry_out(state: State, fleet: Fleet, done: dict[str, Any], merge: bool,
 
 
 def check_unused(fleet: Fleet, paths: Iterable[str]) -> None:
-    """The last look before files go: what a QEMU has open now counts, not what was noted."""
+    """The last check before files are deleted: it asks what each QEMU has open now."""
     opened = fleet.open_files()
     for path in paths:
         if path in opened:
@@ -191,20 +191,20 @@ def check_unused(fleet: Fleet, paths: Iterable[str]) -> None:
 
 
 def collect(state: State, fleet: Fleet) -> None:
-    """Delete what nothing needs, which is quick; keep it all when that cannot be told now."""
+    """Deletes the layers that nothing needs, which is quick; keeps all if they are unknown now."""
     try:
         tidy(state, fleet, merge=False)
     except (bundle.BundleError, Busy):
-        pass  # `ls` and `verify` report a bundle; the next command that collects does the rest
+        pass  # `ls` reports a damaged bundle; a later command deletes the layers
     except (Misplaced, Moved) as error:
         say(f"all disk layers were kept: {error}")
 
 
 def recover(state: State, fleet: Fleet, quiet: bool = False, tell: bool = True) -> None:
-    """Finish the merge that a crash cut short. The caller holds the lock.
+    """Finishes a merge that a crash cut short. The caller holds the lock.
 
-    What a damaged bundle may still name is kept, and so is the journal, until somebody has
-    removed that bundle; all else goes on meanwhile, and is told so if `tell`.
+    Layers that a damaged bundle may name are kept, and so is the journal, until that bundle is
+    removed. Commands work meanwhile; with `tell` they say that the merge waits.
     """
     entry = journal.read(state.journal)
     if entry is None:
@@ -216,7 +216,7 @@ def recover(state: State, fleet: Fleet, quiet: bool = False, tell: bool = True) 
     try:
         _Merging(state, fleet, action, quiet).run(entry.stage, again=True)
     except (bundle.BundleError, Moved) as error:
-        # Without its journal it had not begun, and the layers are arranged otherwise now.
+        # Without a journal the merge had not begun, and the layers are arranged otherwise now.
         if tell and os.path.exists(state.journal):
             say(f"a merge of disk layers waits to be finished: {error}")
 
@@ -228,7 +228,7 @@ class _Merging:
         self.progress = Progress(f"merge into {os.path.basename(action.base)}", quiet)
 
     def run(self, stage: str = journal.BEGUN, again: bool = False) -> None:
-        """`stage` is where an earlier run of the same merge, if `again`, is known to have been."""
+        """`again`: an earlier run of the same merge was cut short, at this stage."""
         if stage != journal.COMMITTED:
             self._note(stage)
             try:
@@ -236,7 +236,7 @@ class _Merging:
                 check_unused(self.fleet, self.action.removed)
             except BaseException as error:
                 if self._stage() == journal.BEGUN and not self._under_way():
-                    os.unlink(self.state.journal)  # nothing that anybody sees was changed
+                    os.unlink(self.state.journal)  # nothing visible was changed
                 if isinstance(error, (QmpTimeout, QmpClosed)):
                     raise HotsnapError(
                         f"the merge into {self.action.base} was cut short: {error}; nothing is "
@@ -275,24 +275,24 @@ class _Merging:
                         self._commit_live(qmp, info, files)
                         return
                     if used == [self.action.base] and again:
-                        return  # QEMU has finished it
+                        return  # QEMU has finished the commit
                     if used:
                         raise Moved(f"member {name} does not use its disk layers as it did: "
                                     f"{', '.join(run)} were not merged; the next 'hotsnap rm' "
                                     "looks again")
         if stage == journal.FINALIZING:
-            return  # the lower layer counts, see above
+            return  # the lower layer counts already
         with_base = ["-b", self.action.base] if len(self.action.removed) > 1 else []
         binaries.run_img(self.image_tool, "commit", "-q", "-d", "-f", "qcow2", *with_base,
                          self.action.top)
         atomic.sync_file(self.action.base)
 
     def _running(self) -> list[str]:
-        """Also members that the cluster file does not name any more."""
+        """The members that run, those included that the cluster file no longer names."""
         return [name for name in sorted(self.state.members) if self.fleet.running(name)]
 
     def _under_way(self) -> bool:
-        """Whether QEMU may still be at it, so that the journal must stay."""
+        """Whether QEMU may still work on the merge, so that the journal must stay."""
         try:
             for name in self._running():
                 with self.fleet.monitor(name) as qmp:
@@ -303,7 +303,7 @@ class _Merging:
         return False
 
     def _clear_job(self, qmp: Qmp, stage: str) -> None:
-        """What a command that died has left in QEMU."""
+        """Ends the job that a killed command has left in QEMU."""
         entry = jobs.find(qmp, JOB)
         if entry is None:
             return
@@ -336,20 +336,20 @@ class _Merging:
             raise
 
     def _drop_nodes(self) -> None:
-        """The block node that QEMU was started with stays until it is deleted, with no disk over
-        it; it would keep the file open, and the layer below from being merged in its turn."""
+        """Deletes the nodes that QEMU was started with and that no disk uses any more. Such a node
+        keeps its file open, and keeps the layer below from being merged."""
         for name in self._running():
             with self.fleet.monitor(name) as qmp:
                 for node in qmp.execute("query-named-block-nodes", {"flat": True}):
                     if (node["drv"] == "qcow2"
                             and os.path.realpath(node["file"]) in self.action.removed):
-                        with contextlib.suppress(QmpError):  # QEMU deletes others itself
+                        with contextlib.suppress(QmpError):  # QEMU deletes the other nodes itself
                             qmp.execute("blockdev-del", {"node-name": node["node-name"]})
 
-    # What refers to the layers that are gone
+    # References to the layers that were merged
 
     def _move_up(self) -> None:
-        """What members write to and what lies over the layers; all of it can be used then."""
+        """Makes members and upper layers refer to the base; all of them can be used afterwards."""
         in_use = self.fleet.open_files()
         for path in self._above():
             # In a running member's chain QEMU has rewritten the name itself.
@@ -364,7 +364,7 @@ class _Merging:
         self.state.save()
 
     def _above(self) -> list[str]:
-        """Also what was put over the topmost while this merge waited."""
+        """The layers over the topmost; some may have been made while this merge waited."""
         known = layers.scan(folders(self.state))
         return sorted(path for path, lower in known.items()
                       if path in self.action.above or lower == self.action.top)
@@ -383,7 +383,8 @@ class _Merging:
             raise damage[0]
 
     def _rewrite(self, kept: bundle.Bundle) -> None:
-        """Bring a bundle's manifest up to date; its old sums go once it names the new ones."""
+        """Brings a bundle's manifest up to date; the old sums are deleted once it names the new
+        ones."""
         stale = []
         for _, disk in kept.layers():
             if os.path.realpath(disk.overlay) in self.action.removed:
@@ -400,7 +401,8 @@ class _Merging:
                 os.unlink(path)
 
     def _sum(self, kept: bundle.Bundle, disk: bundle.SavedDisk, head: int | None) -> str:
-        """New sums, of all of a layer or of its first `head` bytes; returns the old sums' path."""
+        """Writes new sums, of a whole layer or of its first `head` bytes; returns the path of the
+        old."""
         old = kept.file(disk.sums)
         stem = disk.sums.split(".m")[0].removesuffix(".sums")
         number = 1

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the headers of qcow2 files say. A running QEMU may have the files open, which keeps qemu-img
-away from them."""
+"""Reads headers of qcow2 files. qemu-img would refuse files that a running QEMU has open."""
 
 from __future__ import annotations
 
@@ -16,7 +15,7 @@ _MAGIC = b"QFI\xfb"
 
 
 def backing_file(path: str) -> str | None:
-    """What a qcow2 file lies over, its path resolved; None if it lies over nothing."""
+    """The file that a qcow2 file lies over, its path resolved; None if there is none."""
     with open(path, "rb") as stream:
         head = stream.read(_HEADER.size)
         if len(head) < _HEADER.size or head[:4] != _MAGIC:
@@ -33,8 +32,8 @@ def backing_file(path: str) -> str | None:
 
 
 def written(path: str) -> bool:
-    """Whether anything was ever written to a layer: its L1 table then has an entry. A new file that a
-    power failure has cut short has none."""
+    """Whether anything was ever written to a layer: its L1 table then has an entry. A new file that
+    a power failure has cut short has none."""
     with open(path, "rb") as stream:
         if len(stream.read(_HEADER.size)) < _HEADER.size:
             return False

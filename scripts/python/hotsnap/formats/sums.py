@@ -81,7 +81,7 @@ def read(path: str, expected: str | None = None) -> Sums:
     except OSError as error:
         raise SumsError(f"{path}: cannot be read: {error.strerror}") from error
     if expected is not None and not same(expected, xxh3_64_intdigest(data)):
-        raise SumsError(f"{path}: its checksum is not the one in the manifest: the file was altered")
+        raise SumsError(f"{path}: its checksum is not the one in the manifest: it was altered")
     if len(data) < HEADER_SIZE:
         raise SumsError(f"{path}: truncated: {len(data)} bytes, the header alone has {HEADER_SIZE}")
     magic, version, unit, size, count = HEADER.unpack_from(data)
@@ -97,7 +97,7 @@ def read(path: str, expected: str | None = None) -> Sums:
 
 
 def same(text: str, value: int) -> bool:
-    """Compare a checksum in hex, however it is padded, with a number."""
+    """Whether a checksum in hex, however it is padded, is this number."""
     try:
         return int(text, 16) == value
     except ValueError:
@@ -105,13 +105,13 @@ def same(text: str, value: int) -> bool:
 
 
 def file_xxh3(path: str) -> int:
-    """Of a small file as a whole."""
+    """The checksum of a small file as a whole."""
     with open(path, "rb") as stream:
         return xxh3_64_intdigest(stream.read())
 
 
 def file_size(path: str) -> int:
-    """Of a host's device too, whose st_size is 0."""
+    """The size of a file, or of a device, whose st_size is 0."""
     with open(path, "rb", buffering=0) as stream:
         return stream.seek(0, os.SEEK_END)
 
@@ -123,7 +123,7 @@ def unit_sums(path: str, unit: int, first: int, count: int) -> Iterator[int]:
     with open(path, "rb", buffering=0) as stream:
         handle = stream.fileno()
         size = stream.seek(0, os.SEEK_END)
-        data_begin = data_end = -1  # the stretch of data that we know of
+        data_begin = data_end = -1  # the last stretch of data that was looked up
         for number in range(first, first + count):
             begin, end = number * unit, min((number + 1) * unit, size)
             if begin >= end:
@@ -136,7 +136,7 @@ def unit_sums(path: str, unit: int, first: int, count: int) -> Iterator[int]:
                 except OSError as error:
                     if error.errno not in (errno.ENXIO, errno.EINVAL):
                         raise
-                    # Nothing but a hole up to the end; or a device, which knows no holes.
+                    # Up to the end there is only a hole; or this is a device, which has no holes.
                     data_begin = begin if error.errno == errno.EINVAL else size
                     data_end = size
             if data_begin >= end:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Files that are either the old or the new ones, whatever happens."""
+"""Files that are replaced as a whole: a crash leaves the old one or the new one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def sync_file(path: str) -> None:
-    """Make durable what others have written to a file."""
+    """Makes durable what other programs have written to a file."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -18,7 +18,7 @@ def sync_file(path: str) -> None:
 
 
 def sync_folder(path: str) -> None:
-    """Make renames and removals in a folder durable."""
+    """Makes renames and removals in a folder durable."""
     handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)
@@ -27,7 +27,7 @@ def sync_folder(path: str) -> None:
 
 
 def write_bytes(path: str, data: bytes, mode: int = 0o644) -> None:
-    """Replace `path` by `data`, durably."""
+    """Replaces the file `path` by `data`, durably."""
     folder = os.path.dirname(path) or "."
     temporary = os.path.join(folder, f".{os.path.basename(path)}.{os.getpid()}.new")
     try:

@@ -43,9 +43,9 @@ def _ip(*arguments: str) -> str:
 
 
 def _unmount_if_last() -> None:
-    """`ip netns add` mounts a folder over itself, and never removes it. Where the last namespace
-    is gone so is its use; the next one makes it anew."""
-    with contextlib.suppress(OSError):  # another program does the same, or uses it: it is theirs
+    """Removes a mount that `ip netns add` makes, over its own folder, and never removes. Without a
+    namespace it is of no use, and the next `ip netns add` makes it again."""
+    with contextlib.suppress(OSError):  # another program uses the folder, or removes it as well
         if not os.listdir(RUN_DIRECTORY):
             subprocess.run(["umount", RUN_DIRECTORY], capture_output=True, check=False)
             os.rmdir(RUN_DIRECTORY)
@@ -79,9 +79,9 @@ class Network:
         return os.path.exists(self.path)
 
     def create(self) -> None:
-        """Make the namespace; on any failure nothing is left of it.
+        """Makes the namespace; after a failure nothing is left of it.
 
-        A namespace that exists already is an error: it may be a running cluster's.
+        A namespace that exists already is an error: it may be that of a running cluster.
         """
         if self.exists():
             raise NetworkError(f"network namespace {self.name} exists: is its cluster running? "
@@ -106,17 +106,17 @@ class Network:
             raise
 
     def add_tap(self, tap: str) -> None:
-        """Add one more member's tap to the bridge."""
+        """Adds the tap of one more member to the bridge."""
         inside = ("-n", self.name)
         _ip(*inside, "tuntap", "add", "dev", tap, "mode", "tap", "vnet_hdr")
         _ip(*inside, "link", "set", tap, "addrgenmode", "none")
         _ip(*inside, "link", "set", tap, "master", BRIDGE, "up")
 
     def destroy(self) -> None:
-        """Remove the namespace; does nothing when there is none.
+        """Removes the namespace; does nothing if there is none.
 
-        The kernel frees it, taps and all, when the last process inside has ended: end those
-        first.
+        The kernel frees it with its taps when the last process inside has ended: end those
+        processes first.
         """
         if self.exists():
             _ip("netns", "del", self.name)
@@ -127,10 +127,10 @@ class Network:
         return [int(pid) for pid in _ip("netns", "pids", self.name).split()]
 
     def inside(self, command: Sequence[str]) -> list[str]:
-        """`command` as it must be run to be inside.
+        """The command line that runs `command` inside.
 
-        nsenter execs it, so that the process started is the command itself; and unlike
-        `ip netns exec` it leaves the mounts alone.
+        nsenter execs it, so that the process that is started is the command itself; and unlike
+        `ip netns exec` nsenter leaves the mounts alone.
         """
         return ["nsenter", f"--net={self.path}", "--", *command]
 

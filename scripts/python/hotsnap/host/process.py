@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Processes that outlive the command that started them, known by more than their pid."""
+"""Processes that outlive the command that started them. A pid alone does not tell which process is
+meant, since pids are used again."""
 
 from __future__ import annotations
 
@@ -87,12 +88,12 @@ def end(process: Identity | None, number: int = signal.SIGKILL, timeout: float =
     except ProcessLookupError:
         return True
     try:
-        if alive(process):  # what the handle holds is what was meant
+        if alive(process):  # the handle is of the process that was meant
             if number:
                 signal.pidfd_send_signal(handle, number)
             if not select.select([handle], [], [], timeout)[0]:
                 return False
-        with contextlib.suppress(ChildProcessError):  # not ours, if another command started it
+        with contextlib.suppress(ChildProcessError):  # it is the child of another command
             os.waitpid(process.pid, os.WNOHANG)
         return True
     except ProcessLookupError:

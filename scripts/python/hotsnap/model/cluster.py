@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The cluster file: TOML in, a checked Cluster out.
 
-Every error names the file, the line and the key. Paths in the result are absolute; relative ones
-are taken from the folder of the cluster file; the one of the cluster's folder has no links in it.
-Nothing here touches the system beyond reading the file and seeing whether the files that it names
-exist.
+Every error names the file, the line and the key. Paths in the result are absolute; a relative path
+begins at the folder of the cluster file; the path of the cluster's folder has no links in it.
+Nothing here changes the system: the file is read, and the files that it names must exist.
 """
 
 from __future__ import annotations
@@ -92,13 +91,14 @@ def parse_size(text: str) -> int:
 
 
 def default_mac(cluster: str, member: str, index: int) -> str:
-    """Stable for a name, so that a restored guest finds the NIC that it was saved with."""
+    """The same address for the same names, so that a restored guest finds the NIC that it had."""
     digest = hashlib.sha256(f"{cluster}/{member}/{index}".encode()).digest()
     return "52:54:00:" + ":".join(f"{octet:02x}" for octet in digest[:3])
 
 
 class _Table:
-    """One TOML table under validation: takes keys, and at the end complains of those left."""
+    """One TOML table that is being checked: keys are taken out of it, and `done` complains of any
+    that is left."""
 
     def __init__(self, source: _Source, path: tuple[str | int, ...], values: Any):
         self.source, self.path = source, path
@@ -202,7 +202,7 @@ def _dotted(path: tuple[str | int, ...]) -> str:
 
 
 def load(path: str) -> Cluster:
-    """Read and check a cluster file; UsageError at the first thing that is wrong."""
+    """Reads and checks a cluster file; UsageError at the first fault."""
     source = _Source(path)
     top = _Table(source, (), source.values)
     head = _Table(source, ("cluster",), top.take("cluster", dict, required=True))

@@ -105,7 +105,8 @@ class State:
         self.load()
 
     def member(self, name: str) -> MemberState:
-        """What is known of a member, to be changed; nothing before its first start."""
+        """The entry of a member, which the caller may change; it is empty before the first
+        start."""
         return self.members.setdefault(name, MemberState())
 
     # Paths
@@ -211,8 +212,8 @@ class State:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[State]:
-        """For commands that change something: only one at a time runs. The state is read again, since an
-        earlier command may have changed it."""
+        """For commands that change something: only one at a time runs. The state is read again,
+        since an earlier command may have changed it."""
         os.makedirs(self.directory, mode=0o700, exist_ok=True)
         with open(os.path.join(self.directory, "lock"), "w", encoding="ascii") as lock:
             try:

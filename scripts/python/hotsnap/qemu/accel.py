@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Does KVM really run a guest here?
+"""Whether KVM really runs a guest here.
 
-That /dev/kvm opens says little: inside some virtual machines it belongs to a KVM without hardware
-support, which would need hours to boot a kernel. So the probe runs a guest: a firmware of a few
-bytes that counts down from 20 million and then writes a letter to a debug port. Hardware does that
-in about 10 ms, TCG in a fifth of a second, and a KVM that emulates not within the time allowed.
-The answer holds until the next boot and is kept for as long.
+/dev/kvm may open and be of no use: inside some virtual machines it belongs to a KVM without
+hardware support, which would need hours to boot a kernel. The probe therefore runs a guest: a
+firmware of a few bytes, which counts down from 20 million and then writes a letter to a debug port.
+Hardware does this in about 10 ms, TCG in a fifth of a second; a KVM that emulates does not finish
+in the time allowed. The answer is kept until the next boot.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def probe_firmware() -> bytes:
 
 
 def run_probe(qemu: str, accelerator: str = "kvm", timeout: float = TIMEOUT) -> Probe:
-    """Run the probe's guest with an accelerator, without looking at the cache."""
+    """Runs the probe's guest with an accelerator; the cache is not used."""
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="hotsnap-probe.") as folder:
         bios, output = os.path.join(folder, "bios"), os.path.join(folder, "out")
@@ -94,13 +94,13 @@ def kvm_works(qemu: str) -> Probe:
         if cached["key"] == key:
             return Probe(**cached["probe"])
     except (OSError, ValueError, KeyError, TypeError):
-        pass  # no answer yet, or one that cannot be read: ask again
+        pass  # there is no answer yet, or it cannot be read: ask again
     probe = run_probe(qemu)
     try:
         os.makedirs(os.path.dirname(CACHE), exist_ok=True)
         write_json(CACHE, {"key": key, "probe": asdict(probe)})
     except OSError:
-        pass  # a read-only checkout only means that the next command asks again
+        pass  # the answer cannot be kept: the next command asks again
     return probe
 
 

@@ -57,9 +57,9 @@ def qemu(configured: str | None = None) -> str:
     beside = beside_installation()
     if beside and os.access(beside, os.X_OK):
         return beside
-    raise HotsnapError(f"no QEMU of HotSnap: build it in a checkout with 'scripts/build qemu'; then "
-                       f"set HOTSNAP_QEMU to its build/qemu/{PROGRAM}, or install that and qemu-img "
-                       f"in {os.path.dirname(beside or '') or 'PREFIX/libexec/hotsnap'}")
+    raise HotsnapError("no QEMU of HotSnap: build it in a checkout with 'scripts/build qemu'; then "
+                       f"set HOTSNAP_QEMU to its build/qemu/{PROGRAM}, or copy that and qemu-img "
+                       f"to {os.path.dirname(beside or '') or 'PREFIX/libexec/hotsnap'}")
 
 
 def qemu_img(configured: str | None = None) -> str:

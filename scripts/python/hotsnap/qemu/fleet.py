@@ -14,7 +14,7 @@ from ..model.state import State
 from . import accel, binaries, lab, launch, machine
 from .qmp import Qmp, QmpClosed, QmpFailure, QmpTimeout
 
-# Seconds: for a QEMU that lives, on a machine that has more to do.
+# Seconds that a QEMU may need on a busy host.
 START_TIMEOUT = 120.0
 QUIT_TIMEOUT = 120.0
 CONNECT_TIMEOUT = 60.0
@@ -50,7 +50,8 @@ class Fleet:
         return [name for name in self.names() if self.running(name)]
 
     def deaths(self) -> str:
-        """What became of members that ended by themselves, to be added to an error; or ''."""
+        """A text about members that ended by themselves, to be added to an error; it may be
+        empty."""
         return "".join(
             f"; member {name} ended: {process.tail(self.log(name), 1) or 'it said nothing'} "
             f"(log: {self.log(name)})" for name in self.names()
@@ -61,11 +62,11 @@ class Fleet:
 
     def start(self, disks: dict[str, dict[str, str]], machines: dict[str, str] | None = None,
               incoming: bool = False) -> None:
-        """Start the members named by `disks`, each with disk id to the file it writes to; what
-        the member does not have is kept only.
+        """Starts the members that `disks` maps to their disks' ids and the files to write to. A
+        disk that the cluster file does not give to the member is noted only.
 
-        Returns when each answers on QMP. When one does not come up, those that were started here
-        are ended again, and a namespace made here is removed.
+        Returns when each member answers on QMP. If one does not, the members that were started here
+        are ended, and a namespace that was made here is removed.
         """
         qemu = binaries.qemu(self.cluster.qemu)
         accelerator = accel.choose(qemu, self.cluster.accel)
@@ -74,7 +75,8 @@ class Fleet:
         taps = lab.taps(self.cluster)
         started: list[str] = []
         try:
-            # What they write to is known before any of them runs, and each is as soon as it does.
+            # state.json names the files before any member writes to them, and each member as soon
+            # as it runs.
             self.refuse_strays(disks)
             for name, files in disks.items():
                 entry = self.state.member(name)
@@ -103,11 +105,11 @@ class Fleet:
             raise
 
     def _strays(self, name: str) -> list[process.Identity]:
-        """A command that was killed at the wrong moment may have started what it did not note."""
+        """The member's QEMUs, also one whose command was killed before it noted that QEMU."""
         return process.find("-pidfile", self.state.paths(name).pidfile)
 
     def refuse_strays(self, names: Iterable[str]) -> None:
-        """Members that nobody knows to run hold disks and taps, and may do so for good reason."""
+        """Refuses to go on if a member runs that is not noted: it holds disks and taps."""
         for name in names:
             if not self.running(name):
                 for stray in self._strays(name):
@@ -118,7 +120,7 @@ class Fleet:
         return os.path.join(self.state.member_folder(name), "qemu.log")
 
     def _await(self, name: str) -> None:
-        """Until a member answers; its sockets are for their owner alone."""
+        """Waits until a member answers, and makes its sockets private."""
         paths = self.state.paths(name)
         try:
             with Qmp.connect(paths.qmp, START_TIMEOUT, lambda: self.running(name)) as qmp:
@@ -154,14 +156,14 @@ class Fleet:
                                f"connected? ({error})") from error
 
     def note_disks(self, name: str, qmp: Qmp) -> None:
-        """Keep which file a running member writes to now, and those below it."""
+        """Notes which file each disk of a running member writes to, and the files below it."""
         entry = self.state.members[name]
         # A disk that QEMU does not name, such as one that was unplugged, keeps its entry.
         for disk, info in self.block_info(qmp).items():
             entry.disks[disk], *entry.below[disk] = open_chain(info)
 
     def open_files(self) -> dict[str, str]:
-        """Each file that a disk of a running member reads or writes, and whose it is."""
+        """Each file that a disk of a running member reads or writes, with the member's name."""
         found = {}
         for name in sorted(self.state.members):
             if self.running(name):
@@ -173,8 +175,8 @@ class Fleet:
 
     @staticmethod
     def rearranging(qmp: Qmp) -> bool:
-        """Whether a job moves the layers of a disk. An aborted snapshot's undo is a job that
-        query-jobs does not show; what it puts over the disk meanwhile can be seen."""
+        """Whether a job moves the layers of a disk. query-jobs does not show the job that undoes an
+        aborted snapshot; the block node that it puts over the disk is shown."""
         return any(node["drv"] in ("mirror_top", "commit_top")
                    for node in qmp.execute("query-named-block-nodes", {"flat": True}))
 
@@ -193,7 +195,8 @@ class Fleet:
     # Ending
 
     def quit(self, names: Iterable[str]) -> list[str]:
-        """Ask QEMUs to quit, which writes out their disks; those that did not are returned."""
+        """Asks QEMUs to quit, which writes out their disks; returns the names of those that did
+        not."""
         asked = []
         for name in names:
             if not self.running(name):
@@ -202,7 +205,7 @@ class Fleet:
                 with self.monitor(name) as qmp:
                     qmp.execute("quit")
             except HotsnapError:
-                pass  # the wait below tells
+                pass  # the wait below shows whether it quits
             asked.append(name)
         late = [name for name in asked
                 if not process.end(self.state.members[name].process, 0, QUIT_TIMEOUT)]
@@ -229,6 +232,6 @@ class Fleet:
         self.state.save()
 
     def remove_network(self) -> None:
-        """Remove the namespace; what else runs in it, such as a user's shell, keeps it alive
-        only for as long as it runs."""
+        """Removes the namespace. Another program in it, such as a user's shell, keeps it alive
+        until that program ends."""
         self.lab.destroy()

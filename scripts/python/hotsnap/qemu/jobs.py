@@ -26,13 +26,13 @@ def find(qmp: Qmp, job: str) -> dict[str, Any] | None:
 def follow(qmp: Qmp, job: str, timeout: float | None = None,
            on_poll: Callable[[dict[str, Any], list[dict[str, Any]]], None] | None = None,
            on_pending: Callable[[], None] | None = None) -> None:
-    """Return once the job has concluded well and is dismissed.
+    """Returns once the job has succeeded and is dismissed; JobFailed says why it has not.
 
-    `on_poll` sees query-jobs' entry and the events since the last time. `on_pending` is called
-    when all that is left to do is job-finalize. A job that is READY is completed. An exception,
-    such as KeyboardInterrupt, or the timeout cancels the job and waits for that; the exception
-    goes on, or JobFailed says why. After QmpTimeout, when QEMU does not answer, and QmpClosed
-    the job may go on: it could not be cancelled.
+    `on_poll` gets the entry of query-jobs and the events since the call before. `on_pending` is
+    called when only job-finalize is left to do. A job that is READY is completed.
+    KeyboardInterrupt, an error of a callback, or the timeout cancels the job, waits for its end,
+    and is raised. A QmpFailure is raised at once, and the job may go on: QEMU cannot be asked to
+    cancel it.
     """
     deadline = None if timeout is None else time.monotonic() + timeout
     try:
@@ -62,7 +62,7 @@ def _watch(qmp: Qmp, job: str, deadline: float | None,
         if entry["status"] == "ready" and not completed:
             completed = True
             qmp.execute("job-complete", {"id": job})
-            continue  # the guest's disk stands still until the job is finalized: do not sleep
+            continue  # the guest's disk waits until the job is finalized: do not sleep
         if entry["status"] == "pending" and not finalized:
             finalized = True
             if on_pending is not None:
@@ -75,7 +75,7 @@ def _watch(qmp: Qmp, job: str, deadline: float | None,
 
 
 def clear_leftover(qmp: Qmp, job: str) -> None:
-    """Dismiss the job of a command that was killed while it followed it."""
+    """Dismisses a job whose command was killed."""
     entry = find(qmp, job)
     if entry is None:
         return
@@ -86,7 +86,7 @@ def clear_leftover(qmp: Qmp, job: str) -> None:
 
 
 def cancel(qmp: Qmp, job: str) -> None:
-    """Cancel a job and dismiss it; does nothing when there is none."""
+    """Cancels a job and dismisses it; does nothing if there is none."""
     deadline = time.monotonic() + CANCEL_TIMEOUT
     asked = False
     while time.monotonic() < deadline:

@@ -30,8 +30,8 @@ def taps(cluster: Cluster) -> dict[str, dict[str, str]]:
 
 
 class Lab(netns.Network):
-    """The networks of a cluster. `ensure` makes what is missing, so that a part of a cluster can
-    be started again beside the part that runs."""
+    """The networks of a cluster. `ensure` makes only what is missing, so that members can be
+    started beside others that run."""
 
     def __init__(self, cluster: Cluster):
         super().__init__(namespace(cluster), [])

@@ -47,7 +47,7 @@ def command_line(qemu: str, firmware: Sequence[str], member: Member, accelerator
         if member.append:
             line += ["-append", member.append]
     line += _disks(member.disks, disk_files)
-    for nic in member.nics:  # no boot ROM: it would be one more file to find at a restore
+    for nic in member.nics:  # no boot ROM, which would be one more file to find at a restore
         line += ["-netdev", tap_netdev(nic.id, taps[nic.id]),
                  "-device", f"{nic.model},netdev={nic.id},mac={nic.mac},id={nic.id}-dev"
                             + ("" if nic.model.endswith("_isa") else ",romfile=")]
@@ -104,13 +104,13 @@ def _disks(disks: Sequence[Disk], files: dict[str, str]) -> list[str]:
 # Options that name only where things are on the host, or how it runs the guest.
 _HOST_OPTIONS = {"-L", "-pidfile", "-chardev", "-mon", "-serial", "-incoming", "-accel", "-name",
                  "-blockdev", "-netdev", "-machine", "-D", "-display"}
-# The guest has read these into its memory; only whether there are any changes the machine.
+# The guest has read these files into its memory: another file makes no other machine, no file does.
 _PRESENCE_OPTIONS = {"-kernel", "-initrd", "-append"}
 
 
 def hardware(argv: Sequence[str]) -> list[str]:
-    """What of a command line the guest can see, except the machine type, which the manifest holds
-    resolved; objects of this project and of the host are left out."""
+    """The options of a command line that the guest can see. The machine type is left out, since the
+    manifest has the resolved one; so are objects of this project and of the host."""
     kept: list[str] = []
     position = 1
     while position < len(argv):

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A small synchronous QMP client over a Unix socket.
 
-One connection, one thread.  Events that arrive while a reply is awaited are kept, in order, until
-they are asked for.  Nothing reconnects: a closed connection means that QEMU went away, and the
-caller must hear of it (QmpClosed).
+One thread uses a connection. Events that arrive while a reply is awaited are kept, in order, until
+the caller asks for them. Nothing reconnects: a closed connection means that QEMU has ended, which
+the caller must learn (QmpClosed).
 
     with Qmp.connect("/run/vm.qmp", timeout=10) as vm:
         vm.execute("migrate", {"uri": "file:/tmp/image"})
@@ -31,7 +31,7 @@ class QmpFailure(HotsnapError):
 
 
 class QmpError(QmpFailure):
-    """QEMU refused a command; `cls` is the error's class and `desc` its text."""
+    """QEMU refused a command; `cls` is the error's class, `desc` is its text."""
 
     def __init__(self, command: str, error: dict[str, Any]):
         self.command = command
@@ -41,7 +41,7 @@ class QmpError(QmpFailure):
 
 
 class QmpClosed(QmpFailure):
-    """The connection ended, or could not be made: QEMU is gone or never listened."""
+    """The connection ended, or could not be made: QEMU has ended, or never listened."""
 
 
 class QmpTimeout(QmpFailure):
@@ -60,8 +60,8 @@ class Qmp:
         try:
             message = self._read(time.monotonic() + timeout)
             while "event" in message:
-                # QEMU greets in a thread of its own, and until then holds us for whoever was
-                # connected before.
+                # QEMU greets in a thread of its own. Until then it sends this client the events
+                # that the client before it would have had.
                 message = self._read(time.monotonic() + timeout)
             if "QMP" not in message:
                 raise QmpClosed(f"not a QMP server: its first message was {message}")
@@ -76,8 +76,8 @@ class Qmp:
                 alive: Callable[[], bool] | None = None) -> Qmp:
         """Connect to `path`, waiting up to `timeout` for QEMU to listen there.
 
-        `alive`, when given, is asked between attempts: once it says that QEMU has ended there is
-        nothing to wait for, and QmpClosed is raised at once.
+        `alive`, if given, is asked between attempts: once it says that QEMU has ended, QmpClosed
+        is raised.
         """
         deadline = time.monotonic() + timeout
         while True:
@@ -116,7 +116,8 @@ class Qmp:
     def _read(self, deadline: float) -> dict[str, Any]:
         """The next message of any kind."""
         while b"\n" not in self._buffer:
-            left = max(0.0, deadline - time.monotonic())  # late, what has come is read still
+            # What has arrived is read even after the deadline.
+            left = max(0.0, deadline - time.monotonic())
             if not select.select([self._sock], [], [], left)[0]:
                 raise QmpTimeout("QEMU did not answer in time")
             try:
@@ -131,7 +132,7 @@ class Qmp:
 
     def execute(self, command: str, arguments: dict[str, Any] | None = None,
                 timeout: float | None = None) -> Any:
-        """Run a command and return its `return` value; QmpError when QEMU refuses it."""
+        """Runs a command and returns its `return` value; QmpError if QEMU refuses it."""
         self._next_id += 1
         request: dict[str, Any] = {"execute": command, "id": self._next_id}
         if arguments:
@@ -156,11 +157,11 @@ class Qmp:
                 return message["return"]
 
     def hmp(self, line: str) -> str:
-        """Run a line of the human monitor and return what it printed."""
+        """Runs a line of the human monitor and returns what it printed."""
         return self.execute("human-monitor-command", {"command-line": line})
 
     def events(self) -> list[dict[str, Any]]:
-        """Take every event that has arrived so far, without waiting."""
+        """Takes every event that has arrived so far, without waiting."""
         try:
             while True:
                 message = self._read(time.monotonic())
@@ -178,7 +179,7 @@ class Qmp:
     def wait_event(self, names: str | Iterable[str], timeout: float | None = None,
                    where: dict[str, Any] | Callable[[dict[str, Any]], bool] | None = None,
                    ) -> dict[str, Any]:
-        """Wait for the first event so named, and take it; earlier other events are kept.
+        """Waits for the first event of one of these names, and takes it; other events are kept.
 
         `where` narrows the choice: values that the event's `data` must hold, or a predicate of
         that `data`.

@@ -46,12 +46,13 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]], right: str = "")
 
 
 def say(text: str) -> None:
-    """A remark that is no data."""
+    """Prints a remark, which is not part of the result."""
     print(text, file=sys.stderr, flush=True)
 
 
 class Progress:
-    """A bar on a terminal; elsewhere a line now and then, so that a log shows that it lives."""
+    """A bar on a terminal; elsewhere a line now and then, so that a log shows that the command
+    works."""
 
     QUIET_INTERVAL = 5.0
 
@@ -78,7 +79,7 @@ class Progress:
         self.open = True
 
     def line(self, text: str) -> None:
-        """A line above the bar."""
+        """Prints a line above the bar."""
         self.clear()
         if not self.quiet:
             say(text)

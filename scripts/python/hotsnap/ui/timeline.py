@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The picture of a cluster snapshot: who paused when, what each pause consisted of, how the epoch
-went, and who saved the pages. Drawn from the manifest alone."""
+"""The picture of a cluster snapshot: when each member paused, what each pause consisted of, how the
+epoch went, and in which manner pages were saved. It is drawn from the manifest alone."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def _pauses(picture: Drawing, bundle: Bundle, y: float) -> float:
     note = ("from the first suspend to the last resume" if comparable else
             "members were on different hosts: each begins at its own zero")
     height = 44 + 22 + ROW * len(members) + 34
-    top = _panel(picture, y, "Who paused when", note, height)
+    top = _panel(picture, y, "When each member paused", note, height)
     bottom = top + 22 + ROW * len(members)
     at = _axis(picture, 0, end, top + 16, bottom, "ms")
     if comparable:
@@ -123,7 +123,7 @@ def _steps(picture: Drawing, bundle: Bundle, y: float) -> float:
     color = {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(names)}
     longest = max(max(sum(step.us for step in m.pause.steps) / 1000, m.pause.ms)
                   for m in bundle.members)
-    # Laid out once on a scratch picture, to learn how many lines the legend takes.
+    # A first picture, which is thrown away, tells how many lines the legend takes.
     keys = [(name, color[name]) for name in names]
     legend_height = Drawing(WIDTH, "").legend(LEFT, 0, keys, WIDTH - 40)
     height = 44 + ROW * len(bundle.members) + 34 + legend_height
@@ -170,7 +170,7 @@ def _epoch(picture: Drawing, bundle: Bundle, y: float) -> float:
 
 def _pages(picture: Drawing, bundle: Bundle, y: float) -> float:
     height = 44 + ROW * len(bundle.members) + 34 + 18
-    top = _panel(picture, y, "Who saved the pages",
+    top = _panel(picture, y, "In which manner pages were saved",
                  "pages that are not zero in full color, zero pages pale; of 4 KiB each", height)
     bottom = top + ROW * len(bundle.members)
     largest = max(m.memory.pages.total for m in bundle.members)
