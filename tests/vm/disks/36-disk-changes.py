@@ -14,9 +14,6 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, __file__.rpartition("/tests/")[0] + "/tests")
-from hotsnap.formats import sums
-from hotsnap.host import process
-from hotsnap.qemu.qmp import Qmp, QmpClosed, QmpError
 from support.cluster import Cluster
 from support.gate import Gate
 from support.outcome import Failed, Report, Skipped, check, wait_until
@@ -24,6 +21,9 @@ from support.paths import PATIENCE, QEMU_IMG
 from support.unharmed import SLOW, finish, is_whole, no_trace, works_on, writing_cluster
 from support.vm import Vm
 from support.workplace import Workplace, img_create
+from hotsnap.formats import sums
+from hotsnap.host import process
+from hotsnap.qemu.qmp import Qmp, QmpClosed, QmpError
 
 # What the guest does to power off: SLP_TYP and SLP_EN to the chipset.
 POWER_OFF = {"command-line": "o /h 0x604 0x2000"}

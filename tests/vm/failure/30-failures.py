@@ -13,7 +13,6 @@ import time
 from typing import Callable
 
 sys.path.insert(0, __file__.rpartition("/tests/")[0] + "/tests")
-from hotsnap.qemu.qmp import QmpError
 from support.cluster import Cluster
 from support.gate import Gate
 from support.outcome import Failed, Report, check, wait_until
@@ -22,6 +21,7 @@ from support.unharmed import (WRITERS, finish, is_whole, refused, settle, start,
                               writing_cluster)
 from support.vm import Vm
 from support.workplace import SmallFilesystem, Workplace
+from hotsnap.qemu.qmp import QmpError
 
 
 def existing_tag(cluster: Cluster) -> None:

@@ -10,14 +10,14 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, __file__.rpartition("/tests/")[0] + "/tests")
-from hotsnap.commands import verify
-from hotsnap.model import bundle
-from hotsnap.qemu.qmp import QmpError
 from support.cluster import Cluster
 from support.gate import Gate
 from support.outcome import Failed, Report, check, wait_until
 from support.unharmed import WRITERS, settle, start, unharmed, works_on, writing_cluster
 from support.workplace import Workplace
+from hotsnap.commands import verify
+from hotsnap.model import bundle
+from hotsnap.qemu.qmp import QmpError
 
 CANCELLED = "cancelled: by the user"
 # The initiator stays in these phases until b has answered that message.

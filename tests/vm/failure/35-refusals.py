@@ -12,12 +12,12 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, __file__.rpartition("/tests/")[0] + "/tests")
-from hotsnap.host.netns import Network, tap_netdev
-from hotsnap.qemu.qmp import QmpError
 from support.outcome import Report, Skipped, check, wait_until
 from support.paths import BUILD
 from support.vm import Vm
 from support.workplace import SmallFilesystem, Workplace, img_create
+from hotsnap.host.netns import Network, tap_netdev
+from hotsnap.qemu.qmp import QmpError
 
 BACKEND = BUILD / "qemu" / "contrib" / "vhost-user-blk" / "vhost-user-blk"
 SHARED = ["-object", "memory-backend-memfd,id=ram,size=64M,share=on",

@@ -14,14 +14,14 @@ import shutil
 import sys
 
 sys.path.insert(0, __file__.rpartition("/tests/")[0] + "/tests")
-from hotsnap.commands import verify
-from hotsnap.formats.sums import file_xxh3
-from hotsnap.model import bundle
 from support.chatter import Chatter
 from support.cluster import Cluster
 from support.cutcheck import CutReport, check_bundle
 from support.outcome import Report, check
 from support.workplace import Workplace
+from hotsnap.commands import verify
+from hotsnap.formats.sums import file_xxh3
+from hotsnap.model import bundle
 
 HOLD_UP_US = 200_000
 LOAD = {"append": "hs.chatter.rate=200"}

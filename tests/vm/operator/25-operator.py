@@ -14,12 +14,12 @@ from contextlib import suppress
 from pathlib import Path
 
 sys.path.insert(0, __file__.rpartition("/tests/")[0] + "/tests")
-from hotsnap.model import cluster
-from hotsnap.model.state import State
-from hotsnap.qemu.qmp import Qmp, QmpError
 from support.outcome import Failed, Report, check, wait_until
 from support.paths import GUEST, PATIENCE, QEMU, ROOT
 from support.workplace import Workplace
+from hotsnap.model import cluster
+from hotsnap.model.state import State
+from hotsnap.qemu.qmp import Qmp, QmpError
 
 CLUSTER = """
 [cluster]

@@ -10,13 +10,13 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, __file__.rpartition("/tests/")[0] + "/tests")
-from hotsnap.qemu.qmp import QmpError
 from support.cluster import Cluster
 from support.identity import must_be_identical
 from support.image import Image, compare
 from support.outcome import Failed, Report, check, wait_until
 from support.unharmed import SLOW, refused, settle, start, unharmed
 from support.workplace import Workplace
+from hotsnap.qemu.qmp import QmpError
 
 MIB = 1 << 20
 SOLO = [("solo", "writer", {
