@@ -10,7 +10,7 @@ import time
 from collections.abc import Container
 from typing import Any
 
-from ..disks import merge
+from ..disks import merge, survey
 from ..errors import HotsnapError
 from ..formats import qcow2
 from ..model import bundle
@@ -26,11 +26,11 @@ def settle_disks(state: State, name: str, needs: Container[str] | None = None) -
     """Disk id to the file that a stopped member wrote to last. HotsnapError if the file of a disk
     in `needs`, or of any disk, is missing, or if a snapshot has frozen it: the layer over it is
     lost."""
-    known = merge.scan(state, [name])
+    known = survey.scan(state, [name])
     frozen = {os.path.realpath(disk.file) for kept in bundle.survey(state.bundles)[0]
               for _, disk in kept.layers()}
     entry = state.members.get(name, MemberState())
-    disks = merge.settle(entry, known)
+    disks = survey.settle(entry, known)
     for disk, path in disks.items():
         if needs is not None and disk not in needs:
             continue
@@ -80,7 +80,7 @@ def up(state: State, fleet: Fleet, fresh: bool = False) -> list[str]:
     recovery.recover(state, fleet)
     if not os.path.exists(state.file):
         if not fresh:
-            merge.check_state(state, fleet, merge.scan(state))
+            survey.check_state(state, fleet, survey.scan(state))
         state.save()  # before the first layer: layers without a state mean that it was lost
     wanted = [m for m in state.cluster.members if not fleet.running(m.name)]
     if fresh and len(wanted) < len(state.cluster.members):
@@ -173,7 +173,7 @@ def down(state: State, fleet: Fleet, force: bool) -> list[str]:
             with fleet.monitor(name) as qmp:
                 fleet.note_disks(name, qmp)
         except HotsnapError:
-            pass  # merge.settle finds the file at the next start
+            pass  # survey.settle finds the file at the next start
     undo = False
     if state.restoring:
         with contextlib.suppress(HotsnapError):  # the next command looks again

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from ..disks import merge
+from ..disks import merge, survey
 from ..errors import HotsnapError
 from ..model import bundle
 from ..model.state import State
@@ -114,14 +114,14 @@ def rm(state: State, fleet: Fleet, tag: str, quiet: bool = False) -> dict[str, A
     recovery.recover(state, fleet, quiet, tell=False)
     for name in fleet.running_names():
         with fleet.monitor(name) as qmp:
-            merge.check_rest(fleet, name, qmp)
-    merge.check_state(state, fleet, merge.scan(state))
+            survey.check_rest(fleet, name, qmp)
+    survey.check_state(state, fleet, survey.scan(state))
     bundle.remove(path)
     merge.recover(state, fleet, quiet)
     try:
         done = merge.tidy(state, fleet, quiet=quiet)
         done["remark"] = None
-    except (bundle.BundleError, merge.Busy) as error:
+    except (bundle.BundleError, survey.Busy) as error:
         done = {"deleted": [], "merged": [], "kept_unneeded": [],
                 "remark": f"all disk layers were kept: {error}"}
     return {"removed": tag, **done}

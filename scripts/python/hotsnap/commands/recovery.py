@@ -21,7 +21,7 @@ import contextlib
 import os
 import time
 
-from ..disks import merge
+from ..disks import merge, survey
 from ..errors import HotsnapError
 from ..formats import qcow2
 from ..model.state import Restoring, State
@@ -57,7 +57,7 @@ def begin_restore(state: State, fleet: Fleet, tag: str, disks: dict[str, list[st
             with contextlib.suppress(HotsnapError), fleet.monitor(name) as qmp:
                 fleet.note_disks(name, qmp)
         else:
-            entry.disks = merge.settle(entry, merge.scan(state, [name]))
+            entry.disks = survey.settle(entry, survey.scan(state, [name]))
     before = {name: dict(state.members[name].disks) for name in disks}
     made = {name: {disk: state.new_layer(name, disk) for disk in wanted}
             for name, wanted in disks.items()}

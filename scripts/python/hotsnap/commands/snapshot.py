@@ -106,7 +106,7 @@ def _note_disks(state: State, fleet: Fleet) -> None:
             with fleet.monitor(name) as qmp:
                 fleet.note_disks(name, qmp)
         except HotsnapError:
-            pass  # merge.settle finds the files when the member has stopped
+            pass  # survey.settle finds the files when the member has stopped
     state.save()
 
 
