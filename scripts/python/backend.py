@@ -19,7 +19,7 @@ import zipfile
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 PACKAGE = "hotsnap"
-LICENSE = os.path.join(HERE, "..", "..", "LICENSE")  # of a checkout
+LICENSES = ("LICENSE", os.path.join("..", "..", "LICENSE"))  # of an sdist, of a checkout
 COMPLETION = os.path.join("completion", "hotsnap.bash")
 EPOCH = (1980, 1, 1, 0, 0, 0)  # of all files, so that equal sources make equal wheels
 
@@ -43,8 +43,7 @@ def build_sdist(sdist_directory: str, config_settings: object = None) -> str:
     files = {path: _read(path) for path in (
         *_sources(), "backend.py", "manual.py", "pyproject.toml", COMPLETION)}
     files["PKG-INFO"] = _metadata(project)
-    if os.path.exists(LICENSE):
-        files["LICENSE"] = _read(LICENSE)
+    files["LICENSE"] = _license()
     name = f"{stem}.tar.gz"
     with tarfile.open(os.path.join(sdist_directory, name), "w:gz") as archive:
         for path, data in sorted(files.items()):
@@ -77,6 +76,10 @@ def _read(path: str) -> bytes:
         return stream.read()
 
 
+def _license() -> bytes:
+    return _read(next(path for path in LICENSES if os.path.exists(os.path.join(HERE, path))))
+
+
 def _metadata(project: dict[str, object]) -> bytes:
     return (f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
             f"Summary: {project['description']}\nLicense: {project['license']['text']}\n"
@@ -101,8 +104,7 @@ def _wheel(folder: str, files: Files) -> str:
         f"{info}/WHEEL": b"Wheel-Version: 1.0\nGenerator: hotsnap\nRoot-Is-Purelib: true\n"
                          b"Tag: py3-none-any\n",
         f"{info}/entry_points.txt": f"[console_scripts]\n{scripts}".encode()}
-    if os.path.exists(LICENSE):
-        files[f"{info}/LICENSE"] = _read(LICENSE)
+    files[f"{info}/LICENSE"] = _license()
     files[f"{info}/RECORD"] = _record(files, f"{info}/RECORD")
     name = f"{stem}-py3-none-any.whl"
     with zipfile.ZipFile(os.path.join(folder, name), "w", zipfile.ZIP_DEFLATED) as archive:
