@@ -68,6 +68,16 @@ class Manifest(unittest.TestCase):
         self.assertAlmostEqual(found.downtime_max_ms(), 2.4)
         self.assertAlmostEqual(found.backoff_max_ms(), 3.5)
 
+    def test_it_is_written_as_it_was(self):
+        """Also the keys that this program does not know."""
+        self.rewrite(lambda m: m["members"][1].update(later={"x": [1]}))
+        with open(self.file, encoding="utf-8") as stream:
+            before = stream.read()
+        bundle.read(self.path).save_manifest()
+        with open(self.file, encoding="utf-8") as stream:
+            after = json.load(stream)
+        self.assertEqual(json.dumps(after), json.dumps(json.loads(before)))
+
     def test_members_on_different_hosts(self):
         """What the writer makes of clocks that cannot be compared."""
         self.rewrite(lambda m: m["cut"].update(backoff_max_us=None, pairs=[], comparable=False))
