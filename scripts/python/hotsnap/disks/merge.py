@@ -45,7 +45,7 @@ def tidy(state: State, fleet: Fleet, merge: bool = True, quiet: bool = False) ->
         try:
             _carry_out(state, fleet, done, merge, quiet)
             break
-        except Moved:  # by what began before this command, and has ended now
+        except Moved:  # by a job that began before this command and has ended now
             if not attempts_left:
                 raise
     state.forget_images()
@@ -81,7 +81,7 @@ def check_unused(fleet: Fleet, paths: Iterable[str]) -> None:
     opened = fleet.open_files()
     for path in paths:
         if path in opened:
-            raise Moved(f"disk layer {path} was about to go, but member {opened[path]} uses it: "
+            raise Moved(f"disk layer {path} was about to be deleted, but member {opened[path]} uses it: "
                         "it was kept; the next 'hotsnap rm' looks again")
 
 

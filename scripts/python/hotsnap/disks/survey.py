@@ -102,7 +102,7 @@ def needed(state: State, fleet: Fleet, known: dict[str, str | None]) -> set[str]
 def check_state(state: State, fleet: Fleet, known: dict[str, str | None]) -> None:
     """Raises Misplaced if a file that a stopped member wrote to is not where it was."""
     if known and not os.path.exists(state.file):
-        raise Misplaced(f"{state.file} is missing, and with it what tells which of the disk "
+        raise Misplaced(f"{state.file} is missing, and nothing else tells which disk "
                         "layers count: put it back, or begin anew with 'hotsnap restore' or "
                         "'hotsnap up --fresh'")
     named = set(fleet.names())
