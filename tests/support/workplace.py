@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
@@ -58,7 +59,8 @@ class Workplace:
 
 
 class HugePages:
-    """Reserves 2 MiB pages for the test alone, or says why it cannot."""
+    """Reserves 2 MiB pages for the test alone, or says why it cannot. The number of them is the
+    whole machine's: one test at a time changes it, and puts it back before the next one does."""
 
     SETTING = Path("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages")
 
@@ -67,6 +69,8 @@ class HugePages:
 
     def __enter__(self) -> HugePages:
         try:
+            self.lock = open(self.SETTING, encoding="utf-8")
+            fcntl.flock(self.lock, fcntl.LOCK_EX)
             self.before = int(self.SETTING.read_text())
             self.SETTING.write_text(str(self.before + self.count))
         except OSError as error:
@@ -78,6 +82,7 @@ class HugePages:
 
     def __exit__(self, *_: object) -> None:
         self.SETTING.write_text(str(self.before))
+        self.lock.close()
 
 
 class SmallFilesystem:

@@ -96,12 +96,13 @@ def qtest(context: Context) -> None:
     build = os.path.join(context.build, "qemu")
     hidden = without_useless_kvm(context, os.path.join(build, "qemu-system-x86_64"))
     # libqtest's sockets and images go where TMPDIR says; socket paths must be short.
-    with tempfile.TemporaryDirectory(prefix="hotsnap-qtest.") as scratch:
-        env = {"QTEST_QEMU_BINARY": "./qemu-system-x86_64", "QTEST_QEMU_IMG": "./qemu-img",
-               "PYTHON": "/usr/bin/python3", "TMPDIR": scratch, "MALLOC_PERTURB_": "137"}
-        for name, timeout in QTESTS.items():
-            context.run(name, [*hidden, f"tests/qtest/{name}", "--tap", "-k"], timeout,
-                        formats.read_tap, env=env, cwd=build)
+    scratch = context.scratch.enter_context(
+        tempfile.TemporaryDirectory(prefix="hotsnap-qtest."))
+    env = {"QTEST_QEMU_BINARY": "./qemu-system-x86_64", "QTEST_QEMU_IMG": "./qemu-img",
+           "PYTHON": "/usr/bin/python3", "TMPDIR": scratch, "MALLOC_PERTURB_": "137"}
+    for name, timeout in QTESTS.items():
+        context.run(name, [*hidden, f"tests/qtest/{name}", "--tap", "-k"], timeout,
+                    formats.read_tap, env=env, cwd=build)
 
 
 def without_useless_kvm(context: Context, qemu: str) -> list[str]:

@@ -117,6 +117,11 @@ def python_faults(root: str, paths: list[str]) -> str:
 
 def style(context: Context) -> None:
     context.packages("style")
+    with context.timed("style"):
+        check_style(context)
+
+
+def check_style(context: Context) -> None:
     root = context.root
     texts = {}
     for path in files(root):

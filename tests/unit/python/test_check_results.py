@@ -109,6 +109,7 @@ class Programs(unittest.TestCase):
 
     def run_shell(self, script, timeout=20.0, read=formats.read_tap):
         self.context.run("program", ["sh", "-c", script], timeout, read)
+        self.context.finish()
         return [(result.name, result.outcome) for _, result in self.report.results]
 
     def test_results_are_counted_and_written(self):

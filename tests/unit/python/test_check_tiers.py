@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a run leaves out, and what it says of its time."""
+
+import io
+import json
+import os
+import re
+import tempfile
+import unittest
+
+from checks import guests, process
+from checks.__main__ import arguments
+from checks.context import ALL, DEFAULT, Context
+from checks.head import Head, read_head
+from checks.results import SLOWEST, Report
+
+
+class Heads(unittest.TestCase):
+    def test_defaults(self):
+        self.assertEqual(read_head("#!/bin/sh\ntrue\n"), Head(600.0, DEFAULT, False))
+
+    def test_lines(self):
+        self.assertEqual(read_head('"""x"""\n\n# timeout: 1200\n# tier: all\n# alone: it measures\n'),
+                         Head(1200.0, ALL, True))
+
+    def test_wrong_lines_are_told_of(self):
+        for text in ("# timeout: soon\n", "# timeout:\n", "# tier: rest\n", "# alone:\n"):
+            with self.assertRaises(ValueError, msg=text):
+                read_head(text)
+
+    def test_only_the_head_counts(self):
+        self.assertEqual(read_head("x\n" * 4000 + "# tier: all\n").tier, DEFAULT)
+
+
+class Runs(unittest.TestCase):
+    def setUp(self):
+        process.adopt_orphans()
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.root = folder.name
+
+    def program(self, name, head, body):
+        path = os.path.join(self.root, "tests", "group", name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "w", encoding="utf-8") as stream:
+            stream.write(f"#!/bin/sh\n{head}\n{body}\n")
+        os.chmod(path, 0o755)
+
+    def run_tier(self, tier):
+        output = io.StringIO()
+        report = Report(output, tier)
+        report.begin("group", "for a test")
+        context = Context(report, self.root, tier)
+        guests.run_folder(context, "group")
+        context.finish()
+        report.say(report.times())
+        path = os.path.join(self.root, f"{tier}.json")
+        report.write_json(path)
+        with open(path, encoding="utf-8") as stream:
+            return output.getvalue(), json.load(stream)
+
+    def test_programs_of_tier_all_are_left_out_by_name(self):
+        self.program("10-short.sh", "", "echo ok short; sleep 0.5")
+        self.program("20-long.sh", "# tier: all", "echo ok long")
+        text, data = self.run_tier(DEFAULT)
+        self.assertEqual([row["name"] for row in data["results"]], ["short"])
+        self.assertEqual(data["left_to_all"], ["group/20-long.sh"])
+        self.assertIn("left to --all: group/20-long.sh", text)
+        text, data = self.run_tier(ALL)
+        self.assertEqual([row["name"] for row in data["results"]], ["short", "long"])
+        self.assertEqual((data["left_to_all"], data["tier"]), ([], ALL))
+        self.assertNotIn("left to --all", text)
+
+    def test_programs_are_told_the_tier(self):
+        self.program("10-tier.sh", "", "echo ok $HOTSNAP_TIER")
+        for tier in (DEFAULT, ALL):
+            self.assertEqual([row["name"] for row in self.run_tier(tier)[1]["results"]], [tier])
+
+    def test_the_time_of_a_program_is_that_of_the_clock(self):
+        """Not what its cases say: this one says nothing of its wait."""
+        self.program("10-waits.sh", "", "sleep 0.6; echo 'ok a # 0.1 s'; sleep 0.6")
+        text, data = self.run_tier(DEFAULT)
+        [program] = data["programs"]
+        self.assertGreaterEqual(program["seconds"], 1.2)
+        self.assertLess(program["cpu_seconds"], program["seconds"])
+        self.assertGreaterEqual(float(re.search(r"ok group/10-waits.sh: a \(([\d.]+) s\)", text)[1]),
+                                1.2)
+
+    def test_the_slowest_are_named_in_order(self):
+        report = Report(io.StringIO())
+        for number in range(15):
+            report.spent("vm", f"p{number:02}", float(number))
+        report.spent("vm", "p03", 100.0)  # a program in several parts
+        lines = report.times().splitlines()
+        found = [re.fullmatch(r" *([\d.]+) s  vm/(\S+)", line) for line in lines]
+        found = [match.groups() for match in found if match]
+        self.assertEqual(len(found), SLOWEST)
+        self.assertEqual(found[:2], [("103.0", "p03"), ("14.0", "p14")])
+        self.assertIn("in total", lines[-1])
+
+
+class CommandLine(unittest.TestCase):
+    def test_all_is_a_tier_and_no_group(self):
+        self.assertFalse(arguments([]).all)
+        chosen = arguments(["--all", "vm"])
+        self.assertEqual((chosen.all, chosen.groups), (True, ["vm"]))
+
+
+if __name__ == "__main__":
+    unittest.main()
