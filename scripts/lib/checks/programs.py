@@ -8,9 +8,10 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from . import formats
-from .context import CannotRun, Context, output_of
+from .context import ALL, CannotRun, Context, output_of
 
 SLOWDOWN = {"host": 1, "host-asan": 4, "host-tsan": 10}
 LEAST_TIMEOUT = 600.0
@@ -84,20 +85,28 @@ def planted_fault(context: Context, kind: str, wrapper: Sequence[str]) -> None:
     context.check(kind, "sees a planted fault", complaint)
 
 
+def is_of(test: Mapping[str, Any], suite: str) -> bool:
+    """Meson names a suite with the project before it."""
+    return any(suite in name.split(":") for name in test["suite"])
+
+
 def run_meson_tests(context: Context, kind: str, *, simulation: bool,
                     env: Mapping[str, str] | None = None, wrapper: Sequence[str] = ()) -> None:
-    """Every test that meson knows in build/`kind`, of the suite "simulation" or of the others."""
+    """Every test that meson knows in build/`kind`, of the suite "simulation" or of the others. Those
+    of the suite "all" are left to that tier."""
     folder = os.path.join(context.build, kind)
     status, text = output_of("/usr/bin/meson", "introspect", "--tests", folder)
     if status != 0:
         raise CannotRun(f"meson cannot list the tests of build/{kind}: {text.strip()[:200]}")
-    chosen = [test for test in json.loads(text)
-              if simulation == any("simulation" in suite.split(":") for suite in test["suite"])]
+    chosen = [test for test in json.loads(text) if simulation == is_of(test, "simulation")]
     if not chosen:
         raise CannotRun(f"build/{kind} has no such tests")
     prefix = "" if kind == "host" else kind.removeprefix("host-") + "+"
     for test in chosen:
         program = prefix + test["name"]
+        if is_of(test, ALL) and context.tier != ALL:
+            context.leave(program)
+            continue
         output = os.path.splitext(context.log(program))[0] + ".json"
         # Seconds of 0 or less mean "no limit" to meson; here nothing is without one.
         timeout = max(LEAST_TIMEOUT, test["timeout"]) * SLOWDOWN[kind]
