@@ -20,6 +20,9 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(
 # A run's tier: what fits the time that every change may take, or everything there is.
 DEFAULT, ALL = "default", "all"
 
+# A test program's word of what it has not done in this tier (tests/support/tier.py).
+LEFT_LINE = re.compile(r"^# left to --all: (.+)$", re.MULTILINE)
+
 Reader = Callable[[str, str], list[Result]]  # program, text -> results
 
 
@@ -146,6 +149,9 @@ class Context:
             results.append(Result(program, "leaves no process", FAILED, ", ".join(end.left[:8])))
         self.report.spent(job.group, program, end.seconds, end.cpu_seconds)
         self.report.add(results, log, end.seconds)
+        if job.gtest_output is None and not end.lost:
+            for what in LEFT_LINE.findall(read_text(log)):
+                self.report.leave(f"{program} ({what})")
 
     def check(self, program: str, name: str, function: Callable[[], str]) -> None:
         """Report a check made in this process: `function` returns its complaint, or nothing."""

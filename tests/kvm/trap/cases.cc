@@ -9,7 +9,8 @@
 namespace hotsnap::kvmtest {
 
 void Cases::run(const std::string &name, const std::function<void()> &act) {
-    if (left_out_.contains(name)) {
+    unknown_.erase(name);
+    if (left_out_.contains(name) || (!chosen_.empty() && !chosen_.contains(name))) {
         return;
     }
     const auto began = std::chrono::steady_clock::now();

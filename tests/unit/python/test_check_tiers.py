@@ -7,12 +7,14 @@ import os
 import re
 import tempfile
 import unittest
+from contextlib import redirect_stdout
+from unittest import mock
 
-from checks import guests, process
+from checks import fork, guests, process
 from checks.__main__ import arguments
 from checks.context import ALL, DEFAULT, Context
 from checks.head import Head, read_head
-from checks.results import SLOWEST, Report
+from checks.results import FAILED, PASSED, SLOWEST, Report
 
 
 class Heads(unittest.TestCase):
@@ -71,6 +73,21 @@ class Runs(unittest.TestCase):
         self.assertEqual((data["left_to_all"], data["tier"]), ([], ALL))
         self.assertNotIn("left to --all", text)
 
+    def test_what_a_program_leaves_out_is_told(self):
+        self.program("10-part.sh", "", "echo ok short; echo '# left to --all: e1000, nvme'")
+        text, data = self.run_tier(DEFAULT)
+        self.assertEqual(data["left_to_all"], ["group/10-part.sh (e1000, nvme)"])
+        self.assertIn("left to --all: group/10-part.sh (e1000, nvme)", text)
+
+    def test_the_tests_own_word_of_the_tier(self):
+        from support.tier import left_to_all  # pylint: disable=import-outside-toplevel
+        for tier, expected in (({"HOTSNAP_TIER": DEFAULT}, True), ({"HOTSNAP_TIER": ALL}, False),
+                               ({}, False)):
+            said = io.StringIO()
+            with mock.patch.dict(os.environ, tier, clear=True), redirect_stdout(said):
+                self.assertEqual(left_to_all("x"), expected)
+            self.assertEqual(said.getvalue(), "# left to --all: x\n" if expected else "")
+
     def test_programs_are_told_the_tier(self):
         self.program("10-tier.sh", "", "echo ok $HOTSNAP_TIER")
         for tier in (DEFAULT, ALL):
@@ -97,6 +114,15 @@ class Runs(unittest.TestCase):
         self.assertEqual(len(found), SLOWEST)
         self.assertEqual(found[:2], [("103.0", "p03"), ("14.0", "p14")])
         self.assertIn("in total", lines[-1])
+
+
+class ChosenQtests(unittest.TestCase):
+    def test_a_chosen_test_that_is_gone_is_a_failure(self):
+        read = fork.chosen_reader(("/x86_64/a", "/x86_64/b"))
+        self.assertEqual([(r.name, r.outcome) for r in read("p", "1..1\nok 1 /x86_64/a\n")],
+                         [("/x86_64/a", PASSED), ("/x86_64/b", FAILED)])
+        self.assertEqual([r.outcome for r in read("p", "ok 1 /x86_64/a\nok 2 /x86_64/b\n")],
+                         [PASSED, PASSED])
 
 
 class CommandLine(unittest.TestCase):
