@@ -7,6 +7,8 @@ import argparse
 import fcntl
 import os
 import sys
+import time
+from collections.abc import Callable
 
 from . import fork, guests, process, programs, style
 from .context import ALL, DEFAULT, CannotRun, Context
@@ -42,7 +44,8 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="scripts/check", description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=f"groups:\n{groups}\n\nLogs are in build/logs. Status: 0 nothing failed, 1 something "
+        epilog=f"groups:\n{groups}\n\nHOTSNAP_CHECK_JOBS sets how many programs run at once "
+               "(default: two, on one processor\none). Logs are in build/logs. Status: 0 nothing failed, 1 something "
                "did,\n2 wrong usage, 128 + N ended by signal N.")
     parser.add_argument("groups", metavar="GROUP", nargs="*", help="run these groups only")
     parser.add_argument("--all", action="store_true", help="everything, not only what fits 40 minutes")
@@ -73,14 +76,20 @@ def take_build_lock(build: str) -> int:
 def run_group(context: Context, name: str) -> None:
     function, description = GROUPS[name]
     context.report.begin(name, description)
+    guarded(context, function, context)
+    if name not in TOGETHER:
+        guarded(context, context.finish)
+
+
+def guarded(context: Context, function: Callable[..., None], *arguments: Context) -> None:
+    """What goes wrong is a failure of the group; the other groups still count."""
+    group = context.report.group
     try:
-        function(context)
-        if name not in TOGETHER:
-            context.finish()
+        function(*arguments)
     except CannotRun as error:
-        context.report.add([Result(name, "group", FAILED, str(error))])
-    except Exception as error:  # pylint: disable=broad-except # the other groups still count
-        context.report.add([Result(name, "group", FAILED, f"{type(error).__name__}: {error}")])
+        context.report.add([Result(group, "group", FAILED, str(error))])
+    except Exception as error:  # pylint: disable=broad-except
+        context.report.add([Result(group, "group", FAILED, f"{type(error).__name__}: {error}")])
 
 
 def main(argv: list[str]) -> int:
@@ -97,10 +106,11 @@ def main(argv: list[str]) -> int:
     try:
         if not os.environ.get("HOTSNAP_LOCK_HELD"):
             take_build_lock(context.build)
+            report.started = time.monotonic()  # others' time is not ours
         for name in GROUPS:
             if not chosen.groups or name in chosen.groups:
                 run_group(context, name)
-        context.finish()
+        guarded(context, context.finish)
     except process.Interrupted as interrupt:
         report.interrupt(str(interrupt))
         status = interrupt.status

@@ -68,6 +68,8 @@ class Report:
         for known in self.programs:
             if (known.group, known.program) == (group, program):
                 known.seconds += seconds
+                if cpu_seconds is not None:
+                    known.cpu_seconds = (known.cpu_seconds or 0.0) + cpu_seconds
                 return
         self.programs.append(Spent(group, program, seconds, cpu_seconds))
 

@@ -5,6 +5,8 @@ import io
 import json
 import os
 import re
+import subprocess
+import sys
 import tempfile
 import unittest
 from contextlib import redirect_stdout
@@ -15,6 +17,9 @@ from checks.__main__ import arguments
 from checks.context import ALL, DEFAULT, Context
 from checks.head import Head, read_head
 from checks.results import FAILED, PASSED, SLOWEST, Report
+
+
+CHECKS = os.path.dirname(os.path.dirname(os.path.abspath(process.__file__)))
 
 
 class Heads(unittest.TestCase):
@@ -123,6 +128,55 @@ class ChosenQtests(unittest.TestCase):
                          [("/x86_64/a", PASSED), ("/x86_64/b", FAILED)])
         self.assertEqual([r.outcome for r in read("p", "ok 1 /x86_64/a\nok 2 /x86_64/b\n")],
                          [PASSED, PASSED])
+
+
+WHOLE_RUN = """
+import functools, sys
+from checks import __main__ as check
+from checks.context import CannotRun, Context
+from checks.results import FAILED
+
+def good(context):
+    context.run("waits", ["sh", "-c", "sleep 0.3; echo ok a; echo skip b - no such device"], 60)
+
+def cannot(context):
+    raise CannotRun("it does not build")
+
+def broken(context):
+    context.run("runs", ["echo", "ok c"], 60)
+    raise KeyError("a mistake in the group")
+
+check.GROUPS = {"one": (good, "first"), "two": (cannot, "second"), "vm": (broken, "third"),
+                "kvm": (good, "fourth")}
+check.Context = functools.partial(Context, root=sys.argv[1])
+sys.exit(check.main(sys.argv[2:]))
+"""
+
+
+class WholeRuns(unittest.TestCase):
+    def check(self, *arguments):
+        with tempfile.TemporaryDirectory() as folder:
+            done = subprocess.run(
+                [sys.executable, "-c", WHOLE_RUN, folder, *arguments], text=True, check=False,
+                stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=folder,
+                env={**os.environ, "PYTHONPATH": CHECKS, "HOTSNAP_LOCK_HELD": "1"})
+        return done.returncode, done.stdout.splitlines()
+
+    def test_the_last_lines(self):
+        status, lines = self.check("one")
+        self.assertEqual(status, 0)
+        self.assertEqual(lines[-1], "1 passed, 0 failed, 1 skipped")
+        self.assertRegex(lines[-2], r"^ *[\d.]+ s  in total, tier default$")
+        self.assertRegex(lines[-3], r"^ *[\d.]+ s  one/waits$")
+        self.assertIn("skip one/waits: b - no such device", lines)
+
+    def test_a_group_that_fails_stops_no_other(self):
+        status, lines = self.check()
+        self.assertEqual((status, lines[-1]), (1, "3 passed, 2 failed, 2 skipped"))
+        self.assertIn("not ok two/two: group - it does not build", lines)
+        self.assertTrue(any("not ok vm/vm: group - KeyError" in line for line in lines), lines)
+        for passed in ("ok one/waits", "ok vm/runs", "ok kvm/waits"):
+            self.assertTrue(any(line.startswith(passed) for line in lines), passed)
 
 
 class CommandLine(unittest.TestCase):
