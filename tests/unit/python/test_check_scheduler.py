@@ -4,10 +4,12 @@ leftovers, and all of them ended by an interrupt."""
 
 import io
 import os
+import pathlib
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import unittest
 from unittest import mock
@@ -16,8 +18,9 @@ from checks import process, scheduler
 from checks.context import Context
 from checks.results import FAILED, PASSED, Report
 from checks.scheduler import Program
+from support import workplace
 
-CHECKS = os.path.dirname(os.path.dirname(os.path.abspath(process.__file__)))
+LIBRARY = os.path.dirname(os.path.dirname(os.path.abspath(process.__file__)))
 
 
 def running(mark):
@@ -165,7 +168,7 @@ class Interrupts(Case):
         runner = subprocess.Popen(
             [sys.executable, "-c", RUN_THREE, self.folder, self.mark], stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL, text=True, start_new_session=True,
-            env={**os.environ, "PYTHONPATH": CHECKS, "HOTSNAP_CHECK_JOBS": "2"})
+            env={**os.environ, "PYTHONPATH": LIBRARY, "HOTSNAP_CHECK_JOBS": "2"})
         self.addCleanup(runner.stdout.close)
         deadline = time.monotonic() + 20
         while running(f"sleep\0001000.{self.mark}") < 4 and time.monotonic() < deadline:
@@ -209,6 +212,49 @@ class Interrupts(Case):
         runner.wait()
         self.nothing_is_left()
         self.assertIn("cleaned-up", self.log("p1"))
+
+
+class Turns(Case):
+    """What programs that run at once take turns with."""
+
+    def clashes(self, lock):
+        """How often one of two shells was where the other was, each having taken `lock`."""
+        script = f"""
+            for library in common apt-source; do source {LIBRARY}/$library.sh; done
+            APT_DIR=$1
+            visit() {{ mkdir "$1/busy" || echo clash; sleep 0.3; rmdir "$1/busy"; }}
+            {lock} visit "$1" 2>/dev/null"""
+        shells = [subprocess.Popen(["bash", "-c", script, "turns", self.folder],
+                                   stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+                  for _ in range(2)]
+        return sum(shell.communicate()[0].count("clash") for shell in shells)
+
+    def test_package_indexes(self):
+        self.assertEqual(self.clashes("apt_alone"), 0)
+        self.assertGreater(self.clashes(""), 0, "the control: they never met")
+
+    def test_a_holder_may_ask_again(self):
+        self.assertEqual(self.clashes("apt_alone apt_alone"), 0)
+
+    def test_huge_pages(self):
+        setting = pathlib.Path(self.folder, "nr_hugepages")
+        setting.write_text("1", encoding="utf-8")
+
+        def second():
+            with workplace.HugePages(2):
+                during.append(setting.read_text(encoding="utf-8"))
+
+        during = []
+        with mock.patch.object(workplace.HugePages, "SETTING", setting):
+            other = threading.Thread(target=second)
+            with workplace.HugePages(4):
+                other.start()
+                time.sleep(0.5)
+                self.assertEqual(setting.read_text(encoding="utf-8"), "5")
+                self.assertEqual(during, [])
+            other.join(20)
+        self.assertEqual(during, ["3"])
+        self.assertEqual(setting.read_text(encoding="utf-8"), "1")
 
 
 if __name__ == "__main__":
