@@ -90,6 +90,7 @@ class Context:
     def run(self, program: str, command: Sequence[str], timeout: float,
             read: Reader | None = formats.read_tap, *, gtest_output: str | None = None,
             env: Mapping[str, str] | None = None, cwd: str | None = None, alone: bool = False,
+            waits: bool = False,
             skip_reason: str = "it cannot run here: see its log") -> None:
         """Have finish() run a test program and report its results. Status 77 is a skip, for
         `skip_reason`. The program is told the tier in HOTSNAP_TIER.
@@ -99,7 +100,7 @@ class Context:
         """
         group = self.report.group
         self.jobs.append(Job(group, program, scheduler.Program(
-            f"{group}/{program}", command, self.log(program), timeout, alone,
+            f"{group}/{program}", command, self.log(program), timeout, alone, waits,
             {**(env or {}), "HOTSNAP_TIER": self.tier}, cwd), read, gtest_output, skip_reason))
 
     def finish(self) -> None:

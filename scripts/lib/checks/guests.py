@@ -48,6 +48,6 @@ def run_folder(context: Context, name: str) -> None:
         if head.tier == ALL != context.tier:
             context.leave(program)
             continue
-        context.run(program, [path], head.timeout, alone=head.alone,
+        context.run(program, [path], head.timeout, alone=head.alone, waits=head.waits,
                     env={"HOTSNAP_BUILD": context.build, "PYTHONDONTWRITEBYTECODE": "1"},
                     cwd=context.root)

@@ -4,6 +4,7 @@
     # timeout: 1200         the seconds it may take; 600 without that line
     # tier: all             it is left to `scripts/check --all`
     # alone: REASON         nothing else runs beside it
+    # waits: REASON         it hardly uses a processor: two of them run in the place of one
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import re
 from dataclasses import dataclass
 
 HEAD = 4000  # characters
-LINE = re.compile(r"^# (timeout|tier|alone): *(.*?) *$", re.MULTILINE)
+LINE = re.compile(r"^# (timeout|tier|alone|waits): *(.*?) *$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class Head:
     timeout: float = 600.0
     tier: str = "default"
     alone: bool = False
+    waits: bool = False
 
 
 def read_head(text: str) -> Head:
@@ -30,6 +32,7 @@ def read_head(text: str) -> Head:
         raise ValueError(f"'# timeout: {timeout}' is no number of seconds")
     if said.get("tier", "all") != "all":
         raise ValueError(f"'# tier: {said['tier']}': the only tier to name is 'all'")
-    if said.get("alone") == "":
-        raise ValueError("'# alone:' gives no reason")
-    return Head(float(timeout), said.get("tier", "default"), "alone" in said)
+    for word in ("alone", "waits"):
+        if said.get(word) == "":
+            raise ValueError(f"'# {word}:' gives no reason")
+    return Head(float(timeout), said.get("tier", "default"), "alone" in said, "waits" in said)

@@ -5,8 +5,9 @@ Each program has a process of this module's above it, its keeper, which adopts t
 and ends them (process.run). So programs that run at once are told apart by their keepers, and an
 interrupt has one process for each program to tell.
 
-Programs start in the order of `schedule`, which depends on the programs alone, and are reported in
-that order, whichever ends first.
+Programs start in the order of schedule(), which depends on the programs alone, as slots become
+free (one that waits may find half a slot before its turn), and are reported in that order, whichever
+ends first.
 """
 
 from __future__ import annotations
@@ -28,13 +29,15 @@ POLL = 0.5
 
 @dataclass(frozen=True)
 class Program:
-    """A test program to run. `alone`: nothing else runs while it does."""
+    """A test program to run. `alone`: nothing else runs while it does. `waits`: it hardly uses a
+    processor, so that two of them share a slot."""
 
     name: str
     command: Sequence[str]
     log: str
     timeout: float
     alone: bool = False
+    waits: bool = False
     env: Mapping[str, str] = field(default_factory=dict)
     cwd: str | None = None
 
@@ -137,12 +140,18 @@ def startable(programs: Sequence[Program], waiting: Sequence[int], running: Mapp
     found: list[int] = []
     for index in waiting:
         program = programs[index]
-        if len(active) >= at_once or any(other.alone for other in active) or (
-                program.alone and active):
+        if any(other.alone for other in active) or (program.alone and active):
             break
+        if halves(active) + halves([program]) > 2 * at_once:
+            continue  # one that waits may fit into half a slot
         active.append(program)
         found.append(index)
     return found
+
+
+def halves(programs: Iterable[Program]) -> int:
+    """How many halves of a slot they take."""
+    return sum(1 if program.waits else 2 for program in programs)
 
 
 def ready(running: Mapping[int, Keeper]) -> list[int]:

@@ -42,9 +42,9 @@ class Case(unittest.TestCase):
         self.addCleanup(folder.cleanup)
         self.folder = folder.name
 
-    def shell(self, name, script, timeout=60.0, alone=False):
+    def shell(self, name, script, timeout=60.0, alone=False, waits=False):
         return Program(name, ["sh", "-c", script], os.path.join(self.folder, f"{name}.log"),
-                       timeout, alone, cwd=self.folder)
+                       timeout, alone, waits, cwd=self.folder)
 
     def run_all(self, programs, at_once):
         """The names in the order of their reports, and how each ended."""
@@ -98,6 +98,15 @@ class Slots(Case):
         found = self.counts(programs, 2)
         self.assertEqual((found[0], found[3]), (1, 1))
         self.assertEqual(max(found), 2, "the control: nothing ran side by side")
+
+    def test_two_that_wait_share_a_slot(self):
+        found = self.counts([self.shell(f"p{i}", self.COUNT, waits=True) for i in range(4)], 1)
+        self.assertEqual(max(found), 2)
+        programs = [self.shell("busy1", ""), self.shell("busy2", ""), self.shell("busy3", ""),
+                    self.shell("waits1", "", waits=True), self.shell("waits2", "", waits=True)]
+        running_now = {3: None}
+        self.assertEqual(scheduler.startable(programs, [0, 1, 2, 4], running_now, 2), [0, 4])
+        self.assertEqual(scheduler.startable(programs, [0, 1, 2], {}, 2), [0, 1])
 
     def test_a_number_of_slots_can_be_chosen(self):
         with mock.patch.dict(os.environ, {"HOTSNAP_CHECK_JOBS": "3"}):

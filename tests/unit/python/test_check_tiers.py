@@ -27,11 +27,11 @@ class Heads(unittest.TestCase):
         self.assertEqual(read_head("#!/bin/sh\ntrue\n"), Head(600.0, DEFAULT, False))
 
     def test_lines(self):
-        self.assertEqual(read_head('"""x"""\n\n# timeout: 1200\n# tier: all\n# alone: it measures\n'),
-                         Head(1200.0, ALL, True))
+        self.assertEqual(read_head('"""x"""\n\n# timeout: 1200\n# tier: all\n# alone: it measures\n'
+                                   "# waits: for storage\n"), Head(1200.0, ALL, True, True))
 
     def test_wrong_lines_are_told_of(self):
-        for text in ("# timeout: soon\n", "# timeout:\n", "# tier: rest\n", "# alone:\n"):
+        for text in ("# timeout: soon\n", "# timeout:\n", "# tier: rest\n", "# alone:\n", "# waits:\n"):
             with self.assertRaises(ValueError, msg=text):
                 read_head(text)
 

@@ -4,6 +4,8 @@
 waits, its main loop too. A cancel gets it going again, long before the storage is back; and when
 nobody can cancel, it gives the snapshot up by itself."""
 
+# waits: for storage that has stopped, until the product gives up
+
 import re
 import subprocess
 import sys

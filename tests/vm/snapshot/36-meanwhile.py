@@ -4,6 +4,8 @@
 memory, taking a packet filter away, a balloon. It is refused, or it does no harm.
 """
 
+# waits: for copies that are slowed down
+
 import re
 import sys
 import time
