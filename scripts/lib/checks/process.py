@@ -15,7 +15,7 @@ import resource
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
@@ -78,9 +78,8 @@ def lost(seconds: float, status: int) -> Finished:
     return Finished(-1, seconds, 0.0, None, [], f"the process above it ended with {how}")
 
 
-def descendants() -> Iterator[tuple[int, str]]:
-    """Pid and name of each living process below this one, parents before children."""
-    children: dict[int, list[tuple[int, str]]] = {}
+def processes() -> Iterator[tuple[int, str, str, int]]:
+    """Pid, name, state and parent of each process that there is."""
     for entry in os.listdir("/proc"):
         if not entry.isdigit():
             continue
@@ -90,8 +89,16 @@ def descendants() -> Iterator[tuple[int, str]]:
         except OSError:
             continue
         state, parent = fields.split()[:2]
-        if state not in "ZX":
-            children.setdefault(int(parent), []).append((int(entry), name))
+        yield int(entry), name, state, int(parent)
+
+
+def descendants(spare: Collection[int] = ()) -> Iterator[tuple[int, str]]:
+    """Pid and name of each living process below this one, parents before children; without those
+    in `spare` and what is below them."""
+    children: dict[int, list[tuple[int, str]]] = {}
+    for pid, name, state, parent in processes():
+        if state not in "ZX" and pid not in spare:
+            children.setdefault(parent, []).append((pid, name))
     queue = [os.getpid()]
     while queue:
         for pid, name in children.get(queue.pop(0), []):
@@ -99,21 +106,23 @@ def descendants() -> Iterator[tuple[int, str]]:
             queue.append(pid)
 
 
-def reap() -> None:
+def reap(spare: Collection[int] = ()) -> None:
     """Collect orphans that have ended."""
-    try:
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
-    except ChildProcessError:
-        pass
+    for pid, _, state, parent in processes():
+        if state == "Z" and parent == os.getpid() and pid not in spare:
+            try:
+                os.waitpid(pid, os.WNOHANG)
+            except ChildProcessError:
+                pass
 
 
-def end_orphans(grace: float) -> list[str]:
-    """End every descendant; the names of those that had to be ended after `grace` seconds."""
+def end_orphans(grace: float, spare: Collection[int] = ()) -> list[str]:
+    """End every descendant but those that are spared; the names of those that had to be ended after
+    `grace` seconds."""
     deadline = time.monotonic() + grace
     while True:
-        reap()
-        left = list(descendants())
+        reap(spare)
+        left = list(descendants(spare))
         if not left or time.monotonic() >= deadline:
             break
         time.sleep(0.05)
@@ -127,10 +136,10 @@ def end_orphans(grace: float) -> list[str]:
             except ProcessLookupError:
                 pass
         deadline = time.monotonic() + patience
-        while (left := list(descendants())) and time.monotonic() < deadline:
-            reap()
+        while (left := list(descendants(spare))) and time.monotonic() < deadline:
+            reap(spare)
             time.sleep(0.05)
-    reap()
+    reap(spare)
     return names
 
 

@@ -119,6 +119,8 @@ def run(programs: Sequence[Program], done: Callable[[int, process.Finished], Non
             beat.beat(running.values(), len(waiting))
             for index in ready(running):
                 ended[index] = account(running.pop(index))
+                if ended[index].lost:  # its program may live on, and is nobody's now but ours
+                    process.end_orphans(0, [keeper.pid for keeper in running.values()])
                 if index != to_report[0]:
                     beat.say(f"{programs[index].name} has ended after "
                              f"{ended[index].seconds:.0f} s; its results follow in their turn")

@@ -142,12 +142,14 @@ class Ends(Case):
         report.begin("group")
         context = Context(report, self.folder)
         # It has printed a pass; then the process above it is killed.
-        context.run("p", ["sh", "-c", "echo ok a; kill -9 $PPID; sleep 1000"], 60)
+        mark = f"8{os.getpid()}"
+        context.run("p", ["sh", "-c", f"echo ok a; kill -9 $PPID; sleep 1000.{mark}"], 60)
         context.run("q", ["sh", "-c", "sleep 1; echo ok b"], 60)
         context.finish()
         self.assertEqual([(r.program, r.name, r.outcome) for _, r in report.results],
                          [("p", "end", FAILED), ("q", "b", PASSED)])
         self.assertIn("signal 9", report.results[0][1].reason)
+        self.assertEqual(running(f"1000.{mark}"), 0, "the program lives on")
 
 
 RUN_THREE = """
