@@ -22,6 +22,7 @@ from hotsnap.model import bundle, cluster
 from hotsnap.model.state import State
 from hotsnap.qemu import binaries
 from hotsnap.qemu.fleet import Fleet
+from support.tier import steps
 
 CLUSTER = """
 [cluster]
@@ -313,9 +314,9 @@ class MergingIde(MergingScsi):
 
 
 class Crashes(ClusterOfOne):
-    def crash_at_each_step(self, prepare, tag, chain):
+    def crash_at_each_step(self, first, prepare, tag, chain):
         """Let the command die at its n-th step, for every n; the next command mends it."""
-        for number in range(1, 60):
+        for number in steps(first, 60):
             with self.subTest(step=number):
                 prepare()
                 self.taken.pop(tag)
@@ -371,16 +372,16 @@ class Crashes(ClusterOfOne):
         self.content = bytearray(self.read_file(self.path("golden.raw")))
 
     def test_crash_while_live_and_active(self):
-        self.crash_at_each_step(self.three, "C", 3)
+        self.crash_at_each_step(1, self.three, "C", 3)
 
     def test_crash_while_live_and_frozen(self):
-        self.crash_at_each_step(self.three, "A", 3)
+        self.crash_at_each_step(2, self.three, "A", 3)
 
     def test_crash_while_offline(self):
         def prepare():
             self.three()
             self.down()
-        self.crash_at_each_step(prepare, "B", 3)
+        self.crash_at_each_step(1, prepare, "B", 3)
 
     def test_qemu_dies_too_in_the_middle_of_an_active_merge(self):
         """The journal tells which layer counts: the upper one before, the lower one after."""

@@ -23,6 +23,7 @@ from hotsnap.model import bundle
 from hotsnap.model.state import State
 from hotsnap.qemu import binaries, fleet, launch
 from hotsnap.qemu.qmp import Qmp, QmpClosed, QmpTimeout
+from support.tier import steps
 from test_operator_merge import ClusterOfOne, find_qemu
 
 
@@ -173,8 +174,8 @@ class Restoring(ForkOfOne):
         self.check(2)
         return content
 
-    def at_each_step(self, afterwards):
-        for step in range(1, 60):
+    def at_each_step(self, first, afterwards):
+        for step in steps(first, 60):
             with self.subTest(step=step):
                 self.prepare()
                 expected = bytes(self.content)
@@ -200,10 +201,10 @@ class Restoring(ForkOfOne):
         self.down()
 
     def test_killed_at_each_step(self):
-        self.at_each_step(lambda: None)
+        self.at_each_step(1, lambda: None)
 
     def test_host_dies_at_each_step(self):
-        self.at_each_step(self.power_loss)
+        self.at_each_step(2, self.power_loss)
 
     def test_interrupted_twice(self):
         self.prepare()
