@@ -106,6 +106,7 @@ class Context:
     def finish(self) -> None:
         """Run the programs that were handed to run(), some side by side."""
         jobs, self.jobs = self.jobs, []
+        begun: set[int] = set()
         told: set[int] = set()
 
         def done(index: int, end: process.Finished) -> None:
@@ -117,15 +118,15 @@ class Context:
                 os.remove(job.gtest_output)
         try:
             with self.scratch:
-                scheduler.run([job.program for job in jobs], done)
+                scheduler.run([job.program for job in jobs], done, begun=begun.add)
         except process.Interrupted as interrupt:
             # What has not run must not be missing without a word.
             for index in scheduler.schedule([job.program for job in jobs]):
                 if index not in told:
                     job = jobs[index]
                     self.report.begin(job.group)
-                    self.report.add([Result(job.title, "end", FAILED,
-                                            f"interrupted by {interrupt}, or not begun")])
+                    self.report.add([Result(job.title, "end", FAILED, f"interrupted by {interrupt}"
+                                            if index in begun else "it has not been run")])
             raise
 
     def _report(self, job: Job, end: process.Finished) -> None:

@@ -103,8 +103,9 @@ def account(keeper: Keeper) -> process.Finished:
 
 
 def run(programs: Sequence[Program], done: Callable[[int, process.Finished], None],
-        at_once: int | None = None) -> None:
-    """Runs them all; `done` is called for each, with its index, in the order of schedule()."""
+        at_once: int | None = None, begun: Callable[[int], None] = lambda _: None) -> None:
+    """Runs them all. `done` is called for each, with its index, in the order of schedule(); before
+    that `begun`, when it starts."""
     at_once = at_once or slots()
     order = schedule(programs)
     waiting, to_report = list(order), list(order)
@@ -115,6 +116,7 @@ def run(programs: Sequence[Program], done: Callable[[int, process.Finished], Non
         while to_report:
             for index in startable(programs, waiting, running, at_once):
                 waiting.remove(index)
+                begun(index)
                 running[index] = keep(programs[index])
             beat.beat(running.values(), len(waiting))
             for index in ready(running):

@@ -207,6 +207,12 @@ class Interrupts(Case):
             self.assertIn("cleaned-up", self.log(name))
         # Two that ran, one that did not, and the run itself.
         self.assertEqual(text.splitlines()[-1], "0 passed, 4 failed, 0 skipped")
+        self.assertEqual(
+            [line for line in text.splitlines() if line.startswith("not ok")],
+            ["not ok group/p1: end - interrupted by SIGINT",
+             "not ok group/p2: end - interrupted by SIGINT",
+             "not ok group/p3: end - it has not been run",
+             "not ok group/check: end - interrupted by SIGINT"])
         with open(os.path.join(self.folder, "out.json"), encoding="utf-8") as stream:
             self.assertIn('"interrupted": "SIGINT"', stream.read())
 
