@@ -58,7 +58,17 @@ def sanitize(context: Context) -> None:
         context.script("build", target)
         wrapper = plain_addresses() if kind == "host-tsan" else []
         planted_fault(context, kind, wrapper)
-        run_meson_tests(context, kind, simulation=False, env=SANITIZERS[kind], wrapper=wrapper)
+        run_meson_tests(context, kind, simulation=False, wrapper=wrapper,
+                        env={**SANITIZERS[kind], **fewer_examples(context)})
+
+
+def fewer_examples(context: Context) -> dict[str, str]:
+    """For rapidcheck: a quarter of its examples by default. The group "unit" has all of them, and
+    sanitized they take minutes."""
+    if context.tier == ALL:
+        return {}
+    context.leave("three quarters of the examples of property tests")
+    return {"RC_PARAMS": "max_success=25"}
 
 
 def plain_addresses() -> list[str]:

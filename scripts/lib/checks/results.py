@@ -75,7 +75,8 @@ class Report:
 
     def leave(self, program: str) -> None:
         """This run leaves `program` to one of tier "all"."""
-        self.left.append(f"{self.group}/{program}")
+        if f"{self.group}/{program}" not in self.left:
+            self.left.append(f"{self.group}/{program}")
 
     def interrupt(self, signal: str) -> None:
         """The run ends here: that is a failure, so that it never looks like a shorter, passing one.

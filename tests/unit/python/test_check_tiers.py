@@ -12,7 +12,7 @@ import unittest
 from contextlib import redirect_stdout
 from unittest import mock
 
-from checks import fork, guests, process
+from checks import fork, guests, process, programs
 from checks.__main__ import arguments
 from checks.context import ALL, DEFAULT, Context
 from checks.head import Head, read_head
@@ -177,6 +177,16 @@ class WholeRuns(unittest.TestCase):
         self.assertTrue(any("not ok vm/vm: group - KeyError" in line for line in lines), lines)
         for passed in ("ok one/waits", "ok vm/runs", "ok kvm/waits"):
             self.assertTrue(any(line.startswith(passed) for line in lines), passed)
+
+
+class Examples(unittest.TestCase):
+    def test_fewer_by_default_and_said_once(self):
+        report = Report(io.StringIO())
+        report.begin("sanitize")
+        for _ in range(2):
+            self.assertIn("RC_PARAMS", programs.fewer_examples(Context(report)))
+        self.assertEqual(len(report.left), 1)
+        self.assertEqual(programs.fewer_examples(Context(report, tier=ALL)), {})
 
 
 class CommandLine(unittest.TestCase):
