@@ -75,6 +75,10 @@ void hs_coordinator_link_down(hs_coordinator *c, hs_link link, const char *addre
     });
 }
 
+bool hs_coordinator_wants(hs_coordinator *c, const char *address) {
+    return guarded(nullptr, false, [&] { return c->impl.wants(text_or(address, "")); });
+}
+
 void hs_coordinator_bytes(hs_coordinator *c, hs_link link, const uint8_t *data, size_t size,
                           uint64_t now_us) {
     event(c, now_us, [&](Coordinator &it) { it.bytes(link, {data, size}, now_us); });

@@ -40,6 +40,8 @@ class Coordinator final : private PeerOutlet, private InitiatorOutlet {
     void link_up(hs_link link, bool inbound, const std::string &address, uint64_t now_us);
     void link_down(hs_link link, const std::string &address, const std::string &reason,
                    uint64_t now_us);
+    // Whether the run that is on still waits for a connection to that address.
+    bool wants(const std::string &address) const { return member_at(address).has_value(); }
     void bytes(hs_link link, std::span<const uint8_t> data, uint64_t now_us);
     void tick(uint64_t now_us);
     void local(hs_local_kind kind, const char *json, uint64_t now_us);

@@ -1,13 +1,15 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Whoever can connect to a member cannot harm it: it says no, or closes the connection."""
+"""Whoever can connect to a member cannot harm it: it says no, or closes the connection. Nor can
+one that a member connects to."""
 
 import json
 import select
 import socket
 import struct
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +19,13 @@ from harness import PATIENCE, Failed, Report, Vm, Workplace, check, wait_until
 class Link:
     """A connection to a member, by hand."""
 
-    def __init__(self, path: Path, hello: bool = True):
+    def __init__(self, path: Path, hello: bool = True, who: str = "y",
+                 patience: float = PATIENCE):
         self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.settimeout(PATIENCE)
+        self.socket.settimeout(patience)
         self.socket.connect(str(path))
         if hello:
-            self.say(type="HELLO", protocol=1, name="y")
+            self.say(type="HELLO", protocol=1, name=who)
             check(self.hear()["type"] == "HELLO", "no HELLO came back")
 
     def say(self, **message: Any) -> None:
@@ -112,6 +115,81 @@ def never_reads(path: Path) -> None:
     check(False, "the connection is kept")
 
 
+@contextmanager
+def nobody_accepts(listener: socket.socket) -> Iterator[list[socket.socket]]:
+    """Fills the listener's backlog: from now on a connect() to it waits."""
+    listener.listen(0)
+    waiting: list[socket.socket] = []
+    with listener:
+        while len(waiting) < 10:
+            caller = socket.socket(listener.family)
+            caller.setblocking(False)
+            waiting.append(caller)
+            with suppress(BlockingIOError):
+                caller.connect(listener.getsockname())
+        yield waiting
+        for caller in waiting:
+            caller.close()
+
+
+def full_backlog(place: Workplace, vm: Vm, own: Path, name: str, listener: socket.socket,
+                 address: str) -> None:
+    """A member that waits for its peer's socket goes on hearing everyone else; and when the peer
+    accepts at last, the connection is made."""
+    def begin(job: str) -> None:
+        bundles = place.path / "bundles"
+        bundles.mkdir(exist_ok=True)
+        vm.qmp.execute("hotsnap-cluster", {
+            "job-id": job, "tag": job, "directory": str(bundles),
+            "members": [{"name": "y", "address": address}]})
+        vm.reach("prepare")
+        time.sleep(0.5)  # it tries to connect
+
+    with nobody_accepts(listener) as waiting:
+        begin(f"{name}-cancelled")
+        started = time.monotonic()
+        Link(own, who="z", patience=10).socket.close()
+        heard = time.monotonic() - started
+        vm.qmp.execute("job-cancel", {"id": f"{name}-cancelled"})
+        error = vm.wait_job(f"{name}-cancelled", 60)
+        ended = time.monotonic() - started
+        print(f"# a HELLO was answered in {heard:.2f} s, the job had ended after {ended:.2f} s")
+        check(heard < 2, f"a HELLO was answered after {heard:.1f} s only")
+        check(ended < 5 and error and "cancelled" in error, f"after {ended:.1f} s: {error}")
+        begin(f"{name}-accepted")
+        for caller in waiting:
+            caller.close()
+        listener.settimeout(PATIENCE)
+        listener.listen(16)
+        while True:  # the callers that were closed are accepted first
+            link = Link.__new__(Link)
+            link.socket, _ = listener.accept()
+            link.socket.settimeout(PATIENCE)
+            with suppress(Failed, ConnectionError):
+                check(link.hear() == {"type": "HELLO", "protocol": 1, "name": "x"}, "no HELLO")
+                break
+        link.socket.close()
+        error = vm.wait_job(f"{name}-accepted", 60)
+        check(error and "'y'" in error, str(error))
+
+
+def run_as_caller(report: Report) -> None:
+    with Workplace() as place:
+        own = place.path / "x.sock"
+        vm = Vm(place, "x", ["-machine", "q35", "-accel", "tcg", "-m", "64",
+                             "-object", f"hotsnap-member,id=hs0,name=x,listen=unix:{own}"])
+        path = place.path / "full.sock"
+        unix = socket.socket(socket.AF_UNIX)
+        unix.bind(str(path))
+        report.run("links-full-backlog-unix",
+                   lambda: full_backlog(place, vm, own, "unix", unix, f"unix:{path}"))
+        tcp = socket.socket(socket.AF_INET)
+        tcp.bind(("127.0.0.1", 0))
+        report.run("links-full-backlog-tcp",
+                   lambda: full_backlog(place, vm, own, "tcp", tcp,
+                                        f"tcp:localhost:{tcp.getsockname()[1]}"))
+
+
 def run(report: Report) -> None:
     with Workplace() as place:
         path = place.path / "x.sock"
@@ -136,4 +214,5 @@ def run(report: Report) -> None:
 
 main = Report()
 run(main)
+run_as_caller(main)
 main.exit()

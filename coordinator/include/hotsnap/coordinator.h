@@ -163,6 +163,12 @@ void hs_coordinator_link_up(hs_coordinator *c, hs_link link, bool inbound, const
 /* Also for a failed HS_DO_CONNECT: then link is 0 and address says which. */
 void hs_coordinator_link_down(hs_coordinator *c, hs_link link, const char *address,
                               const char *reason, uint64_t now_us);
+/*
+ * Whether the connection that HS_DO_CONNECT named is still needed. To be asked before another
+ * attempt, so that no limit of the caller's own ends a run that may still wait: the run has its
+ * deadlines. When it is not, report link_down.
+ */
+bool hs_coordinator_wants(hs_coordinator *c, const char *address);
 void hs_coordinator_bytes(hs_coordinator *c, hs_link link, const uint8_t *data, size_t size,
                           uint64_t now_us);
 /* Too early or unasked calls do no harm. */

@@ -68,6 +68,8 @@ typedef struct HotsnapPause {
     } step[HOTSNAP_PAUSE_STEPS];
 } HotsnapPause;
 
+typedef struct HotsnapConnect HotsnapConnect;
+
 /* The local part of one cluster snapshot. */
 typedef struct HotsnapEpoch {
     HotsnapMember *member;
@@ -134,6 +136,7 @@ struct HotsnapMember {
     hs_coordinator *coordinator;
     GHashTable *links;     /* hs_link -> HotsnapLink */
     hs_link next_link;
+    QLIST_HEAD(, HotsnapConnect) connects; /* links.c */
     QEMUTimer *timer;
     bool draining;         /* hotsnap_dispatch() is on the stack */
     QEMUTimer *watch;      /* standstill.c */
