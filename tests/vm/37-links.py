@@ -1,12 +1,14 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Whoever can connect to a member cannot harm it: it says no, or closes the connection. Nor can
-one that a member connects to."""
+one that a member connects to, and nobody else can connect."""
 
 import json
 import select
 import socket
+import stat
 import struct
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -173,11 +175,51 @@ def full_backlog(place: Workplace, vm: Vm, own: Path, name: str, listener: socke
         check(error and "'y'" in error, str(error))
 
 
+def socket_mode(place: Workplace) -> None:
+    """The socket's file is its owner's alone from the moment it is there, and what other threads
+    create meanwhile gets the mode that the process wants."""
+    path = place.path / "mode.sock"
+    vm = Vm(place, "m", ["-machine", "none"])
+    modes: set[int] = set()
+    umasks: set[str] = set()
+    done = threading.Event()
+
+    def watch_mode() -> None:
+        while not done.is_set():
+            with suppress(FileNotFoundError):
+                modes.add(stat.S_IMODE(path.stat().st_mode))
+
+    def watch_umask() -> None:
+        with open(f"/proc/{vm.process.pid}/status", encoding="ascii") as status:
+            while not done.is_set():
+                status.seek(0)
+                umasks.update(line for line in status.read().splitlines()
+                              if line.startswith("Umask:"))
+
+    threads = [threading.Thread(target=watch) for watch in (watch_mode, watch_umask)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(200):
+            vm.qmp.execute("object-add", {"qom-type": "hotsnap-member", "id": "hs0", "name": "m",
+                                          "listen": f"unix:{path}"})
+            vm.qmp.execute("object-del", {"id": "hs0"})
+            check(not path.exists(), "the socket's file is left behind")
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+    print(f"# modes {[oct(mode) for mode in modes]}, {umasks}")
+    check(modes == {0o600}, f"the socket had modes {[oct(mode) for mode in modes]}")
+    check(len(umasks) == 1, f"the process's umask changed: {umasks}")
+
+
 def run_as_caller(report: Report) -> None:
     with Workplace() as place:
         own = place.path / "x.sock"
         vm = Vm(place, "x", ["-machine", "q35", "-accel", "tcg", "-m", "64",
                              "-object", f"hotsnap-member,id=hs0,name=x,listen=unix:{own}"])
+        report.run("links-socket-mode", lambda: socket_mode(place))
         path = place.path / "full.sock"
         unix = socket.socket(socket.AF_UNIX)
         unix.bind(str(path))

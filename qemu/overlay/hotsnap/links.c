@@ -467,11 +467,42 @@ void hotsnap_link_close(HotsnapMember *m, hs_link link)
     }
 }
 
+/*
+ * Whoever can connect commands this VM, so that the socket's file must never
+ * exist with a wider mode. A umask() of our own would hold for all threads:
+ * each could be creating a file. On Linux a Unix socket's file takes the
+ * mode that the socket itself has when it is bound.
+ */
+static bool listen_unix(HotsnapMember *m, const char *path, Error **errp)
+{
+    g_autoptr(QIOChannelSocket) ioc = NULL;
+    struct sockaddr_un un = { 0 };
+    int fd = qemu_socket(AF_UNIX, SOCK_STREAM, 0);
+
+    unix_sockaddr(path, &un);
+    if (fd < 0 || fchmod(fd, 0600) < 0 ||
+        (unlink(path) < 0 && errno != ENOENT) ||
+        bind(fd, (struct sockaddr *)&un, sizeof(un)) < 0 ||
+        listen(fd, BACKLOG) < 0) {
+        error_setg_errno(errp, errno, "Cannot listen at '%s'", path);
+    } else {
+        ioc = qio_channel_socket_new_fd(fd, errp);
+    }
+    if (!ioc) {
+        if (fd >= 0) {
+            close(fd);
+        }
+        return false;
+    }
+    /* Removes the file when it is closed. */
+    qio_channel_set_feature(QIO_CHANNEL(ioc), QIO_CHANNEL_FEATURE_LISTEN);
+    qio_net_listener_add(m->listener, ioc);
+    return true;
+}
+
 bool hotsnap_links_listen(HotsnapMember *m, Error **errp)
 {
     g_autoptr(SocketAddress) addr = address_parse(m->listen, errp);
-    mode_t mask;
-    int ret;
 
     if (!addr) {
         return false;
@@ -480,11 +511,9 @@ bool hotsnap_links_listen(HotsnapMember *m, Error **errp)
                                      link_free);
     m->listener = qio_net_listener_new();
     qio_net_listener_set_name(m->listener, "hotsnap-member");
-    /* The socket file must never exist with a wider mode, so no chmod. */
-    mask = umask(0177);
-    ret = qio_net_listener_open_sync(m->listener, addr, BACKLOG, errp);
-    umask(mask);
-    if (ret < 0) {
+    if (addr->type == SOCKET_ADDRESS_TYPE_UNIX
+        ? !listen_unix(m, addr->u.q_unix.path, errp)
+        : qio_net_listener_open_sync(m->listener, addr, BACKLOG, errp) < 0) {
         return false;
     }
     for (size_t i = 0; i < m->listener->nsioc; i++) {
