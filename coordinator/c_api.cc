@@ -10,7 +10,12 @@ struct hs_coordinator {
 
     Coordinator impl;
     std::optional<Action> current; // keeps text and data of the last action alive
+    bool broken = false;           // an event failed, and so did giving up
 };
+
+// next_action moves: nothing in it can fail.
+static_assert(std::is_nothrow_move_constructible_v<Action> &&
+              std::is_nothrow_move_assignable_v<Action>);
 
 namespace {
 
@@ -20,13 +25,22 @@ std::string text_or(const char *text, const char *otherwise) {
 
 /*
  * Runs an event. Whatever goes wrong inside must end the run, not the virtual machine: no exception
- * is expected here, but none may cross the interface either.
+ * is expected here, but none may cross the interface either. When not even the run can be ended,
+ * for lack of memory, the next event ends it.
  */
 template <typename Body> void event(hs_coordinator *c, uint64_t now_us, Body body) {
-    try {
+    char *error = nullptr;
+    const bool good = !c->broken && guarded(&error, false, [&] {
         body(c->impl);
-    } catch (const std::exception &e) {
-        c->impl.give_up(std::string("internal error: ") + e.what(), now_us);
+        return true;
+    });
+    if (!good) {
+        c->broken = !guarded(nullptr, false, [&] {
+            c->impl.give_up(std::string("internal error: ") + (error ? error : "out of memory"),
+                            now_us);
+            return true;
+        });
+        std::free(error);
     }
 }
 
@@ -108,5 +122,5 @@ bool hs_coordinator_next_action(hs_coordinator *c, hs_action *action) {
 }
 
 char *hs_coordinator_status_json(hs_coordinator *c) {
-    return c_string(to_text(c->impl.status()));
+    return guarded<char *>(nullptr, nullptr, [&] { return c_string(to_text(c->impl.status())); });
 }

@@ -6,20 +6,22 @@
 #include <cstdlib>
 #include <cstring>
 #include <exception>
-#include <string>
+#include <string_view>
 
 namespace hotsnap {
 
-inline char *c_string(const std::string &text) {
+inline char *c_string(std::string_view text) {
     char *copy = static_cast<char *>(std::malloc(text.size() + 1));
     if (!copy) {
         std::abort(); // as QEMU does
     }
-    std::memcpy(copy, text.c_str(), text.size() + 1);
+    std::memcpy(copy, text.data(), text.size());
+    copy[text.size()] = 0;
     return copy;
 }
 
-inline void set_error(char **error, const std::string &text) {
+// Copies nothing on the way: it runs where an exception is handled, and must not throw another.
+inline void set_error(char **error, std::string_view text) {
     if (error) {
         *error = c_string(text);
     }

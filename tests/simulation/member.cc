@@ -320,6 +320,9 @@ void Member::do_arm() {
     post_in_run(random_.between(100, 5000), [this] {
         if (!fails("arm")) {
             local(HS_LOCAL_ARMED);
+            if (mediator_.armed()) {
+                begin_cut("red-frame");
+            }
         }
     });
 }

@@ -6,6 +6,7 @@
  * Sans-I/O: what happened goes in (bytes from a link, the time, local progress), what to do comes
  * out (hs_coordinator_next_action). No clock, socket, file or thread inside; the same code runs in
  * QEMU and in the simulator. Not thread safe: one thread at a time. Conventions as in snapshot.h.
+ * No function lets an exception out; an error inside one that reports none ends the run.
  *
  * An epoch, seen from the initiator (I) and a peer (P):
  *
@@ -183,7 +184,7 @@ bool hs_coordinator_next_action(hs_coordinator *c, hs_action *action);
  * State for query-hotsnap: {"name","role":"none"|"initiator"|"peer","phase" (as in HS_SAY_PHASE, or
  * "idle"),"epoch","last_epoch","tag","initiator","reason","members":[{"name","address","state",
  * "done","total"}],"last":{"tag","epoch","role","phase","reason"},"ignored_events"}. Free with
- * hs_string_free.
+ * hs_string_free. NULL when there is no memory for it.
  */
 char *hs_coordinator_status_json(hs_coordinator *c);
 

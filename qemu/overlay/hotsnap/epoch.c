@@ -112,6 +112,9 @@ static void epoch_task_done(void *opaque)
         hotsnap_undo_begin(e);
     } else if (e->armed && !e->cut_done) {
         hotsnap_priority_raise_loops(e->member, e->raised);
+        if (hs_mediator_armed(e->member->mediator)) {
+            hotsnap_cut_soon(e->member);
+        }
     }
 }
 

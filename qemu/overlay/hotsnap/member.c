@@ -73,6 +73,10 @@ static void hotsnap_member_complete(UserCreatable *uc, Error **errp)
         return;
     }
     m->mediator = hs_mediator_new();
+    if (!m->mediator) {
+        error_setg(errp, "There is no memory for the packet mediator");
+        return;
+    }
     m->iothread = iothread_create("hotsnap", errp);
     if (!m->iothread) {
         return;
