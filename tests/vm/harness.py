@@ -284,6 +284,7 @@ class Member:
         self.socket = cluster.place.path / f"{name}.sock"
         self.vm: Vm | None = None
         self.disks: list[tuple[str, Path]] = []
+        self.restored_disks: list[tuple[str, Path]] = []
 
     @property
     def address(self) -> dict[str, str]:
@@ -397,6 +398,7 @@ class Cluster:
                 path = self.place.path / member.name / f"restored-{count}.qcow2"
                 disks.append((disk["device"], img_create(path, backing=Path(disk["file"]),
                                                          backing_format=disk["format"])))
+            member.restored_disks = disks
             member.start(disks, ["-incoming", "defer", "-S"])
 
     def begin_restore(self, tag: str, initiator: int = 0, **arguments: Any) -> None:

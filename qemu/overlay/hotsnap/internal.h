@@ -23,6 +23,7 @@
 #include "io/net-listener.h"
 #include "net/filter.h"
 #include "qapi/qapi-types-hotsnap.h"
+#include "qemu/sockets.h"
 #include "qemu/thread.h"
 #include "qobject/qdict.h"
 #include "qobject/qlist.h"
@@ -136,7 +137,7 @@ struct HotsnapMember {
     hs_coordinator *coordinator;
     GHashTable *links;     /* hs_link -> HotsnapLink */
     hs_link next_link;
-    QLIST_HEAD(, HotsnapConnect) connects; /* links.c */
+    QLIST_HEAD(, HotsnapConnect) connects; /* connect.c */
     QEMUTimer *timer;
     bool draining;         /* hotsnap_dispatch() is on the stack */
     QEMUTimer *watch;      /* standstill.c */
@@ -158,8 +159,10 @@ struct HotsnapMember {
     bool restoring;        /* until START is done: frames wait */
     bool restored;         /* from START on, until COMMIT or ABORT */
     hs_playback *playback; /* the channel, from LOAD to START */
-    QEMUTimer *restore_timer;
     char *restore_folder;
+    QEMUTimer *load_timer; /* while the state is being loaded */
+    bool mapped_ram_before; /* settings to be restored then */
+    int autostart_before;
 
     /* for query-hotsnap and the job */
     HotsnapPhase phase;
@@ -180,6 +183,8 @@ struct FilterHotsnap {
     uint32_t nic;
     bool nic_added;
     NetQueue *restore_queue; /* frames to the guest until playback is done */
+    GQueue undelivered[2];   /* sizes of frames in QEMU's queues, by to_guest */
+    size_t undelivered_bytes;
     QTAILQ_ENTRY(FilterHotsnap) next_filter;
 };
 
@@ -191,10 +196,18 @@ uint64_t hotsnap_now_us(void);
 /* links.c; iothread */
 bool hotsnap_links_listen(HotsnapMember *m, Error **errp);
 void hotsnap_links_close(HotsnapMember *m);
-void hotsnap_link_connect(HotsnapMember *m, const char *address);
 void hotsnap_link_send(HotsnapMember *m, hs_link link, const uint8_t *data,
                        size_t size);
 void hotsnap_link_close(HotsnapMember *m, hs_link link);
+/* @address: that we connected to, or NULL */
+void hotsnap_link_new(HotsnapMember *m, QIOChannelSocket *ioc,
+                      const char *address);
+
+/* connect.c; iothread, but for the first two */
+SocketAddress *hotsnap_address_parse(const char *str, Error **errp);
+void hotsnap_unix_sockaddr(const char *path, struct sockaddr_un *un);
+void hotsnap_link_connect(HotsnapMember *m, const char *address);
+void hotsnap_connects_end(HotsnapMember *m);
 
 /* dispatch.c */
 void hotsnap_dispatch(HotsnapMember *m); /* iothread */
@@ -311,6 +324,20 @@ bool hotsnap_filters_check(HotsnapMember *m, const char *pcap,
                            const char *vnet, Error **errp);
 size_t hotsnap_filters_play(HotsnapMember *m, hs_playback *p);
 void hotsnap_filters_end_restore(HotsnapMember *m);
+
+/* forward.c */
+/* Sends a frame on its way as if it had just passed the filter. */
+void hotsnap_forward(FilterHotsnap *f, NetClientState *sender, unsigned flags,
+                     const struct iovec *iov, int iovcnt);
+void hotsnap_forward_frame(FilterHotsnap *f, const hs_frame *frame);
+/* The same once restore_queue, whose deliverer the next is, is flushed. */
+ssize_t hotsnap_forward_later(FilterHotsnap *f, NetClientState *sender,
+                              unsigned flags, const struct iovec *iov,
+                              int iovcnt);
+ssize_t hotsnap_forward_waiting(NetClientState *sender, unsigned flags,
+                                const struct iovec *iov, int iovcnt,
+                                void *opaque);
+void hotsnap_forward_end(FilterHotsnap *f);
 
 /* restore.c */
 void hotsnap_restore_load(HotsnapMember *m, QDict *request);

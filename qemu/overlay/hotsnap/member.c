@@ -107,8 +107,8 @@ static bool hotsnap_member_can_be_deleted(UserCreatable *uc)
 {
     HotsnapMember *m = HOTSNAP_MEMBER(uc);
 
-    return !m->epoch && !m->restoring && !m->restored && !m->job &&
-           QTAILQ_EMPTY(&m->filters);
+    return !m->epoch && !m->restoring && !m->restored && !m->load_timer &&
+           !m->job && QTAILQ_EMPTY(&m->filters);
 }
 
 static void hotsnap_member_finalize(Object *obj)

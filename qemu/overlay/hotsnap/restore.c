@@ -9,6 +9,10 @@
  *
  * Frames that other members send once they run, and we do not yet, wait in
  * the filters until the recorded ones are through.
+ *
+ * The load needs settings of QEMU's own: mapped-ram, and that nothing starts
+ * at its end. They are as before once the load has ended, which can be after
+ * the restore: an ABORT does not end it.
  */
 #include "qemu/osdep.h"
 #include "internal.h"
@@ -29,10 +33,16 @@ static void restore_end(HotsnapMember *m)
     hotsnap_filters_end_restore(m);
     g_clear_pointer(&m->playback, hs_playback_free);
     g_clear_pointer(&m->restore_folder, g_free);
-    if (m->restore_timer) {
-        timer_free(m->restore_timer);
-        m->restore_timer = NULL;
-    }
+}
+
+/* Nothing of the load reads them any more. */
+static void restore_settings(HotsnapMember *m)
+{
+    MigrationState *s = migrate_get_current();
+
+    s->capabilities[MIGRATION_CAPABILITY_MAPPED_RAM] = m->mapped_ram_before;
+    autostart = m->autostart_before;
+    g_clear_pointer(&m->load_timer, timer_free);
 }
 
 static bool restore_activate_disks(Error **errp)
@@ -43,36 +53,53 @@ static bool restore_activate_disks(Error **errp)
     return !*errp;
 }
 
-/* Migration tells its state to QMP clients only, so it is asked. */
-static void restore_poll(void *opaque)
+static void load_succeeded(HotsnapMember *m)
 {
-    HotsnapMember *m = opaque;
-    MigrationIncomingState *mis = migration_incoming_get_current();
     Error *err = NULL;
 
-    if (mis->state == MIGRATION_STATUS_COMPLETED &&
-        !runstate_check(RUN_STATE_INMIGRATE)) {
-        /* Before the barrier: nothing that can fail or take long after it. */
-        if (restore_activate_disks(&err)) {
-            hotsnap_local(m, HS_LOCAL_LOADED, NULL);
-        } else {
-            hotsnap_local_failed(m, err);
-        }
-        return;
-    }
-    if (mis->state == MIGRATION_STATUS_FAILED) {
-        MigrationState *s = migrate_get_current();
-
-        WITH_QEMU_LOCK_GUARD(&s->error_mutex) {
-            error_setg(&err, "Cannot load '%s/state': %s", m->restore_folder,
-                       s->error ? error_get_pretty(s->error)
-                                : "see this QEMU's messages");
-        }
+    /* Before the barrier: nothing that can fail or take long after it. */
+    if (restore_activate_disks(&err)) {
+        hotsnap_local(m, HS_LOCAL_LOADED, NULL);
+    } else {
         hotsnap_local_failed(m, err);
+    }
+}
+
+static void load_failed(HotsnapMember *m)
+{
+    MigrationState *s = migrate_get_current();
+    Error *err = NULL;
+
+    WITH_QEMU_LOCK_GUARD(&s->error_mutex) {
+        error_setg(&err, "Cannot load '%s/state': %s", m->restore_folder,
+                   s->error ? error_get_pretty(s->error)
+                            : "see this QEMU's messages");
+    }
+    hotsnap_local_failed(m, err);
+}
+
+/* Migration tells its state to QMP clients only, so it is asked. */
+static void load_poll(void *opaque)
+{
+    HotsnapMember *m = opaque;
+    MigrationStatus state = migration_incoming_get_current()->state;
+    bool loaded = state == MIGRATION_STATUS_COMPLETED &&
+                  !runstate_check(RUN_STATE_INMIGRATE);
+
+    if (!loaded && state != MIGRATION_STATUS_FAILED) {
+        timer_mod(m->load_timer,
+                  qemu_clock_get_ms(QEMU_CLOCK_REALTIME) + POLL_MS);
         return;
     }
-    timer_mod(m->restore_timer,
-              qemu_clock_get_ms(QEMU_CLOCK_REALTIME) + POLL_MS);
+    restore_settings(m);
+    if (!m->restoring) {
+        return; /* aborted meanwhile */
+    }
+    if (loaded) {
+        load_succeeded(m);
+    } else {
+        load_failed(m);
+    }
 }
 
 /* When it is needed, members run already: too late to fail. */
@@ -118,21 +145,29 @@ static bool restore_begin(HotsnapMember *m, Error **errp)
     if (!restore_open_channel(m, errp)) {
         return false;
     }
+    m->mapped_ram_before = migrate_mapped_ram();
+    m->autostart_before = autostart;
+    m->load_timer = timer_new_ms(QEMU_CLOCK_REALTIME, load_poll, m);
     qmp_migrate_set_capabilities(&caps, &err);
     if (!err) {
         /* All members start together, whatever the command line says. */
         autostart = 0;
         qmp_migrate_incoming(uri, false, NULL, true, false, &err);
     }
-    error_propagate(errp, err);
-    return !err;
+    if (err) {
+        restore_settings(m);
+        error_propagate(errp, err);
+        return false;
+    }
+    load_poll(m);
+    return true;
 }
 
 void hotsnap_restore_load(HotsnapMember *m, QDict *request)
 {
     Error *err = NULL;
 
-    if (m->epoch || m->restoring || m->restored) {
+    if (m->epoch || m->restoring || m->restored || m->load_timer) {
         error_setg(&err, "A snapshot or restore is in progress already");
         hotsnap_local_failed(m, err);
         return;
@@ -143,10 +178,7 @@ void hotsnap_restore_load(HotsnapMember *m, QDict *request)
     hotsnap_filters_identify(m);
     if (!restore_begin(m, &err)) {
         hotsnap_local_failed(m, err);
-        return;
     }
-    m->restore_timer = timer_new_ms(QEMU_CLOCK_REALTIME, restore_poll, m);
-    restore_poll(m);
 }
 
 void hotsnap_restore_start(HotsnapMember *m)
