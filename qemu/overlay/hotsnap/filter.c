@@ -249,13 +249,15 @@ static void filter_cleanup(NetFilterState *nf)
 
 /*
  * Without its filter, a NIC's frames would leave uncolored in the middle of
- * an epoch, and be taken for ones sent before the cut.
+ * an epoch, and be taken for ones sent before the cut; and recorded ones
+ * would not be played back. (netdev_del takes the filter along, and is
+ * refused as well.)
  */
 static bool filter_can_be_deleted(UserCreatable *uc)
 {
     HotsnapMember *m = FILTER_HOTSNAP(uc)->member;
 
-    return !m || (!m->epoch && !m->restoring);
+    return !m || (!m->epoch && !m->restoring && !m->restored);
 }
 
 static void filter_status_changed(NetFilterState *nf, Error **errp)

@@ -118,7 +118,7 @@ bool hotsnap_guard_check(HotsnapMember *m, Error **errp)
     const char *bad = NULL;
     Error *blocked = NULL;
 
-    if (m->epoch || m->restoring) {
+    if (m->epoch || m->restoring || m->restored) {
         error_setg(errp, "A snapshot or restore is in progress already");
         return false;
     }
