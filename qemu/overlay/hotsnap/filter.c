@@ -70,19 +70,6 @@ static FilterHotsnap *filter_of_nic(HotsnapMember *m, uint32_t nic)
     return NULL;
 }
 
-/* Sends a frame on its way as if it had just passed this filter. */
-static void filter_forward(FilterHotsnap *f, hs_direction direction,
-                           const uint8_t *data, size_t size)
-{
-    NetFilterState *nf = NETFILTER(f);
-    NetClientState *sender = direction == HS_TO_GUEST ? nf->netdev
-                                                      : nf->netdev->peer;
-    struct iovec iov = { .iov_base = (void *)data, .iov_len = size };
-
-    qemu_netfilter_pass_to_next(sender, QEMU_NET_PACKET_FLAG_NONE, &iov, 1,
-                                nf);
-}
-
 void hotsnap_filters_release(HotsnapMember *m)
 {
     hs_frame frame;
@@ -91,9 +78,48 @@ void hotsnap_filters_release(HotsnapMember *m)
         FilterHotsnap *f = filter_of_nic(m, frame.nic);
 
         if (f) {
-            filter_forward(f, frame.direction, frame.data, frame.size);
+            hotsnap_forward_frame(f, &frame);
+        } else {
+            hs_mediator_undelivered(m->mediator, 1);
         }
     }
+}
+
+/* A frame where its sender has it, guest memory for one. */
+typedef struct FrameSource {
+    const struct iovec *iov;
+    int iovcnt;
+    size_t head_size, size;
+} FrameSource;
+
+static void copy_rest(void *opaque, uint8_t *to)
+{
+    FrameSource *s = opaque;
+
+    iov_to_buf(s->iov, s->iovcnt, s->head_size, to, s->size - s->head_size);
+}
+
+/* Passes on @head, and the rest from where it is. */
+static void forward_patched(FilterHotsnap *f, NetClientState *sender,
+                            unsigned flags, FrameSource *s, uint8_t *head)
+{
+    struct iovec iov[64] = {
+        { .iov_base = head, .iov_len = s->head_size }
+    };
+    g_autofree uint8_t *rest = NULL;
+    unsigned n = 0;
+
+    if (s->iovcnt < ARRAY_SIZE(iov)) {
+        n = iov_copy(iov + 1, s->iovcnt, s->iov, s->iovcnt, s->head_size,
+                     s->size - s->head_size);
+    } else if (s->size > s->head_size) {
+        /* In more pieces than a system call may take, perhaps. */
+        iov[1].iov_len = s->size - s->head_size;
+        iov[1].iov_base = rest = g_malloc(iov[1].iov_len);
+        copy_rest(s, rest);
+        n = 1;
+    }
+    hotsnap_forward(f, sender, flags, iov, n + 1);
 }
 
 static ssize_t filter_receive_iov(NetFilterState *nf, NetClientState *sender,
@@ -102,58 +128,56 @@ static ssize_t filter_receive_iov(NetFilterState *nf, NetClientState *sender,
 {
     FilterHotsnap *f = FILTER_HOTSNAP(nf);
     HotsnapMember *m = f->member;
-    size_t size;
-    g_autofree uint8_t *data = NULL;
+    FrameSource source = { .iov = iov, .iovcnt = iovcnt };
+    uint8_t head[HS_FRAME_HEAD];
     uint8_t octet;
     hs_frame frame;
     hs_verdict verdict;
+    size_t at;
 
     if (flags & QEMU_NET_PACKET_FLAG_RAW) {
         return 0; /* no member is ever sent these */
     }
     if (m->restoring && sender == nf->netdev) {
-        /* Recorded frames go first. */
-        qemu_net_queue_append_iov(f->restore_queue, sender, flags, iov,
-                                  iovcnt, NULL);
-        return iov_size(iov, iovcnt);
+        return hotsnap_forward_later(f, sender, flags, iov, iovcnt);
     }
     if (!m->table_installed || !f->nic_added) {
         return 0;
     }
-    size = iov_size(iov, iovcnt);
     /*
-     * Copied, as the frame may lie in guest memory, where the guest could
-     * change it and we must not. Only while a member table is installed.
+     * The frame may lie in guest memory, where the guest could change it and
+     * we must not. So its head is copied: that is what is judged, and what
+     * goes on when it is recolored. All of it is copied only to be kept.
      */
-    data = g_malloc(size);
-    iov_to_buf(iov, iovcnt, 0, data, size);
+    source.size = iov_size(iov, iovcnt);
+    source.head_size = iov_to_buf(iov, iovcnt, 0, head, sizeof(head));
     frame = (hs_frame) {
         .nic = f->nic,
         .direction = sender == nf->netdev ? HS_TO_GUEST : HS_FROM_GUEST,
-        .data = data,
-        .size = size,
+        .data = head,
+        .size = source.size,
         .vnet_header_size = nf->netdev->vnet_hdr_len,
     };
-    verdict = hs_mediator_frame(m->mediator, &frame,
-                                g_get_real_time() * 1000, &octet);
-    if (verdict == HS_PASS) {
-        size_t at = frame.vnet_header_size + 6;
-
-        if (frame.direction == HS_TO_GUEST) {
-            hotsnap_epoch_check_channels(m);
+    verdict = hs_mediator_frame_head(m->mediator, &frame, source.head_size,
+                                     copy_rest, &source,
+                                     g_get_real_time() * 1000, &octet);
+    if (verdict != HS_PASS) {
+        trace_hotsnap_hold(frame.nic, frame.direction, source.size, verdict);
+        if (verdict == HS_HOLD_AND_CUT) {
+            hotsnap_cut_soon(m);
         }
-        if (at >= size || data[at] == octet) {
-            return 0;
-        }
-        data[at] = octet;
-        filter_forward(f, frame.direction, data, size);
-        return size;
+        return source.size;
     }
-    trace_hotsnap_hold(frame.nic, frame.direction, size, verdict);
-    if (verdict == HS_HOLD_AND_CUT) {
-        hotsnap_cut_soon(m);
+    if (frame.direction == HS_TO_GUEST) {
+        hotsnap_epoch_check_channels(m);
     }
-    return size;
+    at = frame.vnet_header_size + 6;
+    if (at >= source.head_size || head[at] == octet) {
+        return 0;
+    }
+    head[at] = octet;
+    forward_patched(f, sender, flags, &source, head);
+    return source.size;
 }
 
 bool hotsnap_filters_check(HotsnapMember *m, const char *pcap,
@@ -191,7 +215,7 @@ size_t hotsnap_filters_play(HotsnapMember *m, hs_playback *p)
         FilterHotsnap *f = filter_of_nic(m, frame.nic);
 
         if (f) {
-            filter_forward(f, HS_TO_GUEST, frame.data, frame.size);
+            hotsnap_forward_frame(f, &frame);
             n++;
         }
     }
@@ -224,7 +248,7 @@ static void filter_setup(NetFilterState *nf, Error **errp)
                    f->member_id);
         return;
     }
-    f->restore_queue = qemu_new_net_queue(qemu_netfilter_pass_to_next, nf);
+    f->restore_queue = qemu_new_net_queue(hotsnap_forward_waiting, f);
     f->member = HOTSNAP_MEMBER(obj);
     object_ref(obj);
     QTAILQ_INSERT_TAIL(&f->member->filters, f, next_filter);
@@ -243,6 +267,7 @@ static void filter_cleanup(NetFilterState *nf)
     if (f->nic_added) {
         hs_mediator_remove_nic(f->member->mediator, f->nic);
     }
+    hotsnap_forward_end(f);
     object_unref(OBJECT(f->member));
     f->member = NULL;
 }

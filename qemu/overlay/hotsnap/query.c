@@ -65,6 +65,7 @@ static HotsnapMediatorInfo *mediator_info(HotsnapMember *m)
     info->recorded = s.recorded;
     info->unrecorded = s.unrecorded;
     info->lost = s.lost;
+    info->dropped = s.dropped;
     return info;
 }
 

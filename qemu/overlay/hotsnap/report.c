@@ -155,6 +155,7 @@ static QDict *report_channel(HotsnapEpoch *e)
     qdict_put_int(json, "bytes", s.recorded_bytes);
     qdict_put_int(json, "unrecorded", s.unrecorded);
     qdict_put_int(json, "lost", s.lost);
+    qdict_put_int(json, "dropped", s.dropped);
     qdict_put_int(json, "white_sent", s.white_sent);
     qdict_put_int(json, "white_received", s.white_received);
     qdict_put_int(json, "on_the_fly", s.on_the_fly);
