@@ -59,7 +59,12 @@ void hotsnap_forward(FilterHotsnap *f, NetClientState *sender, unsigned flags,
     size_t size = iov_size(iov, iovcnt);
     NetFilterState *next = nf;
     NetQueue *queue;
+    ssize_t ret;
 
+    if (!sender) {
+        forward_lost(f, size); /* the NIC is gone */
+        return;
+    }
     while ((next = to_guest ? QTAILQ_NEXT(next, next)
                             : QTAILQ_PREV(next, next))) {
         if (qemu_netfilter_receive(next, to_guest ? NET_FILTER_DIRECTION_TX
@@ -78,9 +83,15 @@ void hotsnap_forward(FilterHotsnap *f, NetClientState *sender, unsigned flags,
         (!qemu_can_send_packet(sender) || !qemu_net_queue_flush(queue))) {
         qemu_net_queue_append_iov(queue, sender, flags, iov, iovcnt,
                                   forward_sent);
-    } else if (qemu_net_queue_send_iov(queue, sender, flags, iov, iovcnt,
-                                       forward_sent)) {
-        return;
+    } else {
+        ret = qemu_net_queue_send_iov(queue, sender, flags, iov, iovcnt,
+                                      forward_sent);
+        if (ret < 0) {
+            forward_lost(f, size);
+        }
+        if (ret) {
+            return;
+        }
     }
     g_queue_push_tail(&f->undelivered[to_guest], GSIZE_TO_POINTER(size));
     f->undelivered_bytes += size;
