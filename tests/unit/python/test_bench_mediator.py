@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""scripts/bench mediator: what it makes of its samples, and of a flow that ends."""
+
+import contextlib
+import io
+import socket
+import time
+import unittest
+
+from hotsnap import bench_mediator
+from hotsnap.bench_mediator import CONDITIONS, WAYS, Conditions, Host, Throughput, rate
+from hotsnap.bench_stats import show
+from hotsnap.errors import HotsnapError
+
+
+class Figures(unittest.TestCase):
+    def filled(self):
+        found = Throughput()
+        for way in WAYS:
+            for condition, samples in zip(CONDITIONS, ([100, 200, 300], [90, 198, 400], [50])):
+                for sample in samples:
+                    found.series[way, condition].add(sample)
+        return found
+
+    def test_ratios_are_of_medians_to_none(self):
+        found = self.filled()
+        self.assertAlmostEqual(found.ratio("tcp out", "before"), 0.99)
+        self.assertAlmostEqual(found.ratio("tcp in", "after"), 0.25)
+        self.assertIsNone(Throughput().ratio("tcp in", "after"))
+
+    def test_report_and_table(self):
+        report = self.filled().report()
+        self.assertEqual(list(report), list(WAYS))
+        self.assertEqual(report["udp out"]["before_ratio"], 0.99)
+        self.assertEqual(report["udp out"]["without"]["median"], 200)
+        table = show(self.filled().lines())
+        for way in WAYS:
+            self.assertIn(f"{way}, after to without", table)
+
+    def test_arguments(self):
+        self.assertEqual(bench_mediator.arguments(["--repeat", "3"]).repeat, 3)
+        for wrong in (["--repeat", "0"], ["core"]):
+            with self.assertRaises(SystemExit), contextlib.redirect_stderr(io.StringIO()):
+                bench_mediator.arguments(wrong)
+
+
+class Flow(unittest.TestCase):
+    def test_rate_leaves_out_the_warm_up(self):
+        began = time.monotonic()
+
+        def count():
+            time.sleep(0.01)
+            # Ten times as fast while it warms up.
+            return 1000 if time.monotonic() < began + bench_mediator.WARM_UP else 100
+
+        self.assertLess(rate(count, 0.3), 12_000)
+
+    def test_a_closed_flow_is_an_error(self):
+        near, far = socket.socketpair()
+        with near:
+            far.close()
+            with self.assertRaises(HotsnapError):
+                Host._received(near)
+
+    def test_the_objects_are_found_by_their_types(self):
+        objects = [{"name": "x", "type": "child<iothread>"},
+                   {"name": "f", "type": "child<filter-hotsnap>"}]
+        self.assertEqual(Conditions._named(objects, "filter-hotsnap"), "f")
+
+
+if __name__ == "__main__":
+    unittest.main()
