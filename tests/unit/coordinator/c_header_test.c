@@ -55,7 +55,10 @@ static void test_coordinator(void) {
         timer |= action.kind == HS_DO_TIMER && action.deadline_us > 1000;
     }
     CHECK(prepared && connected && timer);
+    CHECK(hs_coordinator_wants(c, "unix:/run/web.sock"));
+    CHECK(!hs_coordinator_wants(c, "unix:/run/other.sock") && !hs_coordinator_wants(c, NULL));
     hs_coordinator_link_up(c, 7, false, "unix:/run/web.sock", 2000);
+    CHECK(!hs_coordinator_wants(c, "unix:/run/web.sock"));
     CHECK(hs_coordinator_next_action(c, &action));
     CHECK(action.kind == HS_DO_SEND && action.link == 7 && action.size > 4 && action.data);
     check_string(hs_coordinator_status_json(c), "\"phase\":\"prepare\"");
@@ -72,6 +75,11 @@ static void test_coordinator(void) {
 
 static const char *members = "[{\"name\":\"a\",\"macs\":[\"52:54:00:00:00:01\"]},"
                              "{\"name\":\"b\",\"macs\":[\"52:54:00:00:00:02\"]}]";
+
+/* The frames here have 60 bytes, of which 20 are shown. */
+static void copy_rest(void *opaque, uint8_t *to) {
+    memcpy(to, (const uint8_t *)opaque + 20, 40);
+}
 
 static void test_mediator(void) {
     const uint8_t mac[6] = {0x52, 0x54, 0, 0, 0, 1};
@@ -94,7 +102,9 @@ static void test_mediator(void) {
     CHECK(!hs_mediator_prepare(m, 2, NULL, NULL, true, NULL));
     CHECK(hs_mediator_prepare(m, 2, "a", members, true, NULL));
     hs_mediator_start_coloring(m);
-    CHECK(hs_mediator_frame(m, &out, 0, &octet) == HS_PASS && octet == 0x56);
+    CHECK(!hs_mediator_armed(m));
+    CHECK(hs_mediator_frame_head(m, &out, 20, copy_rest, sent, 0, &octet) == HS_PASS);
+    CHECK(octet == 0x56);
     hs_mediator_cut(m);
     CHECK(hs_mediator_frame(m, &out, 0, &octet) == HS_PASS && octet == 0x5a);
     check_string(hs_mediator_white_sent_json(m), "\"52:54:00:00:00:01>52:54:00:00:00:02\":1");
@@ -116,7 +126,14 @@ static void test_mediator(void) {
     error = NULL;
     CHECK(!hs_mediator_write_channel(m, pcap, vnet, &error));
     check_string(error, pcap);
+    memset(sent, 0xff, 6); /* a broadcast waits for the end of coloring */
+    CHECK(hs_mediator_frame_head(m, &out, 20, copy_rest, sent, 0, &octet) == HS_HOLD);
     hs_mediator_end_coloring(m);
+    CHECK(hs_mediator_next_released(m, &in));
+    CHECK(in.size == sizeof(sent) && !memcmp(in.data, sent, sizeof(sent)));
+    hs_mediator_undelivered(m, 3);
+    hs_mediator_get_stats(m, &stats);
+    CHECK(stats.dropped == 3);
     hs_mediator_reset(m);
     CHECK(!hs_mediator_next_released(m, &in));
     hs_mediator_remove_nic(m, nic);
