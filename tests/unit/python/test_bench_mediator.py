@@ -3,12 +3,14 @@
 
 import contextlib
 import io
+import os
 import socket
 import time
 import unittest
 
 from hotsnap import bench_mediator
-from hotsnap.bench_mediator import CONDITIONS, WAYS, Conditions, Host, Throughput, rate
+from hotsnap.bench_mediator import (BY, CONDITIONS, WAYS, Conditions, Host, Throughput,
+                                    processor_seconds, rate)
 from hotsnap.bench_stats import show
 from hotsnap.errors import HotsnapError
 
@@ -16,7 +18,7 @@ from hotsnap.errors import HotsnapError
 class Figures(unittest.TestCase):
     def filled(self):
         found = Throughput()
-        for way in WAYS:
+        for way in (way + by for way in WAYS for by in BY):
             for condition, samples in zip(CONDITIONS, ([100, 200, 300], [90, 198, 400], [50])):
                 for sample in samples:
                     found.series[way, condition].add(sample)
@@ -30,7 +32,7 @@ class Figures(unittest.TestCase):
 
     def test_report_and_table(self):
         report = self.filled().report()
-        self.assertEqual(list(report), list(WAYS))
+        self.assertEqual(list(report), [way + by for way in WAYS for by in BY])
         self.assertEqual(report["udp out"]["before_ratio"], 0.99)
         self.assertEqual(report["udp out"]["without"]["median"], 200)
         table = show(self.filled().lines())
@@ -53,7 +55,17 @@ class Flow(unittest.TestCase):
             # Ten times as fast while it warms up.
             return 1000 if time.monotonic() < began + bench_mediator.WARM_UP else 100
 
-        self.assertLess(rate(count, 0.3), 12_000)
+        used = iter((1.0, 1.5))
+        by_clock, by_use = rate(count, lambda: next(used), 0.3)
+        self.assertLess(by_clock, 12_000)
+        self.assertAlmostEqual(by_use / by_clock, 0.3 / 0.5, delta=0.2)
+
+    def test_processor_time(self):
+        before = processor_seconds(os.getpid())
+        until = time.process_time() + 0.2
+        while time.process_time() < until:
+            pass
+        self.assertAlmostEqual(processor_seconds(os.getpid()) - before, 0.2, delta=0.05)
 
     def test_a_closed_flow_is_an_error(self):
         near, far = socket.socketpair()
