@@ -7,9 +7,9 @@
 #include <string>
 
 #include "hotsnap/coordinator.h"
-#include "messages.h"
+#include "wire/messages.h"
 
-namespace hotsnap {
+namespace hotsnap::cluster {
 
 inline constexpr uint64_t never = UINT64_MAX;
 
@@ -45,5 +45,5 @@ class InitiatorOutlet : public LocalOutlet {
     ~InitiatorOutlet() = default;
 };
 
-} // namespace hotsnap
+} // namespace hotsnap::cluster
 #endif

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // hotsnap/coordinator.h over the C++ classes: conversions only.
-#include "c_string.h"
+#include "base/c_boundary.h"
 #include "coordinator.h"
 
 using namespace hotsnap;
+using namespace hotsnap::cluster;
 
 struct hs_coordinator {
     explicit hs_coordinator(const char *name) : impl(name ? name : "") {}

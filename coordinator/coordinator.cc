@@ -3,7 +3,7 @@
 
 #include <algorithm>
 
-namespace hotsnap {
+namespace hotsnap::cluster {
 
 namespace {
 
@@ -141,7 +141,7 @@ void Coordinator::drop(hs_link id, const std::string &reason) {
     if (at == links_.end()) {
         return;
     }
-    send_on(id, Error{reason});
+    send_on(id, ErrorMessage{reason});
     actions_.push_back({.kind = HS_DO_CLOSE, .link = id, .text = {}, .data = {}});
     on_down(forget(at), id, reason);
 }
@@ -194,7 +194,7 @@ void Coordinator::on_message(hs_link id, const std::string &text) {
         message = decode(text);
     } catch (const UnknownMessage &e) {
         peer_.ignore_event();
-        send_on(id, Error{e.what()});
+        send_on(id, ErrorMessage{e.what()});
         return;
     } catch (const BadInput &e) {
         drop(id, std::string("malformed input: ") + e.what());
@@ -204,7 +204,7 @@ void Coordinator::on_message(hs_link id, const std::string &text) {
     if (const auto *hello = std::get_if<Hello>(&*message)) {
         on_hello(id, *hello);
     } else if (link.name.empty()) {
-        const auto *error = std::get_if<Error>(&*message);
+        const auto *error = std::get_if<ErrorMessage>(&*message);
         drop(id, error ? "the other side says: " + error->reason
                        : std::string(type_of(*message)) + " came before HELLO");
     } else if (link.inbound) {
@@ -270,7 +270,7 @@ void Coordinator::send_on(hs_link id, const Message &message) {
     std::string error;
     auto data = encoded(message, error);
     if (!data) {
-        data = encoded(Error{error}, error); // short, and it ends the run with a reason
+        data = encoded(ErrorMessage{error}, error); // short, and it ends the run with a reason
     }
     actions_.push_back({.kind = HS_DO_SEND, .link = id, .text = {}, .data = std::move(data)});
 }
@@ -319,7 +319,7 @@ void Coordinator::broadcast(const std::vector<size_t> &members, const Message &m
             std::string error;
             data = encoded(message, error);
             if (!data) {
-                to_own_initiator_.push_back(Error{error});
+                to_own_initiator_.push_back(ErrorMessage{error});
                 return;
             }
         }
@@ -417,4 +417,4 @@ Json Coordinator::status() const {
     return status;
 }
 
-} // namespace hotsnap
+} // namespace hotsnap::cluster

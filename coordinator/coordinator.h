@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // One member: its links, its peer role, and its initiator role while it leads a run. Routes events
 // and messages between them; hotsnap/coordinator.h holds the contract.
-#ifndef HOTSNAP_COORDINATOR_IMPL_H
-#define HOTSNAP_COORDINATOR_IMPL_H
+#ifndef HOTSNAP_COORDINATOR_COORDINATOR_H
+#define HOTSNAP_COORDINATOR_COORDINATOR_H
 
 #include <deque>
 #include <map>
@@ -16,9 +16,9 @@
 #include "actions.h"
 #include "initiator.h"
 #include "peer.h"
-#include "wire.h"
+#include "wire/framing.h"
 
-namespace hotsnap {
+namespace hotsnap::cluster {
 
 struct Action {
     hs_action_kind kind;
@@ -97,5 +97,5 @@ class Coordinator final : private PeerOutlet, private InitiatorOutlet {
     uint64_t timer_us_ = never;      // as last asked for
 };
 
-} // namespace hotsnap
+} // namespace hotsnap::cluster
 #endif

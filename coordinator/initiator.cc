@@ -3,7 +3,7 @@
 
 #include <algorithm>
 
-namespace hotsnap {
+namespace hotsnap::cluster {
 
 namespace {
 
@@ -383,4 +383,4 @@ void Initiator::add_status(Json &status) const {
     status["members"] = std::move(members);
 }
 
-} // namespace hotsnap
+} // namespace hotsnap::cluster

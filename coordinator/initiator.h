@@ -16,10 +16,10 @@
 #include <vector>
 
 #include "actions.h"
-#include "manifest.h"
-#include "request.h"
+#include "wire/manifest.h"
+#include "wire/request.h"
 
-namespace hotsnap {
+namespace hotsnap::cluster {
 
 class Initiator {
   public:
@@ -80,7 +80,7 @@ class Initiator {
     void handle(size_t member, const Progress &m);
     void handle(size_t member, const Abort &m);
     void handle(size_t member, const Aborted &m);
-    void handle(size_t member, const Error &m);
+    void handle(size_t member, const ErrorMessage &m);
     template <typename M> void handle(size_t member, const M &) { // not for an initiator
         legal(M::type, member, {});
     }
@@ -123,5 +123,5 @@ class Initiator {
     std::string reason_; // of the abort
 };
 
-} // namespace hotsnap
+} // namespace hotsnap::cluster
 #endif

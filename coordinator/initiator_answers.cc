@@ -4,7 +4,7 @@
 
 #include "initiator.h"
 
-namespace hotsnap {
+namespace hotsnap::cluster {
 
 void Initiator::on_message(size_t member, const Message &message, uint64_t now_us) {
     now_us_ = now_us;
@@ -13,7 +13,7 @@ void Initiator::on_message(size_t member, const Message &message, uint64_t now_u
         return;
     }
     link.heard_us = now_us;
-    if (!std::holds_alternative<Error>(message) && run_of(message) != run_) {
+    if (!std::holds_alternative<ErrorMessage>(message) && run_of(message) != run_) {
         return; // of an earlier run over the same link
     }
     std::visit([this, member](const auto &m) { handle(member, m); }, message);
@@ -62,7 +62,7 @@ void Initiator::handle(size_t member, const TransientSnapFin &m) {
     for (const auto &[pair, segments] : m.white_sent) {
         const auto from = table_.find(pair.first);
         const auto to = table_.find(pair.second);
-        if (!from || from->member != member || !to || to->tint.color != Color::natural) {
+        if (!from || from->member != member || !to || to->tint.color != network::Color::natural) {
             abort(name(member) + " reports a channel that is not its own, " +
                   pair.first.to_string() + " to " + pair.second.to_string());
             return;
@@ -136,10 +136,10 @@ void Initiator::handle(size_t member, const Aborted &m) {
     }
 }
 
-void Initiator::handle(size_t member, const Error &m) {
+void Initiator::handle(size_t member, const ErrorMessage &m) {
     if (stage_ != Stage::abort && stage_ != Stage::publish) {
         abort(name(member) + " does not follow the protocol: " + m.reason);
     }
 }
 
-} // namespace hotsnap
+} // namespace hotsnap::cluster

@@ -3,10 +3,10 @@
 
 #include <algorithm>
 
-#include "channel_json.h"
-#include "request.h"
+#include "network/channel_json.h"
+#include "wire/request.h"
 
-namespace hotsnap {
+namespace hotsnap::cluster {
 
 namespace {
 
@@ -23,7 +23,7 @@ uint64_t after(uint64_t now_us, uint64_t delay_us) {
 void Peer::on_message(hs_link link, const std::string &initiator, const Message &message,
                       uint64_t now_us) {
     now_us_ = now_us;
-    if (std::holds_alternative<Error>(message)) {
+    if (std::holds_alternative<ErrorMessage>(message)) {
         ignored_++; // never answered: two members must not answer each other forever
         return;
     }
@@ -61,8 +61,8 @@ void Peer::on_message(hs_link link, const std::string &initiator, const Message 
             out_.reply(link, Aborted{run_of(message), ""}); // nothing of it is left here
         } else if (!std::holds_alternative<Heartbeat>(message)) {
             ignored_++;
-            out_.reply(link, Error{std::string(type_of(message)) + ": run '" + run_of(message) +
-                                   "' is not known here"});
+            out_.reply(link, ErrorMessage{std::string(type_of(message)) + ": run '" +
+                                          run_of(message) + "' is not known here"});
         }
         return;
     }
@@ -207,8 +207,8 @@ bool Peer::legal(const char *type, std::initializer_list<State> states) {
     ignored_++;
     // An abort crosses messages that were sent before it was known: not worth a word.
     if (state_ != State::aborting) {
-        reply(
-            Error{std::string(type) + " is not expected by a member that is " + to_string(state_)});
+        reply(ErrorMessage{std::string(type) + " is not expected by a member that is " +
+                           to_string(state_)});
     }
     return false;
 }
@@ -353,4 +353,4 @@ Json Peer::status() const {
     return json;
 }
 
-} // namespace hotsnap
+} // namespace hotsnap::cluster

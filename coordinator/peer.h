@@ -27,7 +27,7 @@
 
 #include "actions.h"
 
-namespace hotsnap {
+namespace hotsnap::cluster {
 
 class Peer {
   public:
@@ -138,5 +138,5 @@ class Peer {
 
 const char *to_string(Peer::State state);
 
-} // namespace hotsnap
+} // namespace hotsnap::cluster
 #endif

@@ -2,10 +2,10 @@
 // What a peer makes of its own local work: answers of the machine it runs in.
 #include <algorithm>
 
-#include "channel_json.h"
+#include "network/channel_json.h"
 #include "peer.h"
 
-namespace hotsnap {
+namespace hotsnap::cluster {
 
 namespace {
 
@@ -218,4 +218,4 @@ void Peer::begin_abort(const std::string &reason) {
     out_.act(HS_DO_ABORT, reason);
 }
 
-} // namespace hotsnap
+} // namespace hotsnap::cluster

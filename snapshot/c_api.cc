@@ -3,12 +3,13 @@
 // The C interface: translates arguments, and exceptions to messages. Nothing else.
 #include "hotsnap/snapshot.h"
 
-#include "checksums.h"
-#include "engine.h"
-#include "error.h"
-#include "file.h"
-#include "kvm_calls.h"
-#include "session.h"
+#include "base/c_boundary.h"
+#include "base/error.h"
+#include "image/checksums.h"
+#include "os/file.h"
+#include "save/session.h"
+#include "trap/engine.h"
+#include "trap/kvm_calls.h"
 
 #include <algorithm>
 #include <cstring>
@@ -16,6 +17,7 @@
 #include <unistd.h>
 
 using namespace hotsnap;
+using namespace hotsnap::memory;
 
 struct hs_snapshot {
     hs_snapshot(SnapshotOptions options, std::vector<MemoryBlock> blocks,
@@ -29,26 +31,6 @@ static_assert(offsetof(kvm_hotsnap_exit, hva) == offsetof(hs_kvm_exit, hva) &&
               sizeof(kvm_hotsnap_exit) == sizeof(hs_kvm_exit));
 
 namespace {
-
-void store(char **error, const char *message) {
-    if (error != nullptr) {
-        *error = strdup(message);
-    }
-}
-
-// Calls `body`; when it throws, stores the message and returns `failed`.
-template <typename T, typename Body> T guarded(char **error, T failed, Body body) {
-    try {
-        return body();
-    } catch (const std::bad_alloc &) {
-        store(error, "out of memory; free some and try again");
-    } catch (const std::exception &e) {
-        store(error, e.what());
-    } catch (...) {
-        store(error, "internal: unknown exception");
-    }
-    return failed;
-}
 
 // A struct as an older or newer caller knows it: what it does not have keeps its default.
 template <typename T> T versioned(const T &given, T defaults) {
@@ -132,7 +114,7 @@ bool hs_engine_probe(const char *engine, bool shared, bool huge, char **error) {
 
 hs_snapshot *hs_snapshot_new(const hs_snapshot_options *options, const hs_ram_block *blocks,
                              size_t block_count, char **error) {
-    return guarded(error, static_cast<hs_snapshot *>(nullptr), [&] {
+    return guarded<hs_snapshot *>(error, nullptr, [&] {
         std::vector<MemoryBlock> memory;
         std::transform(blocks, blocks + block_count, std::back_inserter(memory), block_from);
         const hs_snapshot_options given = with_defaults(*options);
@@ -160,10 +142,7 @@ bool hs_snapshot_guest_write(hs_snapshot *s, const void *host) {
 }
 
 void hs_snapshot_dma_write(hs_snapshot *s, const void *host, size_t size) {
-    guarded(nullptr, false, [&] {
-        s->session.before_dma_write(host, size);
-        return true;
-    });
+    guarded([&] { s->session.before_dma_write(host, size); });
 }
 
 bool hs_kvm_offered(int kvm_vm_fd) {
@@ -185,25 +164,24 @@ bool hs_snapshot_start(hs_snapshot *s, const void *tail, size_t tail_size, char 
 }
 
 void hs_snapshot_get_stats(hs_snapshot *s, hs_snapshot_stats *stats) {
-    hs_snapshot_stats now{};
-    s->session.get_stats(now);
-    now.struct_size = stats->struct_size;
-    std::memcpy(stats, &now, std::min(stats->struct_size, sizeof(now)));
-}
-
-void hs_snapshot_set_bandwidth(hs_snapshot *s, uint64_t bytes_per_second) {
-    s->session.set_bandwidth(bytes_per_second);
-}
-
-void hs_snapshot_abort(hs_snapshot *s, const char *reason) {
-    guarded(nullptr, false, [&] {
-        s->session.abort(reason != nullptr && *reason != '\0' ? reason : "aborted");
-        return true;
+    guarded([&] {
+        hs_snapshot_stats now{};
+        s->session.get_stats(now);
+        now.struct_size = stats->struct_size;
+        std::memcpy(stats, &now, std::min(stats->struct_size, sizeof(now)));
     });
 }
 
+void hs_snapshot_set_bandwidth(hs_snapshot *s, uint64_t bytes_per_second) {
+    guarded([&] { s->session.set_bandwidth(bytes_per_second); });
+}
+
+void hs_snapshot_abort(hs_snapshot *s, const char *reason) {
+    guarded([&] { s->session.abort(reason != nullptr && *reason != '\0' ? reason : "aborted"); });
+}
+
 void hs_snapshot_free(hs_snapshot *s) {
-    delete s;
+    guarded([&] { delete s; });
 }
 
 bool hs_sums_write(const char *path, const char *sums_path, uint64_t unit, uint64_t *sums_xxh3,
@@ -241,8 +219,4 @@ bool hs_file_xxh3(const char *path, uint64_t *xxh3, char **error) {
         *xxh3 = file_xxh3(text(path, "path"));
         return true;
     });
-}
-
-void hs_string_free(char *s) {
-    free(s);
 }

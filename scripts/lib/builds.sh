@@ -64,7 +64,8 @@ configure_host() {
 build_libraries() {
     configure_host "$HOTSNAP_BUILD/host"
     run_ninja "build the libraries" build-libraries "$HOTSNAP_BUILD/host" \
-        snapshot/libhotsnap-snapshot.a coordinator/libhotsnap-coordinator.a ||
+        snapshot/libhotsnap-snapshot.a coordinator/libhotsnap-coordinator.a \
+        coordinator/base/libhotsnap-base.a ||
         die "the libraries do not compile" "the whole log: build/logs/build-libraries.log"
 }
 

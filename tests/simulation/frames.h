@@ -8,7 +8,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "mac.h"
+#include "names.h"
 
 namespace hotsnap::sim {
 

@@ -5,7 +5,7 @@
 #include <cstdio>
 #include <cstdlib>
 
-#include "channel_json.h"
+#include "network/channel_json.h"
 
 namespace hotsnap::sim {
 

@@ -10,14 +10,14 @@
 #include <string>
 #include <vector>
 
+#include "base/json.h"
 #include "config.h"
 #include "control.h"
 #include "event_queue.h"
 #include "hotsnap/coordinator.h"
-#include "json.h"
 #include "ledger.h"
-#include "mediator.h"
 #include "network.h"
+#include "network/mediator.h"
 #include "random.h"
 
 namespace hotsnap::sim {

@@ -5,7 +5,7 @@
  *
  * Sans-I/O: what happened goes in (bytes from a link, the time, local progress), what to do comes
  * out (hs_coordinator_next_action). No clock, socket, file or thread inside; the same code runs in
- * QEMU and in the simulator. Not thread safe: one thread at a time. Conventions as in snapshot.h.
+ * QEMU and in the simulator. Not thread safe: one thread at a time. Conventions as in base.h.
  *
  * An epoch, seen from the initiator (I) and a peer (P):
  *
@@ -34,6 +34,8 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+
+#include "hotsnap/base.h"
 
 #ifdef __cplusplus
 extern "C" {

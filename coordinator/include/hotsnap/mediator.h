@@ -5,7 +5,7 @@
  *
  * Sans-I/O: frames in, verdicts out; the caller delivers. One mediator serves all NICs of a member.
  * Not thread safe: QEMU calls it under the BQL only, but for hs_mediator_write_channel, for which
- * it sees to it that the record stands still. Conventions as in snapshot.h.
+ * it sees to it that the record stands still. Conventions as in base.h.
  *
  * Color. A frame from one member to another carries the sender's epoch state in the first octet of
  * its source MAC (XOR with a mask that leaves the multicast and local bits alone), so no byte is
@@ -38,6 +38,8 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+
+#include "hotsnap/base.h"
 
 #ifdef __cplusplus
 extern "C" {

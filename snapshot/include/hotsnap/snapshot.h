@@ -3,16 +3,9 @@
  * One VM's memory snapshot: write traps, page ledger, COW copier, mapped-ram image.
  * (HotSnap, LISA '13, section 4: "VM snapshot".)
  *
- * Conventions
- *  1. Handles are opaque; a function that takes a handle never takes ownership of other arguments:
- *     strings and arrays are copied unless a comment says otherwise.
- *  2. Sizes and offsets are bytes, durations microseconds (`_us`) and instants CLOCK_MONOTONIC
- *     nanoseconds (`_ns`), unless a name says otherwise.
- *  3. Functions that can fail take `char **error`. On failure they return false or NULL and, when
- *     `error` is not NULL, store a message (one line, says what to do) to be freed with
- *     hs_string_free(). On success *error is untouched.
- *  4. No C++ exception crosses this interface.
- *  5. Threads: the library's own threads run with all signals blocked and never call back except
+ * The conventions of hotsnap/base.h, and:
+ *
+ * Threads: the library's own threads run with all signals blocked and never call back except
  *     through `on_finished`. Which thread may call a function is said at the function; functions
  *     of one handle must not run concurrently unless marked "any thread".
  *
@@ -46,6 +39,8 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+
+#include "hotsnap/base.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -240,8 +235,6 @@ bool hs_sums_verify(const char *path, const char *sums_path, bool *good, uint64_
 
 /* XXH3-64 of a whole (small) file. */
 bool hs_file_xxh3(const char *path, uint64_t *xxh3, char **error);
-
-void hs_string_free(char *s);
 
 #ifdef __cplusplus
 }

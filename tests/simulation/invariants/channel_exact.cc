@@ -3,7 +3,7 @@
 
 #include <optional>
 
-#include "mac.h"
+#include "../names.h"
 
 namespace hotsnap::sim {
 

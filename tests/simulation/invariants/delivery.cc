@@ -5,7 +5,7 @@
 #include <map>
 #include <tuple>
 
-#include "mac.h"
+#include "../names.h"
 
 namespace hotsnap::sim {
 

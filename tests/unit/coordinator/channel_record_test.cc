@@ -6,9 +6,9 @@
 #include <gtest/gtest.h>
 #include <rapidcheck.h>
 
-#include "channel_record.h"
+#include "network/channel_record.h"
 
-namespace hotsnap {
+namespace hotsnap::network {
 namespace {
 
 namespace fs = std::filesystem;
@@ -161,4 +161,4 @@ TEST(ChannelRecordTest, MissingFiles) {
 }
 
 } // namespace
-} // namespace hotsnap
+} // namespace hotsnap::network

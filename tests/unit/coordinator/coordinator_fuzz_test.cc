@@ -12,10 +12,10 @@
 #include <rapidcheck.h>
 
 #include "hotsnap/coordinator.h"
-#include "messages.h"
-#include "wire.h"
+#include "wire/framing.h"
+#include "wire/messages.h"
 
-namespace hotsnap {
+namespace hotsnap::cluster {
 namespace {
 
 const Mac mac_v(0x525400000001), mac_a(0x525400000002), mac_b(0x525400000003);
@@ -266,7 +266,7 @@ class Victim {
         const std::string run = *rc::gen::element(run_, std::string("r"));
         const std::vector<Message> all = {
             Hello{*rc::gen::inRange<uint64_t>(0, 3), *rc::gen::element<std::string>("a", "v", "")},
-            Error{"x"},
+            ErrorMessage{"x"},
             Prepare{run, "t", "/b", true, 1000, 1000, 1000, Json::object()},
             Prepared{run, UINT64_MAX, {mac_a}, Json::array(), Json::object()},
             Refused{run, "no"},
@@ -344,4 +344,4 @@ TEST(CoordinatorFuzzTest, NeverStuck) {
 }
 
 } // namespace
-} // namespace hotsnap
+} // namespace hotsnap::cluster

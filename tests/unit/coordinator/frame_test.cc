@@ -2,9 +2,9 @@
 #include <gtest/gtest.h>
 #include <rapidcheck.h>
 
-#include "frame.h"
+#include "network/frame.h"
 
-namespace hotsnap {
+namespace hotsnap::network {
 namespace {
 
 struct Offload {
@@ -147,4 +147,4 @@ TEST(FrameTest, AnyBytes) {
 }
 
 } // namespace
-} // namespace hotsnap
+} // namespace hotsnap::network

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include <gtest/gtest.h>
 
-#include "manifest.h"
+#include "wire/manifest.h"
 
-namespace hotsnap {
+namespace hotsnap::cluster {
 namespace {
 
 struct Epoch {
@@ -104,4 +104,4 @@ TEST(ManifestTest, RestoreResult) {
 }
 
 } // namespace
-} // namespace hotsnap
+} // namespace hotsnap::cluster

@@ -7,9 +7,9 @@
 
 #include <gtest/gtest.h>
 
-#include "mediator.h"
+#include "network/mediator.h"
 
-namespace hotsnap {
+namespace hotsnap::network {
 
 inline const Mac mac_a = *Mac::parse("52:54:00:00:00:0a"), mac_b = *Mac::parse("52:54:00:00:00:0b");
 inline const Mac mac_b2 = *Mac::parse("52:54:00:00:00:bb"),
@@ -99,5 +99,5 @@ class MediatorTest : public testing::Test {
 
 using Payloads = std::vector<int>;
 
-} // namespace hotsnap
+} // namespace hotsnap::network
 #endif

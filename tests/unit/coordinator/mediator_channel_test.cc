@@ -2,7 +2,7 @@
 // The packet mediator: counts, channel state, and when channels are closed.
 #include "mediator_case.h"
 
-namespace hotsnap {
+namespace hotsnap::network {
 namespace {
 
 TEST_F(MediatorTest, RecordsWhatWasSentBeforeTheSendersCut) {
@@ -164,4 +164,4 @@ TEST_F(MediatorTest, WhatTheRecordHadNoRoomForIsLost) {
 }
 
 } // namespace
-} // namespace hotsnap
+} // namespace hotsnap::network

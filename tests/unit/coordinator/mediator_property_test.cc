@@ -7,7 +7,7 @@
 
 #include "mediator_case.h"
 
-namespace hotsnap {
+namespace hotsnap::network {
 namespace {
 
 // In any order of calls and frames: what is held comes out once, in order, and nothing is left
@@ -85,4 +85,4 @@ TEST(MediatorPropertyTest, WhatIsHeldComesOutOnceInOrder) {
 }
 
 } // namespace
-} // namespace hotsnap
+} // namespace hotsnap::network

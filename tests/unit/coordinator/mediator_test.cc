@@ -3,7 +3,7 @@
 // simulation.
 #include "mediator_case.h"
 
-namespace hotsnap {
+namespace hotsnap::network {
 namespace {
 
 TEST_F(MediatorTest, WithoutATableNothingIsTouched) {
@@ -227,4 +227,4 @@ TEST_F(MediatorTest, ShortFramesPassUntouched) {
 }
 
 } // namespace
-} // namespace hotsnap
+} // namespace hotsnap::network

@@ -4,11 +4,11 @@
 #include <gtest/gtest.h>
 #include <rapidcheck.h>
 
-#include "color.h"
-#include "mac.h"
-#include "member_table.h"
+#include "network/color.h"
+#include "network/mac.h"
+#include "network/member_table.h"
 
-namespace hotsnap {
+namespace hotsnap::network {
 namespace {
 
 Mac mac(const char *text) {
@@ -146,4 +146,4 @@ TEST(NameTest, Form) {
 }
 
 } // namespace
-} // namespace hotsnap
+} // namespace hotsnap::network

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include <gtest/gtest.h>
 
-#include "request.h"
+#include "wire/request.h"
 
-namespace hotsnap {
+namespace hotsnap::cluster {
 namespace {
 
 Json base() {
@@ -81,4 +81,4 @@ TEST(RequestTest, RefusesWithAReason) {
 }
 
 } // namespace
-} // namespace hotsnap
+} // namespace hotsnap::cluster

@@ -5,8 +5,8 @@
 #include <sstream>
 #include <stdexcept>
 
-#include "messages.h"
-#include "wire.h"
+#include "wire/framing.h"
+#include "wire/messages.h"
 
 namespace hotsnap::scenario {
 

@@ -13,8 +13,8 @@
 #include <string>
 #include <vector>
 
+#include "base/json.h"
 #include "hotsnap/coordinator.h"
-#include "json.h"
 
 namespace hotsnap::scenario {
 

@@ -2,10 +2,10 @@
 #include <gtest/gtest.h>
 #include <rapidcheck.h>
 
-#include "messages.h"
-#include "wire.h"
+#include "wire/framing.h"
+#include "wire/messages.h"
 
-namespace hotsnap {
+namespace hotsnap::cluster {
 namespace {
 
 std::span<const uint8_t> bytes(const std::string &text) {
@@ -85,7 +85,7 @@ TEST(MessagesTest, RoundTrip) {
     const Mac a(0x525400000001), b(0x525400000002);
     const std::vector<Message> messages = {
         Hello{1, "db"},
-        Error{"why"},
+        ErrorMessage{"why"},
         Prepare{"r", "t1", "/b", false, 1, 2, 3, {{"x", 1}}},
         Prepared{"r", 7, {a, b}, {{{"nic", "net0"}}}, {{"boot_id", "x"}}},
         Refused{"r", "no"},
@@ -180,4 +180,4 @@ TEST(JsonTest, TextThatIsNotUtf8IsReplaced) {
 }
 
 } // namespace
-} // namespace hotsnap
+} // namespace hotsnap::cluster

@@ -7,7 +7,7 @@
 
 #include <algorithm>
 
-namespace hotsnap::test {
+namespace hotsnap::memory::test {
 
 namespace {
 
@@ -163,4 +163,4 @@ TEST(Order, OneAfterTheOther) {
 
 } // namespace
 
-} // namespace hotsnap::test
+} // namespace hotsnap::memory::test

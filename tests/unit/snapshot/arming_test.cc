@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
 // After arming and the cut every page is protected, as the kernel itself says.
-#include "arming.h"
-#include "none_trap.h"
+#include "save/arming.h"
 #include "snapshot_case.h"
+#include "trap/none_trap.h"
 
 #include <gtest/gtest.h>
 
@@ -11,7 +11,7 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
-namespace hotsnap::test {
+namespace hotsnap::memory::test {
 
 namespace {
 
@@ -130,7 +130,7 @@ TEST(Arming, TakesNothingAfterStop) {
     for (int round = 0; round < 3000; round++) {
         CountingTrap trap;
         DirtyList dirty;
-        hotsnap::Arming arming(memory, trap, dirty, [](const std::string &) {});
+        hotsnap::memory::Arming arming(memory, trap, dirty, [](const std::string &) {});
         arming.start();
         ASSERT_TRUE(arming.wait_converged(0));
         const uint64_t first_pass = trap.armed;
@@ -146,4 +146,4 @@ TEST(Arming, TakesNothingAfterStop) {
 
 } // namespace
 
-} // namespace hotsnap::test
+} // namespace hotsnap::memory::test

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-#include "checksums.h"
+#include "image/checksums.h"
 
-#include "file.h"
 #include "guest.h"
+#include "guest/zero_page.h"
 #include "hotsnap/snapshot.h"
-#include "zero_page.h"
+#include "os/file.h"
 
 #include <gtest/gtest.h>
 #include <rapidcheck.h>
@@ -13,7 +13,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
-namespace hotsnap {
+namespace hotsnap::memory {
 
 namespace {
 
@@ -175,4 +175,4 @@ TEST(ZeroPage, FindsASingleBitAnywhere) {
 
 } // namespace
 
-} // namespace hotsnap
+} // namespace hotsnap::memory

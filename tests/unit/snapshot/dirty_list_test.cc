@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-#include "dirty_list.h"
+#include "guest/dirty_list.h"
 
 #include <gtest/gtest.h>
 #include <rapidcheck.h>
 
 #include <set>
 
-namespace hotsnap {
+namespace hotsnap::memory {
 
 namespace {
 
@@ -60,4 +60,4 @@ TEST(DirtyList, TakeEmptiesTheList) {
 
 } // namespace
 
-} // namespace hotsnap
+} // namespace hotsnap::memory

@@ -6,7 +6,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-namespace hotsnap::test {
+namespace hotsnap::memory::test {
 
 namespace {
 
@@ -198,4 +198,4 @@ void FakeKvm::lose() {
     [[maybe_unused]] const ssize_t ignored = write(readable_.get(), &one, sizeof(one));
 }
 
-} // namespace hotsnap::test
+} // namespace hotsnap::memory::test

@@ -5,7 +5,7 @@
 // tested on any host. The "guest" asks before each write, as hardware would.
 #pragma once
 
-#include "kvm_calls.h"
+#include "trap/kvm_calls.h"
 
 #include <atomic>
 #include <cstddef>
@@ -15,7 +15,7 @@
 #include <mutex>
 #include <vector>
 
-namespace hotsnap::test {
+namespace hotsnap::memory::test {
 
 class FakeKvm {
   public:
@@ -76,4 +76,4 @@ class FakeKvm {
     std::deque<Spare> spares_;
 };
 
-} // namespace hotsnap::test
+} // namespace hotsnap::memory::test

@@ -10,7 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-namespace hotsnap::test {
+namespace hotsnap::memory::test {
 
 namespace {
 
@@ -205,4 +205,4 @@ size_t Folder::files() const {
     return count;
 }
 
-} // namespace hotsnap::test
+} // namespace hotsnap::memory::test

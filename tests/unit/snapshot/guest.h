@@ -13,7 +13,7 @@
 #include <thread>
 #include <vector>
 
-namespace hotsnap::test {
+namespace hotsnap::memory::test {
 
 enum class Kind { anonymous, memfd, private_memfd, huge_memfd, huge_anonymous };
 
@@ -91,4 +91,4 @@ class Folder {
     std::string path_;
 };
 
-} // namespace hotsnap::test
+} // namespace hotsnap::memory::test

@@ -11,7 +11,7 @@
 #include <filesystem>
 #include <thread>
 
-namespace hotsnap::test {
+namespace hotsnap::memory::test {
 
 namespace {
 
@@ -246,4 +246,4 @@ TEST(Manners, WritesOfOtherThreadsAreDma) {
 
 } // namespace
 
-} // namespace hotsnap::test
+} // namespace hotsnap::memory::test

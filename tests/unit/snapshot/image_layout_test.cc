@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
 // What the layout writes is what a loader of QEMU's (mapped_ram.h) reads.
-#include "image_layout.h"
+#include "image/image_layout.h"
 
-#include "file.h"
 #include "guest.h"
 #include "mapped_ram.h"
+#include "os/file.h"
 
 #include <gtest/gtest.h>
 #include <rapidcheck.h>
 
 #include <cstring>
 
-namespace hotsnap {
+namespace hotsnap::memory {
 
 namespace {
 
@@ -141,4 +141,4 @@ TEST(GuestMemory, AddressesAndPagesFindTheirBlock) {
 
 } // namespace
 
-} // namespace hotsnap
+} // namespace hotsnap::memory

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-#include "image_writer.h"
+#include "image/image_writer.h"
 
 #include "guest.h"
 
@@ -9,7 +9,7 @@
 #include <cstring>
 #include <fstream>
 
-namespace hotsnap {
+namespace hotsnap::memory {
 
 namespace {
 
@@ -95,4 +95,4 @@ TEST(ImageWriter, DiscardReturnsTheSlotsAndWritesNothingMore) {
 
 } // namespace
 
-} // namespace hotsnap
+} // namespace hotsnap::memory

@@ -3,7 +3,7 @@
 
 #include <algorithm>
 
-namespace hotsnap::test {
+namespace hotsnap::memory::test {
 
 namespace {
 
@@ -165,4 +165,4 @@ void KvmCase::stop_actors() {
     actors_.clear();
 }
 
-} // namespace hotsnap::test
+} // namespace hotsnap::memory::test

@@ -6,9 +6,9 @@
 
 #include "fake_kvm.h"
 #include "guest.h"
-#include "kvm_trap.h"
 #include "mapped_ram.h"
-#include "session.h"
+#include "save/session.h"
+#include "trap/kvm_trap.h"
 
 #include <condition_variable>
 #include <functional>
@@ -18,7 +18,7 @@
 #include <thread>
 #include <vector>
 
-namespace hotsnap::test {
+namespace hotsnap::memory::test {
 
 // Leaves out the question whose copy counts: the negative control of that protocol.
 class Unconfirmed : public KvmTrap {
@@ -77,4 +77,4 @@ class KvmCase {
     std::vector<std::thread> actors_;
 };
 
-} // namespace hotsnap::test
+} // namespace hotsnap::memory::test

@@ -9,7 +9,7 @@
 #include <algorithm>
 #include <cstring>
 
-namespace hotsnap::test {
+namespace hotsnap::memory::test {
 
 namespace {
 
@@ -209,4 +209,4 @@ TEST(KvmSaveAtCut, BlocksWrittenWithoutATrap) {
 
 } // namespace
 
-} // namespace hotsnap::test
+} // namespace hotsnap::memory::test

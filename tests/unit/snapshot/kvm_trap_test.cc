@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
 // The parts of engine "kvm": bits, ring, failures, aborts.
-#include "engine.h"
 #include "kvm_case.h"
+#include "trap/engine.h"
 
 #include <gtest/gtest.h>
 
 #include <cerrno>
 
-namespace hotsnap::test {
+namespace hotsnap::memory::test {
 
 namespace {
 
@@ -162,4 +162,4 @@ TEST(KvmEngine, NeedsAKvmThatOffersIt) {
 
 } // namespace
 
-} // namespace hotsnap::test
+} // namespace hotsnap::memory::test

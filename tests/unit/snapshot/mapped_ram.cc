@@ -6,7 +6,7 @@
 #include <stdexcept>
 #include <sys/stat.h>
 
-namespace hotsnap::test {
+namespace hotsnap::memory::test {
 
 namespace {
 
@@ -132,4 +132,4 @@ LoadedImage load_image(const std::string &path, const std::vector<std::byte> &he
     return image;
 }
 
-} // namespace hotsnap::test
+} // namespace hotsnap::memory::test

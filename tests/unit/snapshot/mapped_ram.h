@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-namespace hotsnap::test {
+namespace hotsnap::memory::test {
 
 struct LoadedBlock {
     std::vector<std::byte> memory; // as it would be after loading into fresh RAM
@@ -32,4 +32,4 @@ struct LoadedImage {
 LoadedImage load_image(const std::string &path, const std::vector<std::byte> &head, bool footer,
                        uint32_t section_id);
 
-} // namespace hotsnap::test
+} // namespace hotsnap::memory::test

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-#include "page_ledger.h"
+#include "guest/page_ledger.h"
 
 #include <gtest/gtest.h>
 #include <rapidcheck.h>
@@ -8,7 +8,7 @@
 #include <thread>
 #include <vector>
 
-namespace hotsnap {
+namespace hotsnap::memory {
 
 namespace {
 
@@ -157,4 +157,4 @@ TEST(PageLedger, EachPageIsSavedOnceByWhoeverComesFirst) {
 
 } // namespace
 
-} // namespace hotsnap
+} // namespace hotsnap::memory

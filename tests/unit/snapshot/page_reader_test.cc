@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
 // Absent pages are found, data never is taken for absent, and what is copied is what is there.
-#include "page_reader.h"
+#include "save/page_reader.h"
 
 #include "guest.h"
-#include "uffd_trap.h"
+#include "trap/uffd_trap.h"
 
 #include <gtest/gtest.h>
 
@@ -13,7 +13,7 @@
 #include <cstring>
 #include <fcntl.h>
 
-namespace hotsnap {
+namespace hotsnap::memory {
 
 namespace {
 
@@ -125,4 +125,4 @@ TEST(PageReader, WithoutTheEntryOfAHoleNothingProtectedCountsAsAbsent) {
 
 } // namespace
 
-} // namespace hotsnap
+} // namespace hotsnap::memory

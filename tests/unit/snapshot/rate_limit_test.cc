@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-#include "rate_limit.h"
+#include "save/rate_limit.h"
 
 #include <gtest/gtest.h>
 #include <rapidcheck.h>
 
 #include <thread>
 
-namespace hotsnap {
+namespace hotsnap::memory {
 
 namespace {
 
@@ -82,4 +82,4 @@ TEST(RateLimit, CancelAndNewRateEndTheWait) {
 
 } // namespace
 
-} // namespace hotsnap
+} // namespace hotsnap::memory

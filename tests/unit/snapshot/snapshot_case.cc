@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "snapshot_case.h"
 
-namespace hotsnap::test {
+namespace hotsnap::memory::test {
 
 namespace {
 
@@ -119,4 +119,4 @@ hs_snapshot_stats Snapshot::stats() const {
     return stats;
 }
 
-} // namespace hotsnap::test
+} // namespace hotsnap::memory::test

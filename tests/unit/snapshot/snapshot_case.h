@@ -13,7 +13,7 @@
 #include <string>
 #include <vector>
 
-namespace hotsnap::test {
+namespace hotsnap::memory::test {
 
 class Snapshot {
   public:
@@ -57,4 +57,4 @@ class Snapshot {
     std::string finished_error_;
 };
 
-} // namespace hotsnap::test
+} // namespace hotsnap::memory::test

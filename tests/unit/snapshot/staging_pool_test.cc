@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-#include "staging_pool.h"
+#include "image/staging_pool.h"
 
 #include <gtest/gtest.h>
 
@@ -8,7 +8,7 @@
 #include <set>
 #include <thread>
 
-namespace hotsnap {
+namespace hotsnap::memory {
 
 namespace {
 
@@ -91,4 +91,4 @@ TEST(StagingPool, CloseEndsAllWaits) {
 
 } // namespace
 
-} // namespace hotsnap
+} // namespace hotsnap::memory

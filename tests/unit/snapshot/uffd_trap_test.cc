@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-#include "uffd_trap.h"
+#include "trap/uffd_trap.h"
 
-#include "engine.h"
 #include "guest.h"
+#include "trap/engine.h"
 
 #include <gtest/gtest.h>
 
@@ -13,7 +13,7 @@
 #include <thread>
 #include <unistd.h>
 
-namespace hotsnap {
+namespace hotsnap::memory {
 
 namespace {
 
@@ -258,4 +258,4 @@ TEST(Engine, ProbeTriesEveryKind) {
 
 } // namespace
 
-} // namespace hotsnap
+} // namespace hotsnap::memory

@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// The one root of all exceptions of the libraries. The message is what the user reads: one line
+// that says what failed and what to do about it. base/c_boundary.h turns it into `char **error`.
+#ifndef HOTSNAP_BASE_ERROR_H
+#define HOTSNAP_BASE_ERROR_H
+
+#include <stdexcept>
+#include <string>
+
+namespace hotsnap {
+
+class Error : public std::runtime_error {
+  public:
+    using std::runtime_error::runtime_error;
+    ~Error() override; // in error.cc: one vtable for everything that is linked together
+};
+
+// "<what>: <text of errnum>", optionally followed by "; <hint>".
+Error system_error(int errnum, const std::string &what, const std::string &hint = {});
+
+} // namespace hotsnap
+#endif

@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What the C interfaces of the libraries have in common: snapshot.h, coordinator.h, mediator.h.
+ *
+ *  1. Handles are opaque; a function that takes a handle never takes ownership of other arguments:
+ *     strings and arrays are copied unless a comment says otherwise.
+ *  2. Sizes and offsets are bytes, durations microseconds (`_us`) and instants CLOCK_MONOTONIC
+ *     nanoseconds (`_ns`), unless a name says otherwise.
+ *  3. Functions that can fail take `char **error`. On failure they return false or NULL and, when
+ *     `error` is not NULL, store a message (one line, says what to do) to be freed with
+ *     hs_string_free(). On success *error is untouched.
+ *  4. No C++ exception crosses these interfaces.
+ */
+#ifndef HOTSNAP_BASE_H
+#define HOTSNAP_BASE_H
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Frees a string that a function of the libraries returned or stored. NULL is allowed. */
+void hs_string_free(char *s);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "network/channel_json.h"
+
+namespace hotsnap::network {
+
+namespace {
+
+Mac parse_mac(std::string_view text) {
+    if (const std::optional<Mac> mac = Mac::parse(text)) {
+        return *mac;
+    }
+    throw BadInput("'" + std::string(text) + "' is not a MAC of the form 52:54:00:12:34:56");
+}
+
+} // namespace
+
+Json counts_to_json(const PairCounts &counts) {
+    Json json = Json::object();
+    for (const auto &[pair, segments] : counts) {
+        json[pair.first.to_string() + ">" + pair.second.to_string()] = segments;
+    }
+    return json;
+}
+
+PairCounts counts_from_json(const Json &json) {
+    if (!json.is_object()) {
+        throw BadInput("channel counts must be an object");
+    }
+    PairCounts counts;
+    for (const auto &[key, value] : json.items()) {
+        const size_t middle = key.find('>');
+        if (middle == std::string::npos || !value.is_number_unsigned()) {
+            throw BadInput("channel counts must be of the form \"src>dst\":N, not '" + key + "'");
+        }
+        const std::string_view text = key;
+        const Mac source = parse_mac(text.substr(0, middle));
+        const Mac destination = parse_mac(text.substr(middle + 1));
+        counts[{source, destination}] = value.get<uint64_t>();
+    }
+    return counts;
+}
+
+Json members_to_json(const std::vector<Member> &members) {
+    Json json = Json::array();
+    for (const Member &member : members) {
+        Json macs = Json::array();
+        for (const Mac mac : member.macs) {
+            macs.push_back(mac.to_string());
+        }
+        json.push_back({{"name", member.name}, {"macs", std::move(macs)}});
+    }
+    return json;
+}
+
+std::vector<Member> members_from_json(const Json &json) {
+    if (!json.is_array()) {
+        throw BadInput("the member table must be an array");
+    }
+    std::vector<Member> members;
+    for (const Json &entry : json) {
+        Member member{get_string(entry, "name"), {}};
+        for (const Json &mac : get_array(entry, "macs")) {
+            member.macs.push_back(mac_from_json(mac));
+        }
+        members.push_back(std::move(member));
+    }
+    return members;
+}
+
+Mac mac_from_json(const Json &json) {
+    if (!json.is_string()) {
+        throw BadInput("a MAC must be a string");
+    }
+    return parse_mac(json.get_ref<const std::string &>());
+}
+
+} // namespace hotsnap::network

@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// What members tell each other about MACs and channels, as JSON:
+// counts {"52:54:00:00:00:01>52:54:00:00:00:02":17, ...}, tables [{"name":"db","macs":[..]}, ...].
+#ifndef HOTSNAP_NETWORK_CHANNEL_JSON_H
+#define HOTSNAP_NETWORK_CHANNEL_JSON_H
+
+#include "base/json.h"
+#include "network/channel_counts.h"
+#include "network/member_table.h"
+
+namespace hotsnap::network {
+
+Json counts_to_json(const PairCounts &counts);
+PairCounts counts_from_json(const Json &json); // throws BadInput
+
+Json members_to_json(const std::vector<Member> &members);
+std::vector<Member> members_from_json(const Json &json); // throws BadInput
+
+Mac mac_from_json(const Json &json); // throws BadInput
+
+} // namespace hotsnap::network
+#endif

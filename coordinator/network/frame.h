@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Reading an Ethernet frame with or without a virtio-net header before it. Nothing is written, and
+// nothing outside the given bytes is read.
+#ifndef HOTSNAP_NETWORK_FRAME_H
+#define HOTSNAP_NETWORK_FRAME_H
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+
+#include "network/mac.h"
+
+namespace hotsnap::network {
+
+struct FrameView {
+    std::span<const uint8_t> vnet;  // virtio-net header, may be empty
+    std::span<const uint8_t> bytes; // from the destination MAC on, at least 14
+
+    static std::optional<FrameView> parse(const uint8_t *data, size_t size, size_t vnet_size);
+
+    Mac destination() const { return Mac::from_bytes(bytes.data()); }
+    Mac source() const { return Mac::from_bytes(bytes.data() + 6); }
+    /*
+     * How many frames this is on a wire without segmentation offload. A bridge may segment on the
+     * way between two members, so that counting frames as they are would not add up.
+     */
+    uint64_t segments() const;
+};
+
+} // namespace hotsnap::network
+#endif

@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Frames of one direction that wait: a ready front, to be taken now, and a back that waits for the
+// cut or for the end of coloring.
+#ifndef HOTSNAP_NETWORK_HOLD_QUEUE_H
+#define HOTSNAP_NETWORK_HOLD_QUEUE_H
+
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <optional>
+#include <vector>
+
+namespace hotsnap::network {
+
+struct HeldFrame {
+    uint32_t nic = 0;
+    size_t vnet_size = 0;
+    std::vector<uint8_t> data; // virtio-net header and frame, colored or restored as due
+    int64_t arrived_ns = 0;
+    bool channel_state = false; // becomes channel state if the cut comes before the release
+};
+
+class HoldQueue {
+  public:
+    explicit HoldQueue(size_t limit_bytes) : limit_bytes_(limit_bytes) {}
+
+    // To be asked before each of the two below.
+    bool has_room(size_t size) const { return size <= limit_bytes_ - bytes_; }
+    void hold(HeldFrame frame) {
+        bytes_ += frame.data.size();
+        frames_.push_back(std::move(frame));
+    }
+    // Goes behind what is ready, before what waits.
+    void hold_ready(HeldFrame frame) {
+        bytes_ += frame.data.size();
+        frames_.insert(frames_.begin() + static_cast<std::ptrdiff_t>(ready_), std::move(frame));
+        ready_++;
+    }
+    void release() { ready_ = frames_.size(); }
+    bool has_ready() const { return ready_ > 0; }
+    std::optional<HeldFrame> take() {
+        if (ready_ == 0) {
+            return std::nullopt;
+        }
+        HeldFrame frame = std::move(frames_.front());
+        frames_.pop_front();
+        ready_--;
+        bytes_ -= frame.data.size();
+        return frame;
+    }
+    void remove_nic(uint32_t nic) {
+        std::deque<HeldFrame> kept;
+        size_t ready = 0;
+        for (size_t i = 0; i < frames_.size(); i++) {
+            if (frames_[i].nic == nic) {
+                bytes_ -= frames_[i].data.size();
+                continue;
+            }
+            ready += i < ready_;
+            kept.push_back(std::move(frames_[i]));
+        }
+        frames_ = std::move(kept);
+        ready_ = ready;
+    }
+    std::deque<HeldFrame> &frames() { return frames_; }
+
+  private:
+    std::deque<HeldFrame> frames_;
+    size_t ready_ = 0; // how many at the front are ready
+    size_t bytes_ = 0;
+    size_t limit_bytes_;
+};
+
+} // namespace hotsnap::network
+#endif

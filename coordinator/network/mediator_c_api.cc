@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// hotsnap/mediator.h over the C++ classes: conversions only.
+#include <algorithm>
+#include <cstring>
+
+#include "base/c_boundary.h"
+#include "hotsnap/mediator.h"
+#include "network/channel_json.h"
+#include "network/mediator.h"
+
+using namespace hotsnap;
+using namespace hotsnap::network;
+
+struct hs_mediator {
+    Mediator impl;
+};
+
+struct hs_playback {
+    std::vector<ChannelFrame> frames;
+    size_t next = 0;
+};
+
+hs_mediator *hs_mediator_new(void) {
+    return new hs_mediator;
+}
+void hs_mediator_free(hs_mediator *m) {
+    delete m;
+}
+
+uint32_t hs_mediator_add_nic(hs_mediator *m, const char *name, const uint8_t mac[6]) {
+    return m->impl.add_nic(name ? name : "", Mac::from_bytes(mac));
+}
+
+void hs_mediator_remove_nic(hs_mediator *m, uint32_t nic) {
+    m->impl.remove_nic(nic);
+}
+
+char *hs_mediator_nics_json(hs_mediator *m) {
+    Json json = Json::array();
+    for (const Mediator::Nic &nic : m->impl.nics()) {
+        if (nic.present) {
+            json.push_back({{"nic", nic.name}, {"mac", nic.mac.to_string()}});
+        }
+    }
+    return c_string(to_text(json));
+}
+
+bool hs_mediator_prepare(hs_mediator *m, uint64_t epoch, const char *self_name,
+                         const char *members_json, bool coloring, char **error) {
+    return guarded(error, false, [&] {
+        if (!self_name || !members_json) {
+            throw BadInput("the member table or this member's name is missing");
+        }
+        std::string why;
+        if (!m->impl.prepare(epoch, self_name, members_from_json(parse_json(members_json)),
+                             coloring, why)) {
+            throw BadInput(why);
+        }
+        return true;
+    });
+}
+
+void hs_mediator_start_coloring(hs_mediator *m) {
+    m->impl.start_coloring();
+}
+void hs_mediator_cut(hs_mediator *m) {
+    m->impl.cut();
+}
+
+char *hs_mediator_white_sent_json(hs_mediator *m) {
+    return c_string(to_text(counts_to_json(m->impl.white_sent())));
+}
+
+bool hs_mediator_expect(hs_mediator *m, const char *expected_json, char **error) {
+    return guarded(error, false, [&] {
+        std::string why;
+        if (!m->impl.expect(counts_from_json(parse_object(expected_json)), why)) {
+            throw BadInput(why);
+        }
+        return true;
+    });
+}
+
+bool hs_mediator_channels_complete(hs_mediator *m) {
+    return m->impl.channels_complete();
+}
+void hs_mediator_close_channels(hs_mediator *m) {
+    m->impl.close_channels();
+}
+void hs_mediator_end_coloring(hs_mediator *m) {
+    m->impl.end_coloring();
+}
+void hs_mediator_reset(hs_mediator *m) {
+    m->impl.reset();
+}
+
+hs_verdict hs_mediator_frame(hs_mediator *m, const hs_frame *frame, int64_t now_ns,
+                             uint8_t *source_octet) {
+    return m->impl.frame(*frame, now_ns, *source_octet);
+}
+
+bool hs_mediator_next_released(hs_mediator *m, hs_frame *frame) {
+    return m->impl.next_released(*frame);
+}
+
+bool hs_mediator_write_channel(hs_mediator *m, const char *pcap_path, const char *vnet_path,
+                               char **error) {
+    return guarded(error, false, [&] {
+        std::string why;
+        if (!m->impl.record().write(pcap_path, vnet_path, why)) {
+            throw BadInput(why);
+        }
+        return true;
+    });
+}
+
+void hs_mediator_get_stats(hs_mediator *m, hs_mediator_stats *stats) {
+    // A caller built against an older header has a shorter struct: it gets what it knows.
+    const size_t size = std::min(stats->struct_size, sizeof(*stats));
+    hs_mediator_stats now = m->impl.stats();
+    now.struct_size = size;
+    std::memcpy(stats, &now, size);
+}
+
+hs_playback *hs_playback_open(const char *pcap_path, const char *vnet_path, char **error) {
+    return guarded<hs_playback *>(error, nullptr, [&] {
+        std::string why;
+        auto frames = ChannelRecord::read(pcap_path, vnet_path, why);
+        if (!frames) {
+            throw BadInput(why);
+        }
+        return new hs_playback{std::move(*frames)};
+    });
+}
+
+size_t hs_playback_count(hs_playback *p) {
+    return p->frames.size();
+}
+
+bool hs_playback_next(hs_playback *p, hs_frame *frame) {
+    if (p->next == p->frames.size()) {
+        return false;
+    }
+    const ChannelFrame &next = p->frames[p->next++];
+    *frame = {next.nic, HS_TO_GUEST, next.data.data(), next.data.size(), next.vnet_size};
+    return true;
+}
+
+void hs_playback_free(hs_playback *p) {
+    delete p;
+}

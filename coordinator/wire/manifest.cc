@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "wire/manifest.h"
+
+#include <algorithm>
+#include <optional>
+
+namespace hotsnap::cluster {
+
+namespace {
+
+struct Pause {
+    uint64_t begin_ns;
+    uint64_t end_ns;
+};
+
+std::optional<Pause> pause_of(const MemberRecord &member) {
+    const Json &pause = member.cut.pause;
+    const auto begin = pause.find("begin_ns");
+    const auto end = pause.find("end_ns");
+    if (begin == pause.end() || end == pause.end() || !begin->is_number_unsigned() ||
+        !end->is_number_unsigned()) {
+        return std::nullopt;
+    }
+    const Pause p{begin->get<uint64_t>(), end->get<uint64_t>()};
+    return p.end_ns >= p.begin_ns ? std::optional(p) : std::nullopt;
+}
+
+// CLOCK_MONOTONIC of two hosts, or of two boots of one, says nothing about each other.
+bool comparable(const RunRecord &record) {
+    std::string first;
+    for (const MemberRecord &member : record.members) {
+        const auto boot = member.prepared.info.find("boot_id");
+        if (boot == member.prepared.info.end() || !boot->is_string() ||
+            (!first.empty() && *boot != first)) {
+            return false;
+        }
+        first = boot->get<std::string>();
+    }
+    return true;
+}
+
+uint64_t microseconds(uint64_t ns) {
+    return (ns + 500) / 1000;
+}
+
+/*
+ * TCP backoff duration (HotSnap, section 5.3): from the first suspend to the last resume of a pair.
+ */
+Json backoff(const Request &request, const RunRecord &record) {
+    constexpr size_t most_listed = 64; // members; beyond, the pairs follow from the pauses anyway
+    Json pairs = Json::array();
+    uint64_t widest = 0, longest = 0;
+    const size_t n = record.members.size();
+    std::vector<std::optional<Pause>> pauses;
+    for (const MemberRecord &member : record.members) {
+        pauses.push_back(pause_of(member));
+    }
+    for (size_t a = 0; a < n; a++) {
+        if (!pauses[a]) {
+            continue;
+        }
+        longest = std::max(longest, pauses[a]->end_ns - pauses[a]->begin_ns);
+        for (size_t b = a + 1; b < n; b++) {
+            if (!pauses[b]) {
+                continue;
+            }
+            const uint64_t first = std::min(pauses[a]->begin_ns, pauses[b]->begin_ns);
+            const uint64_t last = std::max(pauses[a]->end_ns, pauses[b]->end_ns);
+            widest = std::max(widest, last - first);
+            if (n <= most_listed) {
+                pairs.push_back({{"a", request.members[a].name},
+                                 {"b", request.members[b].name},
+                                 {"us", microseconds(last - first)}});
+            }
+        }
+    }
+    Json cut = {{"downtime_max_us", microseconds(longest)}, {"comparable", comparable(record)}};
+    if (cut["comparable"]) {
+        cut["backoff_max_us"] = microseconds(widest);
+        cut["pairs"] = std::move(pairs);
+    } else {
+        cut["backoff_max_us"] = nullptr;
+        cut["pairs"] = Json::array();
+    }
+    return cut;
+}
+
+Json timeline(const RunRecord &record) {
+    Json json = Json::array();
+    for (const RunRecord::Moment &moment : record.timeline) {
+        json.push_back({{"phase", moment.phase}, {"us", moment.at_us}});
+    }
+    return json;
+}
+
+} // namespace
+
+Json snapshot_manifest(const Request &request, const RunRecord &record) {
+    Json members = Json::array();
+    uint64_t recorded = 0, lost = 0, white = 0;
+    for (size_t i = 0; i < record.members.size(); i++) {
+        const MemberRecord &member = record.members[i];
+        // The member's own report, which came last, knows best; it says more about its channel.
+        Json json = member.prepared.info;
+        json["nics"] = member.prepared.nics;
+        json["pause"] = member.cut.pause;
+        json["cause"] = member.cut.cause;
+        json["channel"] = {{"frames", member.channels.recorded}, {"lost", member.channels.lost}};
+        json.merge_patch(member.report);
+        json["name"] = request.members[i].name;
+        json["address"] = request.members[i].address;
+        members.push_back(std::move(json));
+        recorded += member.channels.recorded;
+        lost += member.channels.lost;
+        for (const auto &[pair, segments] : member.cut.white_sent) {
+            white += segments;
+        }
+    }
+    Json cut = backoff(request, record);
+    cut["coloring"] = request.coloring;
+    cut["white_sent"] = white;
+    cut["recorded"] = recorded;
+    cut["lost"] = lost;
+    return {{"format", "hotsnap-bundle"},
+            {"version", 1},
+            {"tag", request.tag},
+            {"epoch", record.epoch},
+            {"initiator", request.members[request.self].name},
+            {"members", std::move(members)},
+            {"cut", std::move(cut)},
+            {"timeline", timeline(record)}};
+}
+
+Json restore_result(const Request &request, const RunRecord &record) {
+    Json members = Json::array();
+    for (size_t i = 0; i < record.members.size(); i++) {
+        Json json = record.members[i].report;
+        json["name"] = request.members[i].name;
+        json["address"] = request.members[i].address;
+        members.push_back(std::move(json));
+    }
+    return {{"bundle", request.bundle},
+            {"initiator", request.members[request.self].name},
+            {"members", std::move(members)},
+            {"timeline", timeline(record)}};
+}
+
+} // namespace hotsnap::cluster

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// What the user asks an initiator for (hs_coordinator_snapshot, hs_coordinator_restore).
+#ifndef HOTSNAP_WIRE_REQUEST_H
+#define HOTSNAP_WIRE_REQUEST_H
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/json.h"
+
+namespace hotsnap::cluster {
+
+// Throws BadInput when a snapshot cannot have this tag, which names its folder and its disks'
+// overlays, or not lie in this folder. Each member checks it: it writes the files, and trusts no
+// initiator to have looked.
+void check_place(const std::string &tag, const std::string &directory);
+
+struct Request {
+    enum class Kind : uint8_t { snapshot, restore };
+    struct Target {
+        std::string name;
+        std::string address; // may be empty for the initiator itself
+    };
+
+    Kind kind = Kind::snapshot;
+    std::string tag;
+    std::string directory;
+    std::string bundle;
+    std::vector<Target> members; // in the order given; the initiator is added in front if missing
+    size_t self = 0;             // index of the initiator in it
+    bool coloring = true;
+    Json options = Json::object();
+
+    uint64_t prepare_timeout_us = 60'000'000;
+    uint64_t arm_timeout_us = 30'000'000;
+    uint64_t cut_timeout_us = 10'000'000;
+    uint64_t full_timeout_us = 0; // none
+    uint64_t abort_timeout_us = 10'000'000;
+    uint64_t load_timeout_us = 0; // none
+    uint64_t start_timeout_us = 30'000'000;
+    uint64_t drain_us = 200'000;
+    uint64_t settle_us = 10'000;
+    uint64_t heartbeat_us = 1'000'000;
+    uint64_t silence_us = 30'000'000;
+
+    // Throws BadInput.
+    static Request parse(Kind kind, const std::string &self_name, const Json &json);
+};
+
+} // namespace hotsnap::cluster
+#endif

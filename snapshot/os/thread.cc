@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "os/thread.h"
+
+#include <csignal>
+#include <pthread.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+namespace hotsnap::memory {
+
+std::thread spawn(const char *name, std::function<void()> body) {
+    // A thread inherits the mask of its creator: block here, so that there is no moment in which
+    // the new thread could take a signal meant for the program (QEMU: SIGUSR1, SIGALRM, SIGINT).
+    sigset_t all;
+    sigset_t before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    try {
+        std::thread thread(std::move(body));
+        pthread_setname_np(thread.native_handle(), name);
+        pthread_sigmask(SIG_SETMASK, &before, nullptr);
+        return thread;
+    } catch (...) {
+        pthread_sigmask(SIG_SETMASK, &before, nullptr);
+        throw;
+    }
+}
+
+void ask_for_priority() {
+    constexpr int niceness = -15;
+    setpriority(PRIO_PROCESS, static_cast<id_t>(gettid()), niceness);
+}
+
+} // namespace hotsnap::memory

@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// Threads inside a host program that owns the signals: they start with all signals blocked.
+#ifndef HOTSNAP_OS_THREAD_H
+#define HOTSNAP_OS_THREAD_H
+
+#include <functional>
+#include <thread>
+
+namespace hotsnap::memory {
+
+// Starts a thread named `name` (at most 15 characters) with every signal blocked. Throws
+// std::system_error when the system has no thread to give.
+std::thread spawn(const char *name, std::function<void()> body);
+
+// Has the calling thread come ahead of others where the system allows it, and changes nothing where
+// it does not. For threads a guest waits for: on a small host that its vCPUs keep busy, a thread of
+// the same rank gets a processor milliseconds late.
+void ask_for_priority();
+
+// One step of a spin loop.
+inline void relax_cpu() {
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    asm volatile("yield");
+#endif
+}
+
+// The same, in a wait for someone who only copies: who has lost its processor meanwhile may need
+// ours, so it is given away after a while.
+inline void pause_in_spin(int spins) {
+    if (spins < 2000) {
+        relax_cpu();
+    } else {
+        std::this_thread::yield();
+    }
+}
+
+} // namespace hotsnap::memory
+#endif

@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "save/page_saver.h"
+
+#include "base/error.h"
+#include "guest/zero_page.h"
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+
+namespace hotsnap::memory {
+
+namespace {
+
+GroupMask first_pages(uint64_t count) {
+    return static_cast<GroupMask>((uint32_t{1} << count) - 1);
+}
+
+// Every page of the group but the wanted ones; none when there are no wanted ones at all.
+GroupMask neighbors_in(const PageRun &group, const PageSaver::Wanted &wanted) {
+    unsigned mask = 0;
+    for (uint64_t i = 0; i < group.count && wanted.count > 0; i++) {
+        mask |= (group.first + i - wanted.first < wanted.count ? 0u : 1u) << i;
+    }
+    return static_cast<GroupMask>(mask);
+}
+
+} // namespace
+
+PageSaver::~PageSaver() {
+    parts_.pool.release(spare_);
+}
+
+bool PageSaver::save(const PageRun &run, const std::vector<bool> &absent, Manner manner,
+                     Wanted wanted) {
+    if (run.block->by_unit()) {
+        return save_unit(run, manner, wanted);
+    }
+    for (uint64_t done = 0; done < run.count; done += group_pages) {
+        const uint64_t count = std::min<uint64_t>(group_pages, run.count - done);
+        unsigned mask = 0;
+        for (uint64_t i = 0; i < count && !absent.empty(); i++) {
+            mask |= (absent[done + i] ? 1u : 0u) << i;
+        }
+        if (!save_group({run.block, run.first + done, count}, static_cast<GroupMask>(mask), manner,
+                        wanted)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+bool PageSaver::save_group(const PageRun &group, GroupMask absent, Manner manner, Wanted wanted) {
+    bool needs_slot = false;
+    bool needs_claim = false;
+    for (uint64_t i = 0; i < group.count; i++) {
+        const bool unsaved = parts_.ledger.unsaved(group.number() + i);
+        needs_claim |= unsaved;
+        needs_slot |= unsaved && (absent >> i & 1) == 0;
+    }
+    if (!needs_claim) {
+        return true;
+    }
+    if (needs_slot && !get_slots(1)) {
+        return false;
+    }
+    const GroupMask claimed =
+        parts_.ledger.claim(group.number(), static_cast<uint32_t>(group.count));
+    GroupMask data = 0;
+    // Pages never go back to unsaved, so without needs_slot everything claimed is absent.
+    const GroupMask present = claimed & static_cast<GroupMask>(~absent);
+    if (present != 0) {
+        data = copy(group, present, spare_.back());
+    }
+    const GroupMask ours = parts_.trap.confirm(group, claimed);
+    if (ours != claimed) {
+        parts_.ledger.cede(group.number(), claimed & static_cast<GroupMask>(~ours));
+        data &= ours;
+    }
+    parts_.ledger.save(group.number(), ours, static_cast<GroupMask>(~data),
+                       neighbors_in(group, wanted), manner);
+    if (data != 0) {
+        stage(group, data, spare_.back());
+        spare_.pop_back();
+    }
+    if (read_error_) {
+        std::rethrow_exception(read_error_);
+    }
+    return true;
+}
+
+bool PageSaver::save_unit(const PageRun &unit, Manner manner, Wanted wanted) {
+    const size_t groups = (unit.count + group_pages - 1) / group_pages;
+    if (!parts_.ledger.unsaved(unit.number())) {
+        return true;
+    }
+    if (!get_slots(groups)) {
+        return false;
+    }
+    if (!parts_.ledger.claim_unit(unit.number(), unit.count)) {
+        return true;
+    }
+    const auto group_at = [&](size_t i) {
+        const uint64_t first = i * group_pages;
+        return PageRun{unit.block, unit.first + first,
+                       std::min<uint64_t>(group_pages, unit.count - first)};
+    };
+    std::vector<GroupMask> data(groups);
+    for (size_t i = 0; i < groups; i++) {
+        data[i] = copy(group_at(i), first_pages(group_at(i).count), spare_[i]);
+    }
+    // The first page of a huge page stands for all of it, hence last.
+    for (size_t i = groups; i-- > 0;) {
+        const PageRun group = group_at(i);
+        parts_.ledger.save(group.number(), first_pages(group.count),
+                           static_cast<GroupMask>(~data[i]), neighbors_in(group, wanted), manner);
+    }
+    std::vector<Slot> unused;
+    for (size_t i = 0; i < spare_.size(); i++) {
+        if (i < groups && data[i] != 0) {
+            stage(group_at(i), data[i], spare_[i]);
+        } else {
+            unused.push_back(spare_[i]);
+        }
+    }
+    // What a huge page did not need is too much to keep.
+    parts_.pool.release(unused);
+    spare_.clear();
+    if (read_error_) {
+        std::rethrow_exception(read_error_);
+    }
+    return true;
+}
+
+bool PageSaver::save_kernels(const PageRun &page, const std::byte *copy) {
+    if (!get_slots(1)) {
+        return false;
+    }
+    if (!parts_.ledger.claim_kernels(page.number())) {
+        throw Error("internal: KVM saved a page that was saved before; report this, the image was "
+                    "not kept");
+    }
+    const GroupMask data = is_zero(copy, page_bytes) ? 0 : 1;
+    if (data != 0) {
+        std::memcpy(spare_.back(), copy, page_bytes);
+    }
+    parts_.ledger.save(page.number(), 1, static_cast<GroupMask>(~data), 0, Manner::kvm_write);
+    if (data != 0) {
+        stage(page, data, spare_.back());
+        spare_.pop_back();
+    }
+    return true;
+}
+
+bool PageSaver::get_slots(size_t count) {
+    if (spare_.size() >= count) {
+        return true;
+    }
+    std::vector<Slot> more(count - spare_.size());
+    if (!parts_.pool.try_acquire(user_, more)) {
+        // Slots in hand go back first: two that each hold some and wait for more would wait
+        // forever.
+        flush();
+        parts_.pool.release(spare_);
+        spare_.clear();
+        more.resize(count);
+        full_waits_.fetch_add(1, std::memory_order_relaxed);
+        if (!parts_.pool.acquire(user_, more)) {
+            return false;
+        }
+    }
+    spare_.insert(spare_.end(), more.begin(), more.end());
+    return true;
+}
+
+// A page that cannot be read still has to leave the Claimed state, or who waits for it would wait
+// forever: it counts as zero, and the error, thrown after save(), fails the snapshot.
+GroupMask PageSaver::copy(const PageRun &group, GroupMask mask, Slot slot) {
+    try {
+        return parts_.reader.copy(*group.block, group.first, mask, slot);
+    } catch (...) {
+        read_error_ = std::current_exception();
+        return 0;
+    }
+}
+
+void PageSaver::stage(const PageRun &group, GroupMask data, Slot slot) {
+    staged_.push_back({slot, parts_.layout.page_offset(*group.block, group.first), data});
+    staged_bytes_ += static_cast<uint64_t>(std::popcount(data)) * page_bytes;
+}
+
+bool PageSaver::release(const PageRun &run) {
+    if (run.block->by_unit()) {
+        const bool saved = parts_.ledger.saved(run.number());
+        if (saved) {
+            parts_.trap.release(run);
+        }
+        return saved;
+    }
+    uint64_t released = 0;
+    for (uint64_t i = 0; i < run.count; i++) {
+        const uint64_t start = i;
+        while (i < run.count && parts_.ledger.saved(run.number() + i)) {
+            i++;
+        }
+        if (i > start) {
+            parts_.trap.release({run.block, run.first + start, i - start});
+            released += i - start;
+        }
+    }
+    return released == run.count;
+}
+
+void PageSaver::flush() {
+    parts_.writer.submit(staged_);
+    staged_.clear();
+}
+
+void PageSaver::rest() {
+    flush();
+    if (!spare_.empty()) {
+        parts_.pool.release(spare_);
+        spare_.clear();
+    }
+}
+
+} // namespace hotsnap::memory

@@ -1,0 +1,339 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "save/session.h"
+
+#include "base/clock.h"
+#include "base/error.h"
+#include "image/image_dump.h"
+#include "os/thread.h"
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+#include <unistd.h>
+
+namespace hotsnap::memory {
+
+namespace {
+
+constexpr uint64_t default_staging_bytes = 64 << 20;
+constexpr uint64_t default_cluster_pages = 16;
+constexpr uint64_t most_cluster_pages = 256;
+constexpr uint64_t space_margin = 16 << 20;
+
+uint64_t cluster_pages_of(const SnapshotOptions &options) {
+    const uint64_t pages =
+        options.cluster_pages == 0 ? default_cluster_pages : options.cluster_pages;
+    if (!std::has_single_bit(pages) || pages > most_cluster_pages) {
+        throw Error("cluster_pages must be a power of two, at most 256");
+    }
+    return pages;
+}
+
+// Room for two of the largest unit on each side, faults and background copy.
+uint64_t slots_of(const SnapshotOptions &options, const GuestMemory &memory) {
+    const uint64_t bytes =
+        options.staging_bytes == 0 ? default_staging_bytes : options.staging_bytes;
+    const uint64_t unit = std::max(memory.largest_unit_pages(), cluster_pages_of(options));
+    return std::max(bytes / group_bytes, 4 * ((unit + group_pages - 1) / group_pages));
+}
+
+std::vector<MemoryBlock> as_trapped(std::vector<MemoryBlock> blocks, const WriteTrap &trap) {
+    for (MemoryBlock &block : blocks) {
+        block.split = trap.has_bitmap();
+    }
+    return blocks;
+}
+
+} // namespace
+
+Session::Session(SnapshotOptions options, std::vector<MemoryBlock> blocks,
+                 std::unique_ptr<WriteTrap> trap)
+    : options_(std::move(options)), trap_(std::move(trap)),
+      memory_(as_trapped(std::move(blocks), *trap_)), layout_(options_.stream, memory_),
+      ledger_(memory_.pages()), pool_(slots_of(options_, memory_), slots_of(options_, memory_) / 2),
+      limit_(options_.bandwidth) {
+    try {
+        prepare();
+    } catch (...) {
+        // In slices; closing the descriptor would do it in one piece, and stop the VM meanwhile.
+        trap_->detach(false);
+        if (writer_) {
+            unlink(options_.image_path.c_str());
+        }
+        if (sums_fd_) {
+            unlink(options_.sums_path.c_str());
+        }
+        throw;
+    }
+}
+
+void Session::prepare() {
+    const uint64_t cluster_pages = cluster_pages_of(options_);
+    trap_->attach(memory_);
+    reader_ = std::make_unique<PageReader>(memory_, trap_->absent_pagemap_entry());
+    check_space();
+    bool direct = false;
+    sums_fd_ = create_exclusive(options_.sums_path, direct);
+    writer_ =
+        std::make_unique<ImageWriter>(options_.image_path, layout_.pages_end(), pool_, aborter());
+    const SaveParts parts{*trap_, ledger_, pool_, *reader_, layout_, *writer_};
+    faults_ = std::make_unique<FaultService>(memory_, parts, dirty_, options_.vcpu_tids,
+                                             cluster_pages, aborter());
+    arming_ = std::make_unique<Arming>(memory_, *trap_, dirty_, aborter());
+    copier_ = std::make_unique<Copier>(memory_, parts, limit_);
+    if (auto *kvm = dynamic_cast<KvmTrap *>(trap_.get())) {
+        ring_ = std::make_unique<RingService>(memory_, *kvm, parts, aborter());
+        writers_ = std::make_unique<WriterService>(memory_, parts, cluster_pages, aborter());
+        ring_->start();
+    } else if (trap_->traps()) {
+        faults_->start();
+    }
+}
+
+Session::~Session() {
+    abort("the snapshot was given up");
+    if (thread_.joinable()) {
+        thread_.join();
+    }
+    // In the order of who uses whom.
+    copier_.reset();
+    writers_.reset();
+    ring_.reset();
+    arming_.reset();
+    faults_.reset();
+    writer_.reset();
+}
+
+std::function<void(const std::string &)> Session::aborter() {
+    return [this](const std::string &message) { abort(message); };
+}
+
+void Session::check_space() const {
+    const uint64_t data = reader_->resident_bytes(pool_.slots() * group_bytes);
+    const uint64_t sums = layout_.pages_end() / page_bytes * sizeof(uint64_t);
+    const uint64_t needed = data + sums + space_margin;
+    const uint64_t free = free_bytes_for(options_.image_path);
+    if (free < needed) {
+        throw Error("too little space for " + options_.image_path + ": " + std::to_string(needed) +
+                    " bytes are needed, " + std::to_string(free) +
+                    " are free; free space there or choose another folder");
+    }
+}
+
+void Session::require(Phase phase, const char *call) const {
+    const std::lock_guard lock(state_mutex_);
+    if (stopped_) {
+        throw Error(reason_);
+    }
+    if (phase_ != phase) {
+        throw Error(std::string(call) + " was called out of order");
+    }
+}
+
+void Session::arm(uint64_t max_us) {
+    require(Phase::created, "hs_snapshot_arm");
+    if (!trap_->has_bitmap()) {
+        arming_->start();
+        if (!arming_->wait_converged(max_us)) {
+            require(Phase::created, "hs_snapshot_arm"); // says why it was stopped
+        }
+    }
+    const std::lock_guard lock(state_mutex_);
+    phase_ = Phase::armed;
+}
+
+void Session::cut() {
+    const uint64_t begin = now_ns();
+    require(Phase::armed, "hs_snapshot_cut");
+    arming_->stop();
+    {
+        FaultService::Quiet quiet(*faults_);
+        // An abort is either over, and then stopped_ is seen here, or has to wait for this quiet
+        // before it releases the memory.
+        require(Phase::armed, "hs_snapshot_cut");
+        if (trap_->has_bitmap()) {
+            trap_->cut();
+            writers_->start();
+            save_untrapped();
+        } else {
+            cut_pages_ = arming_->finish();
+            quiet.set_mode(FaultService::Mode::cow);
+        }
+    }
+    {
+        const std::lock_guard lock(state_mutex_);
+        phase_ = Phase::cut;
+    }
+    cut_us_ = ns_to_us(now_ns() - begin);
+}
+
+// Blocks that are written where no trap sees it: in the pause.
+void Session::save_untrapped() {
+    PageSaver saver({*trap_, ledger_, pool_, *reader_, layout_, *writer_},
+                    StagingPool::User::fault);
+    for (const MemoryBlock &block : memory_.blocks()) {
+        if (!block.save_at_cut) {
+            continue;
+        }
+        const PageRun all{&block, 0, block.pages()};
+        std::vector<bool> absent(all.count);
+        reader_->find_absent(all, absent);
+        if (!saver.save(all, absent, Manner::background, {})) {
+            return; // the pool is closed: an abort is on its way
+        }
+    }
+    saver.rest();
+}
+
+bool Session::before_guest_write(const void *host) {
+    return !writers_ || writers_->before_write(host, 1, Manner::guest_write);
+}
+
+void Session::before_dma_write(const void *host, size_t size) {
+    if (writers_ && !options_.open_dma_trap) {
+        writers_->before_write(host, size, Manner::dma_write);
+    }
+}
+
+void Session::dump(const std::string &path) {
+    require(Phase::cut, "hs_snapshot_dump");
+    dump_image(memory_, layout_, path);
+}
+
+void Session::start(std::span<const std::byte> tail) {
+    require(Phase::cut, "hs_snapshot_start");
+    tail_.assign(tail.begin(), tail.end());
+    const std::lock_guard lock(state_mutex_);
+    if (stopped_) {
+        throw Error(reason_);
+    }
+    started_ns_ = now_ns();
+    thread_ = spawn("hs-snapshot", [this] { copy_and_finish(); });
+    phase_ = Phase::copying;
+}
+
+void Session::copy_and_finish() {
+    try {
+        trap_->after_resume();
+        copier_->run();
+        copied_ns_ = now_ns();
+        complete_image();
+    } catch (const std::exception &error) {
+        abort(error.what());
+    }
+    std::string failure;
+    {
+        // An abort that is under way first finishes: then everything is released.
+        const std::lock_guard no_abort(stopping_mutex_);
+        const std::lock_guard lock(state_mutex_);
+        if (stopped_) {
+            failure = reason_;
+        } else {
+            phase_ = Phase::finished;
+        }
+    }
+    if (options_.on_finished) {
+        options_.on_finished(failure.empty() ? nullptr : failure.c_str());
+    }
+}
+
+void Session::complete_image() {
+    if (const auto wrong = ledger_.disproof()) {
+        const std::lock_guard lock(state_mutex_);
+        if (stopped_) {
+            return;
+        }
+        throw Error("internal: ledger: " + *wrong + "; report this, the image was not kept");
+    }
+    {
+        // Every page is saved, and who saved it releases it: the copier has; once the fault thread
+        // has no fault in hand, it has too.
+        const FaultService::Quiet quiet(*faults_);
+    }
+    if (trap_->has_bitmap()) {
+        // The same for those who save here: they leave only when the writer has what they saved.
+        writers_->stop();
+        ring_->quiesce();
+    }
+    trap_->detach(true);
+    if (!writer_->drain()) {
+        return; // stopped
+    }
+    const auto pieces =
+        layout_.metadata([this](uint64_t page) { return ledger_.has_data(page); }, tail_);
+    for (const ImageLayout::Piece &piece : pieces) {
+        writer_->write_metadata(piece.offset, piece.bytes);
+    }
+    image_size_ = ImageLayout::size(pieces);
+    writer_->finish(image_size_);
+    sums_xxh3_ = write_sums(writer_->sums(), sums_fd_.get(), options_.sums_path);
+}
+
+void Session::abort(const std::string &reason) {
+    const std::lock_guard only_one(stopping_mutex_);
+    {
+        const std::lock_guard lock(state_mutex_);
+        if (stopped_ || phase_ == Phase::finished) {
+            return;
+        }
+        stopped_ = true;
+        reason_ = reason;
+    }
+    stop_everything();
+}
+
+void Session::stop_everything() {
+    // First what others may be waiting for, then those others, then the memory.
+    pool_.close();
+    limit_.cancel();
+    writer_->discard();
+    arming_->stop();
+    {
+        FaultService::Quiet quiet(*faults_);
+        quiet.set_mode(FaultService::Mode::discard);
+    }
+    copier_->stop();
+    if (writers_) {
+        writers_->stop();
+    }
+    trap_->detach(false);
+    unlink(options_.image_path.c_str());
+    unlink(options_.sums_path.c_str());
+}
+
+void Session::get_stats(hs_snapshot_stats &stats) const {
+    const PageLedger::Counts counts = ledger_.counts();
+    const auto manner = [&](Manner m) { return counts.by_manner[static_cast<size_t>(m)]; };
+    stats.pages.total = ledger_.pages();
+    stats.pages.zero = counts.zero;
+    stats.pages.background = manner(Manner::background);
+    stats.pages.guest_write = manner(Manner::guest_write);
+    stats.pages.dma_write = manner(Manner::dma_write);
+    stats.pages.kvm_write = manner(Manner::kvm_write);
+    stats.pages.neighbors = counts.neighbors;
+    stats.bytes_total = memory_.bytes();
+    stats.bytes_done = ledger_.saved_pages() * page_bytes;
+    stats.bytes_written = writer_->bytes_written();
+    stats.bandwidth = limit_.rate();
+    const FaultCounts &faults = writers_ ? writers_->counts() : faults_->counts();
+    stats.faults = faults.answered;
+    stats.fault_us_max = faults.us_max;
+    stats.fault_us_sum = faults.us_sum;
+    stats.staging_full_waits =
+        writers_ ? writers_->full_waits() + ring_->full_waits() : faults_->full_waits();
+    stats.arm_passes = arming_->passes();
+    stats.arm_us = arming_->converge_us();
+    stats.arm_faults = faults_->tracked();
+    stats.cut_pages = cut_pages_;
+    stats.cut_us = cut_us_;
+    if (const uint64_t started = started_ns_; started != 0) {
+        const uint64_t copied = copied_ns_;
+        stats.copy_us = ns_to_us((copied != 0 ? copied : now_ns()) - started);
+    }
+    stats.image_size = image_size_;
+    stats.sums_xxh3 = sums_xxh3_;
+    stats.direct_io = writer_->direct();
+    std::strncpy(stats.engine, trap_->name(), sizeof(stats.engine) - 1);
+}
+
+} // namespace hotsnap::memory
