@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// What a run asks of the machine it runs in, and what the machine answers: typed, and never on the
+// wire. The peer half of a run (in the member's iothread) makes LocalWork and takes LocalEvents;
+// member/local_run.h (in QEMU's main loop) takes LocalWork and makes LocalEvents.
+#ifndef HOTSNAP_MEMBER_WORK_H
+#define HOTSNAP_MEMBER_WORK_H
+
+#include <cstdint>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "base/json.h"
+#include "network/channel_counts.h"
+#include "network/member_table.h"
+
+namespace hotsnap::member {
+
+// Work. Each but those marked "no answer" is answered by the event beside it, or by Failed.
+
+struct PrepareWork { // -> Prepared
+    std::string run;
+    std::string tag;
+    std::string directory; // of the bundles; this member's folder is DIRECTORY/TAG.partial/NAME
+    std::string initiator;
+    bool leads = false; // this member is the initiator
+    bool coloring = true;
+    Json options = Json::object(); // as the user gave them; the machine knows what they mean
+};
+
+struct InstallWork { // -> Installed
+    uint64_t epoch = 0;
+    std::vector<network::Member> members;
+};
+
+struct ArmWork {}; // -> Armed
+
+// -> Cut. Nothing when a red frame's cut is under way or done: one Cut per epoch.
+struct CutWork {};
+
+// -> ChannelsFin, as soon as all that was sent before the others' cuts has arrived.
+struct ExpectWork {
+    network::PairCounts counts; // of the channels that lead here
+};
+
+struct CloseChannelsWork {}; // -> ChannelsFin: the time to wait is over
+
+struct EndColoringWork {}; // no answer
+
+// Initiator only: write the manifest, rename TAG.partial to TAG. -> Published; after Failed no TAG
+// exists.
+struct PublishWork {
+    Json manifest;
+};
+
+// The run is over, and kept; no answer. In doubt: the initiator was lost after this member's part
+// was complete, so that a published bundle may refer to its files. They are kept just the same.
+struct CommitWork {
+    bool in_doubt = false;
+    std::string reason;
+};
+
+// Undo all of this run. -> Aborted, exactly once, and nothing else of this run after it. It comes
+// after every Failed, and may come while an answer is outstanding, which may then be left out.
+struct AbortWork {
+    std::string reason;
+};
+
+struct LoadWork { // restore -> Loaded
+    std::string run;
+    std::string bundle;
+    std::string initiator;
+    bool leads = false;
+    Json options = Json::object();
+};
+
+struct StartWork {}; // restore: start the VM, play the channel back -> Started
+
+using LocalWork =
+    std::variant<PrepareWork, InstallWork, ArmWork, CutWork, ExpectWork, CloseChannelsWork,
+                 EndColoringWork, PublishWork, CommitWork, AbortWork, LoadWork, StartWork>;
+
+// Events. One that is not legal in the state of the run (late, doubled, of an aborted run) is
+// ignored and counted.
+
+struct Nic {
+    std::string name; // of the netdev
+    network::Mac mac;
+};
+
+struct Prepared {
+    std::vector<Nic> nics;
+    Json info = Json::object(); // "boot_id" (of the host): can members' pauses be compared?
+};
+
+struct Installed {};
+
+struct Armed {};
+
+struct Cut { // also unasked, when a red frame forced the cut before SNAPSHOT came
+    network::PairCounts white_sent;
+    Json pause = Json::object(); // {"begin_ns","end_ns","steps":[..]}, CLOCK_MONOTONIC
+    std::string cause;           // "snapshot" or "red-frame"
+};
+
+struct ChannelsFin {
+    uint64_t recorded = 0;
+    uint64_t lost = 0;
+};
+
+// All files of this member (image, disks, channel) are complete and durable. Any time after Cut.
+struct FullFin {
+    Json report = Json::object(); // goes into the manifest
+};
+
+struct Progress {
+    uint64_t done = 0;
+    uint64_t total = 0;
+};
+
+// The machine's main loop is alive. Once the first of a run has come, 30 s without another fail the
+// run: the VM stands still, perhaps for storage that has failed.
+struct Beat {};
+
+struct Published {};
+
+struct Aborted {
+    std::string error; // what could not be undone; empty if nothing
+};
+
+struct Loaded {
+    Json report = Json::object();
+};
+
+struct Started {
+    Json report = Json::object(); // {"played":N,"start_ns":N}
+};
+
+struct Failed { // any local step went wrong; ends the run
+    std::string error;
+};
+
+using LocalEvent = std::variant<Prepared, Installed, Armed, Cut, ChannelsFin, FullFin, Progress,
+                                Beat, Published, Aborted, Loaded, Started, Failed>;
+
+} // namespace hotsnap::member
+#endif
