@@ -2,15 +2,20 @@
 // hotsnap/coordinator.h over the C++ classes: conversions only.
 #include "base/c_boundary.h"
 #include "coordinator.h"
+#include "legacy_c_api.h"
+#include "member/handles.h"
+#include "member/work_json.h"
 
 using namespace hotsnap;
 using namespace hotsnap::cluster;
 
 struct hs_coordinator {
-    explicit hs_coordinator(const char *name) : impl(name ? name : "") {}
+    explicit hs_coordinator(const char *name)
+        : impl(name ? name : ""), work_text(name ? name : "") {}
 
     Coordinator impl;
     std::optional<Action> current; // keeps text and data of the last action alive
+    member::WorkText work_text;    // for a caller of hs_work_kind()
 };
 
 namespace {
@@ -23,11 +28,15 @@ std::string text_or(const char *text, const char *otherwise) {
  * Runs an event. Whatever goes wrong inside must end the run, not the virtual machine: no exception
  * is expected here, but none may cross the interface either.
  */
-template <typename Body> void event(hs_coordinator *c, uint64_t now_us, Body body) {
-    try {
+template <typename Body> void event(hs_coordinator *c, uint64_t now_us, Body body) noexcept {
+    char *error = nullptr;
+    const bool good = guarded(&error, false, [&] {
         body(c->impl);
-    } catch (const std::exception &e) {
-        c->impl.give_up(std::string("internal error: ") + e.what(), now_us);
+        return true;
+    });
+    if (!good) {
+        guarded([&] { c->impl.give_up("internal error: " + text_or(error, "unknown"), now_us); });
+        hs_string_free(error);
     }
 }
 
@@ -85,25 +94,50 @@ void hs_coordinator_tick(hs_coordinator *c, uint64_t now_us) {
     event(c, now_us, [&](Coordinator &it) { it.tick(now_us); });
 }
 
+void hs_coordinator_event(hs_coordinator *c, hs_event *taken, uint64_t now_us) {
+    const std::unique_ptr<hs_event> owned(taken);
+    event(c, now_us, [&](Coordinator &it) {
+        if (owned) {
+            it.local(owned->event, now_us);
+        }
+    });
+}
+
 void hs_coordinator_local(hs_coordinator *c, hs_local_kind kind, const char *json,
                           uint64_t now_us) {
-    event(c, now_us, [&](Coordinator &it) { it.local(kind, json, now_us); });
+    event(c, now_us, [&](Coordinator &it) {
+        if (const auto event = legacy_event(kind, json)) {
+            it.local(*event, now_us);
+        } else {
+            it.ignore_event();
+        }
+    });
 }
 
 bool hs_coordinator_next_action(hs_coordinator *c, hs_action *action) {
-    c->current = c->impl.next_action();
-    if (!c->current) {
-        return false;
-    }
-    const Action &a = *c->current;
-    *action = {a.kind, a.link, a.deadline_us, a.text.c_str(), nullptr, 0, a.failed};
-    if (a.data) {
-        action->data = reinterpret_cast<const uint8_t *>(a.data->data());
-        action->size = a.data->size();
-    }
-    return true;
+    bool taken = false;
+    event(c, 0, [&](Coordinator &it) {
+        c->current = it.next_action();
+        if (!c->current) {
+            return;
+        }
+        Action &a = *c->current;
+        std::unique_ptr<hs_work> work;
+        if (a.work) {
+            a.text = c->work_text.text_of(*a.work);
+            work = std::make_unique<hs_work>(hs_work{std::move(*a.work)});
+        }
+        *action = {a.kind,  a.link, a.deadline_us, a.text.c_str(),
+                   nullptr, 0,      a.failed,      work.release()};
+        if (a.data) {
+            action->data = reinterpret_cast<const uint8_t *>(a.data->data());
+            action->size = a.data->size();
+        }
+        taken = true;
+    });
+    return taken;
 }
 
 char *hs_coordinator_status_json(hs_coordinator *c) {
-    return c_string(to_text(c->impl.status()));
+    return guarded<char *>(nullptr, nullptr, [&] { return c_string(to_text(c->impl.status())); });
 }

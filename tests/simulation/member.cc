@@ -169,7 +169,9 @@ void Member::act(const hs_action &action) {
     const auto later = [this](uint64_t most_us, std::function<void()> work) {
         post(random_.between(5, most_us), std::move(work));
     };
-    switch (action.kind) {
+    const hs_action_kind kind = action.kind == HS_DO_WORK ? hs_work_kind(action.work) : action.kind;
+    hs_work_free(action.work);
+    switch (kind) {
     case HS_DO_CONNECT:
         world_.control.connect(name_, text);
         return;
@@ -264,6 +266,8 @@ void Member::act(const hs_action &action) {
         world_.ledger.finished++;
         world_.ledger.finished_failed += action.failed;
         return;
+    case HS_DO_WORK:
+        return; // is one of the above
     }
 }
 

@@ -26,7 +26,7 @@
  * Members form a star around the initiator. Messages are JSON, framed by a 4-byte big-endian
  * length (docs/formats/protocol.md, which also argues why the cut is consistent and what happens
  * when a member is lost in each phase). The initiator is a member like the others: it gets the
- * same HS_DO_* actions.
+ * same work to do.
  */
 #ifndef HOTSNAP_COORDINATOR_H
 #define HOTSNAP_COORDINATOR_H
@@ -42,6 +42,8 @@ extern "C" {
 #endif
 
 typedef struct hs_coordinator hs_coordinator;
+typedef struct hs_work hs_work;   /* what a run asks of the machine (coordinator/member/work.h) */
+typedef struct hs_event hs_event; /* what the machine answers, or tells unasked */
 
 typedef uint64_t hs_link; /* a connection, numbered by the caller; never reused; 0 = none */
 
@@ -52,8 +54,9 @@ typedef enum hs_action_kind {
     HS_DO_TIMER,       /* call hs_coordinator_tick at `deadline_us` (replaces the earlier one);
                           UINT64_MAX = no timer */
     /*
-     * Local work; answer with hs_coordinator_local(). `text` is JSON with what is needed; unless
-     * a comment says otherwise {"tag","epoch"}.
+     * Legacy: what hs_work_kind() says of HS_DO_WORK, for a caller that answers with
+     * hs_coordinator_local(). `text` is JSON with what is needed; unless a comment says otherwise
+     * {"tag","epoch"}.
      */
     HS_DO_PREPARE,        /* {"run","tag","directory","initiator","self","role":"initiator"|"peer",
                              "coloring":bool,"options":{..}} -> HS_LOCAL_PREPARED */
@@ -91,6 +94,11 @@ typedef enum hs_action_kind {
     HS_SAY_PROGRESS, /* initiator: {"done":bytes,"total":bytes} over all members */
     HS_SAY_FINISHED, /* initiator: the command is over; `text` is the result (manifest) JSON,
                         or, when `failed`, the error message */
+    /*
+     * Local work: `work`, which the caller owns now (hs_work_free). It is done in the order in
+     * which it comes, and answered with hs_coordinator_event().
+     */
+    HS_DO_WORK,
 } hs_action_kind;
 
 typedef struct hs_action {
@@ -101,11 +109,19 @@ typedef struct hs_action {
     const uint8_t *data; /* likewise */
     size_t size;
     bool failed;
+    hs_work *work; /* of HS_DO_WORK, else NULL; not freed by the coordinator */
 } hs_action;
 
+void hs_work_free(hs_work *work);    /* NULL is allowed */
+void hs_event_free(hs_event *event); /* of one that no coordinator took; NULL is allowed */
+
+/* Legacy: the kind of work, HS_DO_PREPARE to HS_DO_START; hs_action has the text that goes with it.
+ */
+hs_action_kind hs_work_kind(const hs_work *work);
+
 /*
- * Answers to local work. One that is not legal in the state of the epoch (late, doubled, of an
- * aborted run) is ignored and counted in the status as "ignored_events".
+ * Legacy: answers to local work. One that is not legal in the state of the epoch (late, doubled, of
+ * an aborted run) is ignored and counted in the status as "ignored_events".
  */
 typedef enum hs_local_kind {
     HS_LOCAL_PREPARED = 1, /* {"nics":[{"nic","mac"}], "info":{..}}; info's "boot_id" (of the host)
@@ -169,7 +185,13 @@ void hs_coordinator_bytes(hs_coordinator *c, hs_link link, const uint8_t *data, 
                           uint64_t now_us);
 /* Too early or unasked calls do no harm. */
 void hs_coordinator_tick(hs_coordinator *c, uint64_t now_us);
-/* `json` may be NULL for {}. */
+/*
+ * The machine answers, or tells. Takes `event`; NULL is ignored. An event that is not legal in the
+ * state of the run (late, doubled, of an aborted run) is ignored and counted in the status as
+ * "ignored_events".
+ */
+void hs_coordinator_event(hs_coordinator *c, hs_event *event, uint64_t now_us);
+/* Legacy: the same as kind and JSON; `json` may be NULL for {}. */
 void hs_coordinator_local(hs_coordinator *c, hs_local_kind kind, const char *json, uint64_t now_us);
 
 /* Next thing to do; false when there is none. Call in a loop after each call above. */

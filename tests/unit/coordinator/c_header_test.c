@@ -50,11 +50,17 @@ static void test_coordinator(void) {
                                   1000, NULL));
     while (hs_coordinator_next_action(c, &action)) {
         CHECK(action.text);
-        prepared |= action.kind == HS_DO_PREPARE && strstr(action.text, "\"t1\"");
+        CHECK((action.kind == HS_DO_WORK) == (action.work != NULL));
+        prepared |= action.work && hs_work_kind(action.work) == HS_DO_PREPARE &&
+                    strstr(action.text, "\"t1\"");
+        hs_work_free(action.work);
         connected |= action.kind == HS_DO_CONNECT && !strcmp(action.text, "unix:/run/web.sock");
         timer |= action.kind == HS_DO_TIMER && action.deadline_us > 1000;
     }
     CHECK(prepared && connected && timer);
+    hs_work_free(NULL);
+    hs_event_free(NULL);
+    hs_coordinator_event(c, NULL, 1500);
     hs_coordinator_link_up(c, 7, false, "unix:/run/web.sock", 2000);
     CHECK(hs_coordinator_next_action(c, &action));
     CHECK(action.kind == HS_DO_SEND && action.link == 7 && action.size > 4 && action.data);
@@ -64,6 +70,7 @@ static void test_coordinator(void) {
     hs_coordinator_local(c, HS_LOCAL_ABORTED, NULL, 4000);
     while (hs_coordinator_next_action(c, &action)) {
         failed |= action.kind == HS_SAY_FINISHED && action.failed;
+        hs_work_free(action.work);
     }
     CHECK(failed);
     hs_coordinator_free(c);
