@@ -95,7 +95,7 @@ class InitiatorRun {
     InitiatorRun &operator=(const InitiatorRun &) = delete;
     virtual ~InitiatorRun() = default;
 
-    virtual std::vector<Stage> stages() = 0; // asked for once
+    virtual std::vector<Stage> stages() = 0; // one at least; asked for once
     virtual Message opening() const = 0;
     // After the last stage: the word to all, the phase, and the result of the command.
     virtual Message closing() const = 0;

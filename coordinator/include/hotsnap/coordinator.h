@@ -151,7 +151,7 @@ void hs_coordinator_free(hs_coordinator *c);
  * Becomes initiator of a cluster snapshot. `request_json`:
  *   {"tag":"t1", "directory":"/where/bundles/are",
  *    "members":[{"name":"db","address":"unix:/run/db.sock"}, ...],   (this member included or not)
- *    "coloring":true, "options":{..passed through to HS_DO_PREPARE..},
+ *    "coloring":true, "options":{..passed through to the machine..},
  *    and, all optional, in microseconds (default in parentheses):
  *    "prepare_timeout_us" (60 s, connecting included), "arm_timeout_us" (30 s, INSTALL and ARM
  *    each), "cut_timeout_us" (10 s), "drain_us" (200 ms: what is not received by then, is declared
@@ -170,8 +170,8 @@ bool hs_coordinator_restore(hs_coordinator *c, const char *request_json, uint64_
                             char **error);
 /*
  * The user cancels what this member initiated; HS_SAY_FINISHED tells how it ended. No effect when
- * nothing is initiated here, and once HS_DO_PUBLISH, or START of a restore, is out: the command
- * then ends as it would.
+ * nothing is initiated here, and once the bundle is being published, or START of a restore is out:
+ * the command then ends as it would.
  */
 void hs_coordinator_cancel(hs_coordinator *c, const char *reason, uint64_t now_us);
 
