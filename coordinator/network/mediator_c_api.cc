@@ -6,14 +6,10 @@
 #include "base/c_boundary.h"
 #include "hotsnap/mediator.h"
 #include "network/channel_json.h"
-#include "network/mediator.h"
+#include "network/mediator_handle.h"
 
 using namespace hotsnap;
 using namespace hotsnap::network;
-
-struct hs_mediator {
-    Mediator impl;
-};
 
 struct hs_playback {
     std::vector<ChannelFrame> frames;

@@ -165,7 +165,7 @@ void hs_member_work(hs_member *m, hs_work *work);
  */
 const char *hs_work_abort_reason(const hs_work *work);
 const char *hs_work_name(const hs_work *work); /* "prepare", ..: for traces */
-void hs_work_free(hs_work *work);              /* of work that is not handed over; NULL is allowed */
+void hs_work_free(hs_work *work); /* of work that is not handed over; NULL is allowed */
 const char *hs_event_name(const hs_event *event);
 void hs_event_free(hs_event *event); /* of an event that is not handed over; NULL is allowed */
 
@@ -202,7 +202,8 @@ bool hs_member_next_step(hs_member *m, hs_step *step);
 
 /*
  * HS_TASK_PUBLISH: the text of manifest.json. `created`: now, ISO 8601 in UTC. Main loop only: call
- * it before the worker is started. Free with hs_string_free(); NULL when nothing is to be published.
+ * it before the worker is started. Free with hs_string_free(); NULL when nothing is to be
+ * published.
  */
 char *hs_member_manifest(hs_member *m, const char *created);
 
