@@ -62,8 +62,8 @@ void Cluster::build() {
 void Cluster::boot(size_t index) {
     const Home &home = homes_[index];
     members_[index] = std::make_shared<Member>(
-        Member::World{config_, events_, ledger_, network_, control_, on_complete_}, home.name,
-        next_incarnation_++, home.nics, random_.fork());
+        Member::World{config_, events_, ledger_, network_, control_, on_complete_, on_state_},
+        home.name, next_incarnation_++, home.nics, random_.fork());
     members_[index]->start();
 }
 
@@ -107,12 +107,19 @@ size_t Cluster::pick_alive() {
 void Cluster::command() {
     command_++; // what was planned for the one before does not happen any more
     on_complete_ = nullptr;
+    on_state_ = nullptr;
     talking_ = true;
     traffic();
     events_.run_until(events_.now_us() + random_.between(1000, 20'000));
     give_command(pick_alive());
     if (config_.faults && random_.chance(0.6)) {
         plan_fault();
+    }
+    if (config_.faults && random_.chance(0.4)) {
+        plan_fault_in_a_state();
+    }
+    if (config_.faults && random_.chance(0.3)) {
+        plan_stalls();
     }
     const uint64_t quiet_at = events_.now_us() + 800'000;
     while (events_.now_us() < quiet_at && !idle()) {
@@ -218,6 +225,61 @@ void Cluster::plan_fault() {
             return;
         }
     });
+}
+
+// The first member to come to some state meets a fault there.
+void Cluster::plan_fault_in_a_state() {
+    const auto where = static_cast<member::State>(random_.below(member::state_count));
+    const uint64_t kind = random_.below(4);
+    const uint64_t delay_us = random_.chance(0.5) ? 0 : random_.below(1000);
+    on_state_ = [this, where, kind, delay_us](Member &first, member::State state) {
+        if (state != where) {
+            return;
+        }
+        on_state_ = nullptr;
+        if (kind == 0) { // this step, and others after it
+            first.set_failure_chance(0.7);
+            return;
+        }
+        events_.after(delay_us, [this, kind, name = first.name()] {
+            for (const auto &member : members_) {
+                if (!member->alive()) {
+                    continue;
+                }
+                if (kind == 1 && member->name() == name) {
+                    member->crash();
+                } else if (kind == 2 && member->leads()) {
+                    member->cancel();
+                } else if (kind == 3 && member->name() == name) {
+                    control_.break_all_of(name);
+                }
+            }
+        });
+    };
+}
+
+// Main loops that stand still for a while, and frames that are red although no member was cut.
+void Cluster::plan_stalls() {
+    const size_t count = random_.between(1, 10);
+    for (size_t i = 0; i < count; i++) {
+        const uint64_t length_us = random_.chance(0.02)  ? random_.between(1'000'000, 40'000'000)
+                                   : random_.chance(0.2) ? random_.between(10'000, 200'000)
+                                                         : random_.between(100, 3000);
+        const size_t victim = random_.below(members_.size());
+        const size_t other = random_.below(homes_.size());
+        const bool forged = random_.chance(0.3);
+        events_.after(random_.below(60'000), [this, victim, other, forged, length_us] {
+            const auto &member = members_[victim];
+            if (!member->alive()) {
+                return;
+            }
+            if (forged && other != victim) {
+                member->receive_forged(homes_[other].nics[0].mac);
+            } else {
+                member->stall(length_us);
+            }
+        });
+    }
 }
 
 void Cluster::traffic() {

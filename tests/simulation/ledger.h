@@ -10,6 +10,8 @@
 #include <string>
 #include <vector>
 
+#include "coverage.h"
+
 namespace hotsnap::sim {
 
 // A member as a process: a member that is started again after a crash is another incarnation.
@@ -61,8 +63,10 @@ struct Ledger {
     std::map<uint64_t, std::string> owner_of_mac; // member by NIC
     std::map<std::string, Run> runs;
     std::vector<std::string> violations; // found while it happens, "invariant: what"
-    size_t commands = 0;                 // accepted by a coordinator
-    size_t finished = 0;                 // HS_SAY_FINISHED
+    std::vector<std::string> moved;      // members whose record changed while it was written
+    Coverage coverage;
+    size_t commands = 0; // accepted by a coordinator
+    size_t finished = 0; // HS_SAY_FINISHED
     size_t finished_failed = 0;
     size_t initiators_crashed = 0;     // while their command was on
     std::vector<std::string> not_idle; // at the very end

@@ -113,6 +113,10 @@ class Receiver {
 
 Violations channel_exact(const Config &config, const Ledger &ledger) {
     Violations violations;
+    for (const std::string &name : ledger.moved) {
+        violations.push_back("channel_exact: the record of " + name +
+                             " changed while it was written");
+    }
     // Unicast segments by member. Broadcasts cannot be colored, so not counted: those that come
     // while the channels are open are recorded, soundly, but nobody can tell whether it is all.
     std::map<std::string, std::vector<uint64_t>> for_member;
