@@ -38,8 +38,8 @@ void Member::note_state() {
     }
     trace(std::string("is ") + to_string(state));
     world_.ledger.coverage.reach(state);
-    if (world_.on_state) {
-        world_.on_state(*this, state);
+    if (const auto hook = world_.on_state) { // a copy: it may take itself away
+        hook(*this, state);
     }
 }
 
@@ -250,8 +250,9 @@ void Member::carry_out(const member::Tell &step) {
                                  now());
             take_actions();
         }
-        if (std::holds_alternative<member::FullFin>(event) && world_.on_complete) {
-            world_.on_complete(*this);
+        if (const auto hook = world_.on_complete;
+            hook && std::holds_alternative<member::FullFin>(event)) {
+            hook(*this);
         }
     });
 }
