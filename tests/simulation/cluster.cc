@@ -111,12 +111,12 @@ void Cluster::command() {
     talking_ = true;
     traffic();
     events_.run_until(events_.now_us() + random_.between(1000, 20'000));
-    give_command(pick_alive());
+    const bool restore = give_command(pick_alive());
     if (config_.faults && random_.chance(0.6)) {
         plan_fault();
     }
-    if (config_.faults && random_.chance(0.4)) {
-        plan_fault_in_a_state();
+    if (config_.faults && random_.chance(0.5)) {
+        plan_fault_in_a_state(restore);
     }
     if (config_.faults && random_.chance(0.3)) {
         plan_stalls();
@@ -141,7 +141,7 @@ void Cluster::command() {
     }
 }
 
-void Cluster::give_command(size_t leader) {
+bool Cluster::give_command(size_t leader) {
     const bool all = random_.chance(0.7);
     Json targets = Json::array();
     for (size_t i = 0; i < homes_.size(); i++) {
@@ -168,6 +168,7 @@ void Cluster::give_command(size_t leader) {
         request["directory"] = "/bundles";
     }
     members_[leader]->initiate(restore, to_text(request));
+    return restore;
 }
 
 void Cluster::plan_fault() {
@@ -228,20 +229,28 @@ void Cluster::plan_fault() {
 }
 
 // The first member to come to some state meets a fault there.
-void Cluster::plan_fault_in_a_state() {
-    const auto where = static_cast<member::State>(random_.below(member::state_count));
-    const uint64_t kind = random_.below(4);
+void Cluster::plan_fault_in_a_state(bool restore) {
+    using member::State;
+    const auto first = static_cast<uint64_t>(restore ? State::loading : State::beginning);
+    const auto last = static_cast<uint64_t>(restore ? State::load_failed : State::undoing);
+    const auto where = static_cast<State>(random_.between(first, last));
+    const uint64_t kind = random_.below(5);
     const uint64_t delay_us = random_.chance(0.5) ? 0 : random_.below(1000);
-    on_state_ = [this, where, kind, delay_us](Member &first, member::State state) {
+    if (where == State::failed || where == State::load_failed) {
+        for (const auto &member : members_) {
+            member->set_failure_chance(0.3);
+        }
+    }
+    on_state_ = [this, where, kind, delay_us](Member &member, State state) {
         if (state != where) {
             return;
         }
         on_state_ = nullptr;
         if (kind == 0) { // this step, and others after it
-            first.set_failure_chance(0.7);
+            member.set_failure_chance(0.7);
             return;
         }
-        events_.after(delay_us, [this, kind, name = first.name()] {
+        events_.after(delay_us, [this, kind, name = member.name()] {
             for (const auto &member : members_) {
                 if (!member->alive()) {
                     continue;
@@ -252,6 +261,8 @@ void Cluster::plan_fault_in_a_state() {
                     member->cancel();
                 } else if (kind == 3 && member->name() == name) {
                     control_.break_all_of(name);
+                } else if (kind == 4 && member->name() == name) {
+                    member->stall(5000);
                 }
             }
         });

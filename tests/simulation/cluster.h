@@ -35,9 +35,9 @@ class Cluster {
     void build();
     void boot(size_t index);
     void command();
-    void give_command(size_t leader);
+    bool give_command(size_t leader); // says whether it is a restore
     void plan_fault();
-    void plan_fault_in_a_state();
+    void plan_fault_in_a_state(bool restore);
     void plan_stalls();
     void traffic();
     void send_one();

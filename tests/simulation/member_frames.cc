@@ -39,7 +39,7 @@ void Member::to_network(size_t nic, const Frame &frame) {
 }
 
 void Member::network_delivers(size_t nic, const Frame &frame) {
-    if (stands_still()) {
+    if (stands_still() || !tap_.empty()) {
         tap_.emplace_back(nic, frame);
         return;
     }

@@ -77,7 +77,8 @@ void Member::stall(uint64_t us) {
     trace("stands still for " + std::to_string(us) + " us");
     world_.ledger.coverage.meet(local_.state(), Fault::stall);
     stalled_until_us_ = std::max(stalled_until_us_, now() + us);
-    post(us, [this] { release_frames(); });
+    post(us, [] {});
+    after(stalled_until_us_ - now(), [this] { release_frames(); });
 }
 
 void Member::begin_run(const std::string &run_name, const std::string &initiator, bool restore) {
@@ -204,7 +205,7 @@ std::vector<std::pair<uint64_t, size_t>> Member::recorded() const {
 }
 
 void Member::carry_out(const member::MakeReport &) {
-    answer_soon(500, [this] {
+    answer_soon(3000, [this] {
         if (!local_.aborting() && local_.state() == State::reporting) {
             run().recorded[incarnation_] = recorded();
             auto &segments = run().recorded[incarnation_];
