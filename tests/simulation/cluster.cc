@@ -212,11 +212,7 @@ void Cluster::plan_fault() {
             control_.break_one();
             return;
         case 3:
-            for (const auto &leader : members_) {
-                if (leader->alive() && leader->leads()) {
-                    leader->cancel();
-                }
-            }
+            cancel();
             return;
         case 4: // two initiators, or one that is busy
             give_command(victim);
@@ -226,6 +222,14 @@ void Cluster::plan_fault() {
             return;
         }
     });
+}
+
+void Cluster::cancel() {
+    for (const auto &member : members_) {
+        if (member->alive() && member->leads()) {
+            member->cancel();
+        }
+    }
 }
 
 // The first member to come to some state meets a fault there.
@@ -241,6 +245,9 @@ void Cluster::plan_fault_in_a_state(bool restore) {
             member->set_failure_chance(0.3);
         }
     }
+    if (where == State::ending || where == State::undoing) {
+        events_.after(random_.below(60'000), [this] { cancel(); });
+    }
     on_state_ = [this, where, kind, delay_us](Member &member, State state) {
         if (state != where) {
             return;
@@ -251,14 +258,15 @@ void Cluster::plan_fault_in_a_state(bool restore) {
             return;
         }
         events_.after(delay_us, [this, kind, name = member.name()] {
+            if (kind == 2) {
+                cancel();
+            }
             for (const auto &member : members_) {
                 if (!member->alive()) {
                     continue;
                 }
                 if (kind == 1 && member->name() == name) {
                     member->crash();
-                } else if (kind == 2 && member->leads()) {
-                    member->cancel();
                 } else if (kind == 3 && member->name() == name) {
                     control_.break_all_of(name);
                 } else if (kind == 4 && member->name() == name) {

@@ -36,6 +36,7 @@ class Cluster {
     void boot(size_t index);
     void command();
     bool give_command(size_t leader); // says whether it is a restore
+    void cancel();                    // all commands
     void plan_fault();
     void plan_fault_in_a_state(bool restore);
     void plan_stalls();

@@ -64,6 +64,7 @@ struct Ledger {
     std::map<std::string, Run> runs;
     std::vector<std::string> violations; // found while it happens, "invariant: what"
     std::vector<std::string> moved;      // members whose record changed while it was written
+    std::vector<std::string> overlaps;   // steps that began while another was under way
     Coverage coverage;
     size_t commands = 0; // accepted by a coordinator
     size_t finished = 0; // HS_SAY_FINISHED

@@ -26,7 +26,7 @@ gives the same run.
   --no-faults    no crashes, broken links, failures, cancels
   --mutate WHAT  a deliberate mistake, a negative control: coloring-off, skip-hold,
                  broadcast-through, lose-record, lose-held, reverse-held, keep-color,
-                 abort-in-doubt, mute-abort
+                 abort-in-doubt, mute-abort, move-record, hasty-answer
   --expect INV   succeed only if some seed violates this invariant (with --mutate)
   --coverage     fail if some fault met no member in some state of its local life
   --trace        print what happens
@@ -43,11 +43,13 @@ const std::map<std::string, Mutation> mutations = {
     {"keep-color", Mutation::keep_color},
     {"abort-in-doubt", Mutation::abort_in_doubt},
     {"mute-abort", Mutation::mute_abort},
+    {"move-record", Mutation::move_record},
+    {"hasty-answer", Mutation::hasty_answer},
 };
 
 const std::map<std::string, Violations (*)(const Config &, const Ledger &)> invariants = {
     {"no_orphans", no_orphans}, {"channel_exact", channel_exact}, {"delivery", delivery},
-    {"agreement", agreement},   {"liveness", liveness},
+    {"agreement", agreement},   {"liveness", liveness},           {"one_at_a_time", one_at_a_time},
 };
 
 struct Totals {

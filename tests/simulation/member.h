@@ -102,6 +102,8 @@ class Member : public std::enable_shared_from_this<Member> {
     void carry_out(const member::StartVm &step);
     void carry_out(const member::StopVm &step);
     void carry_out(const member::EndLoad &step);
+    void step_begins(const std::string &name);
+    void step_ends() { under_way_.clear(); }
     void task_ends(hs_task task, const std::vector<std::pair<uint64_t, size_t>> &record);
     void begin_run(const std::string &run, const std::string &initiator, bool restore);
     void end_run();
@@ -149,6 +151,8 @@ class Member : public std::enable_shared_from_this<Member> {
     uint64_t epoch_ = 0;
     bool white_ = false;
     bool in_steps_ = false;
+    Json manifest_;                            // that is being published
+    std::string under_way_;                    // a task or the cut
     member::State seen_ = member::State::idle; // as it was last noted
 };
 

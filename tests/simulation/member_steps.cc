@@ -18,6 +18,9 @@ void Member::give_work(member::LocalWork work) {
     if (const auto *abort = std::get_if<member::AbortWork>(&work)) {
         trace("aborts in state " + std::string(to_string(before)) + ": " + abort->reason);
         world_.ledger.coverage.meet(before, Fault::abort);
+        if (mutated(Mutation::move_record) && before == State::recording) {
+            mediator_.reset();
+        }
     }
     if (install && before == State::prepared) {
         epoch_ = install->epoch;
@@ -69,7 +72,7 @@ void Member::answer_soon(uint64_t most_us, std::function<void()> answer) {
     if (random_.chance(0.4)) {
         answer();
     } else {
-        post(random_.between(5, most_us), std::move(answer));
+        after(random_.between(5, most_us), [this, answer = std::move(answer)] { post(5, answer); });
     }
 }
 
@@ -120,33 +123,51 @@ void Member::beat() {
     });
 }
 
+void Member::step_begins(const std::string &name) {
+    if (!under_way_.empty()) {
+        world_.ledger.overlaps.push_back(name_ + " begins to " + name + " while it is to " +
+                                         under_way_);
+    }
+    under_way_ = name;
+}
+
+constexpr const char *task_names[] = {
+    "", "prepare", "arm", "settle disks", "write the channel", "publish", "remove files"};
+
 void Member::carry_out(const member::RunTask &step) {
     constexpr uint64_t longest_us[] = {0, 5000, 5000, 60'000, 3000, 2000, 2000};
+    step_begins(task_names[step.task]);
     if (step.task == HS_TASK_SETTLE) {
         copy(random_.chance(0.3) ? random_.between(10, 2000) : random_.between(1000, 150'000));
+    }
+    if (step.task == HS_TASK_PUBLISH) {
+        manifest_ = *local_.manifest();
     }
     if (step.task == HS_TASK_UNDO) {
         generation_++; // the copy, if it runs, ends
     }
     after(random_.between(50, longest_us[step.task]),
           [this, task = step.task, record = recorded()] { task_ends(task, record); });
+    if (mutated(Mutation::hasty_answer)) {
+        post(5, [this, task = step.task] { local_.task_done(task, std::nullopt); });
+    }
 }
 
 void Member::task_ends(hs_task task, const std::vector<std::pair<uint64_t, size_t>> &record) {
-    constexpr const char *names[] = {
-        "", "prepare", "arm", "settle disks", "write the channel", "publish", "remove files"};
-    const LocalRun::Fault fault = chance(names[task]);
+    const LocalRun::Fault fault = chance(task_names[task]);
     if (task == HS_TASK_CHANNEL && record != recorded()) {
         world_.ledger.moved.push_back(name_);
     }
     if (task == HS_TASK_PUBLISH && !fault) {
         publish();
     }
+    step_ends();
     post(random_.between(5, 200), [this, task, fault] { local_.task_done(task, fault); });
 }
 
 // The transient snapshot: mostly the main loop does nothing else meanwhile.
 void Member::carry_out(const member::TakeCut &) {
+    step_begins("cut");
     const uint64_t begin_us = now() + random_.between(5, 500);
     const uint64_t cut_us = begin_us + random_.between(200, 3000);
     const uint64_t end_us = cut_us + random_.between(50, 500);
@@ -166,6 +187,7 @@ void Member::carry_out(const member::TakeCut &) {
     });
     after(end_us - now(), [this, fault, begin_us] {
         paused_ = false;
+        step_ends();
         local_.cut_done(fault, {{"begin_ns", begin_us * 1000}, {"end_ns", now() * 1000}});
         take_steps();
         release_frames(); // also those that an abort let go in the pause
@@ -219,10 +241,9 @@ void Member::carry_out(const member::MakeReport &) {
 
 // The bundle exists from here on, whether or not its maker lives to say so.
 void Member::publish() {
-    const Json &manifest = *local_.manifest();
     Run &r = run();
     r.published = true;
-    for (const Json &member : get_array(manifest, "members")) {
+    for (const Json &member : get_array(manifest_, "members")) {
         const std::string name = get_string(member, "name");
         r.named.push_back(name);
         if (const auto at = r.members.find(name); at != r.members.end()) {
