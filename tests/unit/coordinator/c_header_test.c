@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Both headers as C11 sees them, and the contracts that only a C caller meets: ownership of
+// The headers as C11 sees them, and the contracts that only a C caller meets: ownership of
 // strings, NULL errors, struct sizes.
 #include <stdio.h>
 #include <stdlib.h>
@@ -8,6 +8,7 @@
 
 #include "hotsnap/coordinator.h"
 #include "hotsnap/mediator.h"
+#include "hotsnap/member.h"
 
 static int failures;
 
