@@ -112,11 +112,12 @@ void Cluster::command() {
     traffic();
     events_.run_until(events_.now_us() + random_.between(1000, 20'000));
     const bool restore = give_command(pick_alive());
-    if (config_.faults && random_.chance(0.6)) {
-        plan_fault();
-    }
-    if (config_.faults && random_.chance(0.5)) {
-        plan_fault_in_a_state(restore);
+    if (config_.faults && random_.chance(0.7)) { // else some command must succeed
+        if (random_.chance(0.4)) {
+            plan_fault();
+        } else {
+            plan_fault_in_a_state(restore);
+        }
     }
     if (config_.faults && random_.chance(0.3)) {
         plan_stalls();
@@ -235,10 +236,14 @@ void Cluster::cancel() {
 // The first member to come to some state meets a fault there.
 void Cluster::plan_fault_in_a_state(bool restore) {
     using member::State;
+    enum class Kind : uint8_t { failure, crash, cancel, broken_links, stall };
     const auto first = static_cast<uint64_t>(restore ? State::loading : State::beginning);
     const auto last = static_cast<uint64_t>(restore ? State::load_failed : State::undoing);
     const auto where = static_cast<State>(random_.between(first, last));
-    const uint64_t kind = random_.below(5);
+    // Some have other ways to come to each state; a crash hardly has.
+    constexpr Kind kinds[] = {Kind::failure, Kind::failure, Kind::crash, Kind::crash,
+                              Kind::crash,   Kind::cancel,  Kind::stall, Kind::broken_links};
+    const Kind kind = kinds[random_.below(std::size(kinds))];
     const uint64_t delay_us = random_.chance(0.5) ? 0 : random_.below(1000);
     if (where == State::failed || where == State::load_failed) {
         for (const auto &member : members_) {
@@ -253,23 +258,23 @@ void Cluster::plan_fault_in_a_state(bool restore) {
             return;
         }
         on_state_ = nullptr;
-        if (kind == 0) { // this step, and others after it
+        if (kind == Kind::failure) { // this step, and others after it
             member.set_failure_chance(0.7);
             return;
         }
         events_.after(delay_us, [this, kind, name = member.name()] {
-            if (kind == 2) {
+            if (kind == Kind::cancel) {
                 cancel();
             }
             for (const auto &member : members_) {
                 if (!member->alive()) {
                     continue;
                 }
-                if (kind == 1 && member->name() == name) {
+                if (kind == Kind::crash && member->name() == name) {
                     member->crash();
-                } else if (kind == 3 && member->name() == name) {
+                } else if (kind == Kind::broken_links && member->name() == name) {
                     control_.break_all_of(name);
-                } else if (kind == 4 && member->name() == name) {
+                } else if (kind == Kind::stall && member->name() == name) {
                     member->stall(5000);
                 }
             }

@@ -27,7 +27,7 @@ struct Coverage {
     void add(const Coverage &other);
 
     void print() const;
-    // "no crash in state 'arming'", for each that a fault can meet and did not.
+    // "no crash in state 'arming'", for each that a fault can meet and did not; but for stalls.
     std::vector<std::string> gaps() const;
 };
 

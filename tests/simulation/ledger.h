@@ -48,8 +48,9 @@ struct Run {
     // Segments in the channel record, and the NIC each came on.
     std::map<Incarnation, std::vector<std::pair<uint64_t, size_t>>> recorded;
     std::map<Incarnation, uint64_t> declared_lost;
-    std::set<Incarnation> complete;  // its part is durable (FULL_FIN)
-    std::set<Incarnation> committed; // was told so
+    std::set<Incarnation> stood_still; // its main loop did, at some time
+    std::set<Incarnation> complete;    // its part is durable (FULL_FIN)
+    std::set<Incarnation> committed;   // was told so
     std::set<Incarnation> in_doubt;
     std::set<Incarnation> aborted;
     std::set<Incarnation> loaded;

@@ -79,6 +79,9 @@ void Member::answer_soon(uint64_t most_us, std::function<void()> answer) {
 void Member::stall(uint64_t us) {
     trace("stands still for " + std::to_string(us) + " us");
     world_.ledger.coverage.meet(local_.state(), Fault::stall);
+    if (!run_.empty()) {
+        run().stood_still.insert(incarnation_);
+    }
     stalled_until_us_ = std::max(stalled_until_us_, now() + us);
     post(us, [] {});
     after(stalled_until_us_ - now(), [this] { release_frames(); });
