@@ -292,17 +292,18 @@ void Cluster::plan_stalls() {
         const size_t victim = random_.below(members_.size());
         const size_t other = random_.below(homes_.size());
         const bool forged = random_.chance(0.3);
-        events_.after(random_.below(60'000), [this, victim, other, forged, length_us] {
-            const auto &member = members_[victim];
-            if (!member->alive()) {
-                return;
-            }
-            if (forged && other != victim) {
-                member->receive_forged(homes_[other].nics[0].mac);
-            } else {
-                member->stall(length_us);
-            }
-        });
+        events_.after(random_.below(60'000),
+                      [this, victim, other, forged, length_us, command = command_] {
+                          const auto &member = members_[victim];
+                          if (command != command_ || !member->alive()) {
+                              return;
+                          }
+                          if (forged && other != victim) {
+                              member->receive_forged(homes_[other].nics[0].mac);
+                          } else {
+                              member->stall(length_us);
+                          }
+                      });
     }
 }
 

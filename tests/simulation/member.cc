@@ -124,8 +124,8 @@ std::string Member::why_not_idle() const {
     if (leads_) {
         return "its command has not finished";
     }
-    if (paused_ || !tap_.empty()) {
-        return "the guest is paused";
+    if (stands_still() || !tap_.empty()) {
+        return "the guest stands still";
     }
     if (!run_.empty()) {
         return "local work of a run was never ended";
