@@ -1,22 +1,37 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What the two roles ask for. The coordinator implements both; so can a test.
-#ifndef HOTSNAP_ACTIONS_H
-#define HOTSNAP_ACTIONS_H
+// What a member asks of its caller, and how its two roles ask for it. The coordinator implements
+// the outlets; so can a test.
+#ifndef HOTSNAP_COORDINATOR_ACTIONS_H
+#define HOTSNAP_COORDINATOR_ACTIONS_H
 
 #include <cstddef>
+#include <memory>
+#include <optional>
 #include <string>
+#include <vector>
 
+#include "deadline.h"
 #include "hotsnap/coordinator.h"
+#include "member/work.h"
 #include "wire/messages.h"
 
 namespace hotsnap::cluster {
 
-inline constexpr uint64_t never = UINT64_MAX;
+struct Action {
+    hs_action_kind kind;
+    hs_link link = 0;
+    uint64_t deadline_us = 0;
+    std::string text = {};
+    std::shared_ptr<const std::string> data = {}; // shared by the sends of a broadcast
+    bool failed = false;
+    std::optional<member::LocalWork> work = {}; // of HS_DO_WORK
+};
 
-// Work for, and words to, the user of this member: HS_DO_PREPARE and later, HS_SAY_*.
+// Work for the machine of this member, and words to its user (HS_SAY_*).
 class LocalOutlet {
   public:
-    virtual void act(hs_action_kind kind, std::string text, bool failed = false) = 0;
+    virtual void work(member::LocalWork work) = 0;
+    virtual void say(hs_action_kind kind, std::string text, bool failed = false) = 0;
 
   protected:
     ~LocalOutlet() = default;

@@ -2,6 +2,7 @@
 // hotsnap/coordinator.h over the C++ classes: conversions only.
 #include "base/c_boundary.h"
 #include "coordinator.h"
+#include "member/handles.h"
 
 using namespace hotsnap;
 using namespace hotsnap::cluster;
@@ -11,6 +12,7 @@ struct hs_coordinator {
 
     Coordinator impl;
     std::optional<Action> current; // keeps text and data of the last action alive
+    bool broken = false;           // an event failed, and so did giving up
 };
 
 namespace {
@@ -21,13 +23,22 @@ std::string text_or(const char *text, const char *otherwise) {
 
 /*
  * Runs an event. Whatever goes wrong inside must end the run, not the virtual machine: no exception
- * is expected here, but none may cross the interface either.
+ * is expected here, but none may cross the interface either. When not even the run can be ended,
+ * for lack of memory, the next event ends it.
  */
 template <typename Body> void event(hs_coordinator *c, uint64_t now_us, Body body) {
-    try {
+    char *error = nullptr;
+    const bool good = !c->broken && guarded(&error, false, [&] {
         body(c->impl);
-    } catch (const std::exception &e) {
-        c->impl.give_up(std::string("internal error: ") + e.what(), now_us);
+        return true;
+    });
+    if (!good) {
+        c->broken = !guarded(nullptr, false, [&] {
+            c->impl.give_up(std::string("internal error: ") + (error ? error : "out of memory"),
+                            now_us);
+            return true;
+        });
+        std::free(error);
     }
 }
 
@@ -76,6 +87,10 @@ void hs_coordinator_link_down(hs_coordinator *c, hs_link link, const char *addre
     });
 }
 
+bool hs_coordinator_wants(hs_coordinator *c, const char *address) {
+    return guarded(nullptr, false, [&] { return c->impl.wants(text_or(address, "")); });
+}
+
 void hs_coordinator_bytes(hs_coordinator *c, hs_link link, const uint8_t *data, size_t size,
                           uint64_t now_us) {
     event(c, now_us, [&](Coordinator &it) { it.bytes(link, {data, size}, now_us); });
@@ -85,25 +100,38 @@ void hs_coordinator_tick(hs_coordinator *c, uint64_t now_us) {
     event(c, now_us, [&](Coordinator &it) { it.tick(now_us); });
 }
 
-void hs_coordinator_local(hs_coordinator *c, hs_local_kind kind, const char *json,
-                          uint64_t now_us) {
-    event(c, now_us, [&](Coordinator &it) { it.local(kind, json, now_us); });
+void hs_coordinator_event(hs_coordinator *c, hs_event *taken, uint64_t now_us) {
+    const std::unique_ptr<hs_event> owned(taken);
+    event(c, now_us, [&](Coordinator &it) {
+        if (owned) {
+            it.local(owned->event, now_us);
+        }
+    });
 }
 
 bool hs_coordinator_next_action(hs_coordinator *c, hs_action *action) {
-    c->current = c->impl.next_action();
-    if (!c->current) {
-        return false;
-    }
-    const Action &a = *c->current;
-    *action = {a.kind, a.link, a.deadline_us, a.text.c_str(), nullptr, 0, a.failed};
-    if (a.data) {
-        action->data = reinterpret_cast<const uint8_t *>(a.data->data());
-        action->size = a.data->size();
-    }
-    return true;
+    bool taken = false;
+    event(c, 0, [&](Coordinator &it) {
+        c->current = it.next_action();
+        if (!c->current) {
+            return;
+        }
+        Action &a = *c->current;
+        std::unique_ptr<hs_work> work;
+        if (a.work) {
+            work = std::make_unique<hs_work>(hs_work{std::move(*a.work)});
+        }
+        *action = {a.kind,  a.link, a.deadline_us, a.text.c_str(),
+                   nullptr, 0,      a.failed,      work.release()};
+        if (a.data) {
+            action->data = reinterpret_cast<const uint8_t *>(a.data->data());
+            action->size = a.data->size();
+        }
+        taken = true;
+    });
+    return taken;
 }
 
 char *hs_coordinator_status_json(hs_coordinator *c) {
-    return c_string(to_text(c->impl.status()));
+    return guarded<char *>(nullptr, nullptr, [&] { return c_string(to_text(c->impl.status())); });
 }

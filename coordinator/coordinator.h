@@ -4,45 +4,37 @@
 #ifndef HOTSNAP_COORDINATOR_COORDINATOR_H
 #define HOTSNAP_COORDINATOR_COORDINATOR_H
 
+#include <algorithm>
 #include <deque>
-#include <map>
 #include <memory>
 #include <optional>
-#include <set>
 #include <span>
 #include <string>
-#include <utility>
 
 #include "actions.h"
 #include "initiator.h"
+#include "links.h"
 #include "peer.h"
-#include "wire/framing.h"
 
 namespace hotsnap::cluster {
 
-struct Action {
-    hs_action_kind kind;
-    hs_link link = 0;
-    uint64_t deadline_us = 0;
-    std::string text;
-    std::shared_ptr<const std::string> data; // shared by the sends of a broadcast
-    bool failed = false;
-};
-
-class Coordinator final : private PeerOutlet, private InitiatorOutlet {
+class Coordinator final : private PeerOutlet, private InitiatorOutlet, private LinkUser {
   public:
     explicit Coordinator(std::string name);
 
-    // Throws BadInput when one is on already, or on a bad request.
+    // Throws BadInput when a run is on already, or on a bad request.
     void initiate(Request::Kind kind, const Json &request, uint64_t now_us);
     void cancel(const std::string &reason, uint64_t now_us);
 
     void link_up(hs_link link, bool inbound, const std::string &address, uint64_t now_us);
     void link_down(hs_link link, const std::string &address, const std::string &reason,
                    uint64_t now_us);
+    // Whether the run that is on still waits for a connection to that address.
+    bool wants(const std::string &address) const { return links_.wants(address); }
     void bytes(hs_link link, std::span<const uint8_t> data, uint64_t now_us);
     void tick(uint64_t now_us);
-    void local(hs_local_kind kind, const char *json, uint64_t now_us);
+    void local(const member::LocalEvent &event, uint64_t now_us);
+    void ignore_event() { peer_.ignore_event(); } // one that nobody knows
 
     // After an error inside: ends what is on here.
     void give_up(const std::string &reason, uint64_t now_us);
@@ -51,17 +43,9 @@ class Coordinator final : private PeerOutlet, private InitiatorOutlet {
     Json status() const;
 
   private:
-    struct Link {
-        bool inbound = false;
-        std::string address;
-        std::string name; // of the other member; empty until its HELLO
-        wire::Decoder decoder;
-        uint64_t hello_deadline_us = never;
-        std::optional<size_t> member; // in the run of initiator_, outbound links only
-    };
-
     // PeerOutlet, InitiatorOutlet
-    void act(hs_action_kind kind, std::string text, bool failed = false) override;
+    void work(member::LocalWork work) override;
+    void say(hs_action_kind kind, std::string text, bool failed = false) override;
     void reply(hs_link link, Message message) override;
     void close_link(hs_link link) override;
     void connect(size_t member) override;
@@ -69,28 +53,24 @@ class Coordinator final : private PeerOutlet, private InitiatorOutlet {
     void broadcast(const std::vector<size_t> &members, const Message &message) override;
     void disconnect(size_t member) override;
 
-    void on_message(hs_link id, const std::string &text);
-    void on_hello(hs_link id, const Hello &hello);
-    // Gives the link up: the other side is told why, and who used it is too.
-    void drop(hs_link id, const std::string &reason);
-    void on_down(Link link, hs_link id, const std::string &reason);
-    Link forget(std::map<hs_link, Link>::iterator at);
-    void send_on(hs_link id, const Message &message);
-    std::shared_ptr<const std::string> encoded(const Message &message, std::string &error) const;
-    std::optional<size_t> member_at(const std::string &address) const;
+    // LinkUser
+    void on_inbound_message(hs_link link, const std::string &from, const Message &m) override;
+    void on_inbound_down(hs_link link, const std::string &reason) override;
+    void on_target_up(size_t target) override;
+    void on_target_message(size_t target, const Message &message) override;
+    void on_target_down(size_t target, const std::string &reason) override;
+    void on_ignored() override { peer_.ignore_event(); }
+    void emit(Action action) override { actions_.push_back(std::move(action)); }
 
     void advance(uint64_t now_us) { now_us_ = std::max(now_us_, now_us); }
-    void settle(); // after each event: delivers own messages, drops a finished run, sets the timer
+    void after_event(); // delivers own messages, drops a finished run, sets the timer
 
     const std::string name_;
     uint64_t now_us_ = 0;
     uint64_t runs_ = 0;
+    Links links_;
     Peer peer_;
     std::unique_ptr<Initiator> initiator_;
-    std::map<hs_link, Link> links_;
-    std::set<std::pair<uint64_t, hs_link>> hello_waits_;
-    std::vector<hs_link> member_links_;      // of the run, 0 = none (yet, or any more)
-    std::map<std::string, size_t> connects_; // HS_DO_CONNECTs without an answer, by address
     std::deque<Message> to_own_peer_, to_own_initiator_;
     std::deque<Action> actions_;
     std::optional<Action> finished_; // HS_SAY_FINISHED, held back

@@ -7,12 +7,6 @@ namespace hotsnap::cluster {
 
 namespace {
 
-constexpr uint64_t progress_interval_us = 100'000;
-
-uint64_t after(uint64_t now_us, uint64_t delay_us) {
-    return delay_us > never - now_us ? never : now_us + delay_us;
-}
-
 std::string duration(uint64_t us) {
     return us % 1'000'000 == 0 ? std::to_string(us / 1'000'000) + " s"
                                : std::to_string(us / 1000) + " ms";
@@ -20,21 +14,16 @@ std::string duration(uint64_t us) {
 
 } // namespace
 
-Initiator::Initiator(Request request, std::string run, InitiatorOutlet &out)
+Initiator::Initiator(Request request, std::string run, InitiatorOutlet &out, MakeInitiatorRun make)
     : request_(std::move(request)), run_(std::move(run)), out_(out),
-      links_(request_.members.size()) {
-    record_.members.resize(request_.members.size());
-}
+      half_(make(static_cast<InitiatorEngine &>(*this))), stages_(half_->stages()),
+      participants_(request_.members.size()) {}
 
 void Initiator::start(uint64_t now_us) {
     now_us_ = now_us;
     heartbeat_deadline_ = after(now_us, request_.heartbeat_us);
-    if (request_.kind == Request::Kind::snapshot) {
-        enter(Stage::prepare, "prepare", request_.prepare_timeout_us);
-    } else {
-        enter(Stage::load, "load", request_.load_timeout_us);
-    }
-    for (size_t i = 0; i < links_.size(); i++) {
+    enter(0);
+    for (size_t i = 0; i < participants_.size(); i++) {
         if (i != request_.self) {
             out_.connect(i);
         }
@@ -42,80 +31,99 @@ void Initiator::start(uint64_t now_us) {
     on_member_up(request_.self, now_us);
 }
 
-// Links.
+// Members come and go.
 
 void Initiator::on_member_up(size_t member, uint64_t now_us) {
     now_us_ = now_us;
-    Link &link = links_[member];
-    if (link.up || link.gone || (stage_ != Stage::prepare && stage_ != Stage::load)) {
+    Participant &participant = participants_[member];
+    if (participant.up || participant.gone || !in_stage() || stage_ != 0) {
         return;
     }
-    link.up = true;
-    link.heard_us = now_us;
-    if (stage_ == Stage::prepare) {
-        out_.send(member, Prepare{run_, request_.tag, request_.directory, request_.coloring,
-                                  request_.drain_us, request_.heartbeat_us, request_.silence_us,
-                                  request_.options});
-    } else {
-        out_.send(member, Restore{run_, request_.bundle, request_.heartbeat_us, request_.silence_us,
-                                  request_.options});
+    participant.up = true;
+    participant.heard_us = now_us;
+    out_.send(member, half_->opening());
+}
+
+bool Initiator::is_complete(size_t member) const {
+    switch (stage().loss) {
+    case Loss::aborts:
+        return false;
+    case Loss::aborts_unless_answered:
+        return participants_[member].answered;
+    case Loss::is_noted:
+        return true;
     }
+    return false;
 }
 
 void Initiator::on_member_down(size_t member, const std::string &reason, uint64_t now_us) {
     now_us_ = now_us;
-    Link &link = links_[member];
-    if (link.gone) {
+    Participant &participant = participants_[member];
+    if (participant.gone || done()) {
         return;
     }
-    const bool was_up = link.up;
-    link.up = false;
-    link.gone = true;
-    switch (stage_) {
-    case Stage::done:
-        return;
-    case Stage::abort:
-        answer(member); // it undoes its part alone
-        return;
-    case Stage::full:
-    case Stage::publish:
-        // All channels are closed and its part is durable: whatever became of the member, the
-        // bundle needs it no more.
-        if (stage_ == Stage::publish || link.answered) {
-            record_.warnings.push_back(name(member) + " was lost (" + reason +
-                                       ") after its part was complete; its files are kept");
-            return;
-        }
-        break;
-    default:
-        break;
+    const bool was_up = participant.up;
+    participant.up = false;
+    participant.gone = true;
+    if (at_ == At::abort) {
+        answered(member); // it undoes its part alone
+    } else if (is_complete(member)) {
+        log_.warnings.push_back(describe(member) + " was lost (" + reason +
+                                ") after its part was complete; its files are kept");
+    } else {
+        abort((was_up ? "lost " : "cannot reach ") + describe(member) +
+              (was_up ? "" : " at " + request_.members[member].address) + ": " + reason);
     }
-    abort((was_up ? "lost " : "cannot reach ") + name(member) +
-          (was_up ? "" : " at " + request_.members[member].address) + ": " + reason);
 }
 
 // Stages.
 
-void Initiator::enter(Stage stage, const char *phase, uint64_t timeout_us) {
-    stage_ = stage;
-    stage_timeout_us_ = timeout_us;
-    stage_deadline_ = timeout_us == 0 ? never : after(now_us_, timeout_us);
+void Initiator::open_barrier() {
     unanswered_ = 0;
-    for (Link &link : links_) {
-        link.answered = link.gone;
-        unanswered_ += !link.answered;
-        if (stage == Stage::full || stage == Stage::load) {
-            link.heard_us = now_us_; // silence counts from here
-        }
-    }
-    if (phase) {
-        say_phase(phase);
+    for (Participant &participant : participants_) {
+        participant.answered = participant.gone;
+        unanswered_ += !participant.answered;
     }
 }
 
-void Initiator::answer(size_t member) {
-    if (!links_[member].answered) {
-        links_[member].answered = true;
+void Initiator::enter(size_t index) {
+    stage_ = index;
+    open_barrier();
+    if (stage().silence_counts) { // from here
+        for (Participant &participant : participants_) {
+            participant.heard_us = now_us_;
+        }
+    }
+    const bool endless = stage().deadline_us == 0 && !stage().waits;
+    stage_deadline_ = endless ? never : after(now_us_, stage().deadline_us);
+    if (stage().phase) {
+        say_phase(stage().phase);
+    }
+    if (stage().begin) {
+        stage().begin();
+    }
+    if (stage().waits) {
+        tick(now_us_); // for no time at all, perhaps
+    }
+}
+
+void Initiator::next_stage() {
+    if (stage_ + 1 == stages_.size()) {
+        succeed();
+        return;
+    }
+    const Stage &next = stages_[stage_ + 1];
+    const std::string reason = next.check ? next.check() : std::string();
+    if (reason.empty()) {
+        enter(stage_ + 1);
+    } else {
+        abort(reason);
+    }
+}
+
+void Initiator::answered(size_t member) {
+    if (!participants_[member].answered) {
+        participants_[member].answered = true;
         if (--unanswered_ == 0) {
             pass_barrier();
         }
@@ -123,149 +131,83 @@ void Initiator::answer(size_t member) {
 }
 
 void Initiator::pass_barrier() {
-    switch (stage_) {
-    case Stage::prepare:
-        install();
-        return;
-    case Stage::install:
-        enter(Stage::arm, "arm", request_.arm_timeout_us);
-        broadcast(Arm{run_});
-        return;
-    case Stage::arm:
-        enter(Stage::settle, nullptr, 0);
-        stage_deadline_ = after(now_us_, request_.settle_us);
-        tick(now_us_);
-        return;
-    case Stage::snapshot:
-        expect();
-        return;
-    case Stage::drain:
-        enter(Stage::full, "full", request_.full_timeout_us);
-        broadcast(ColoringEnd{run_});
-        return;
-    case Stage::full:
-        enter(Stage::publish, "publish", 0);
-        out_.act(HS_DO_PUBLISH, to_text(snapshot_manifest(request_, record_)));
-        return;
-    case Stage::load:
-        enter(Stage::start, "start", request_.start_timeout_us);
-        broadcast(Start{run_});
-        return;
-    case Stage::start:
-        broadcast(Restored{run_});
-        succeed("restored", restore_result(request_, record_));
-        return;
-    case Stage::abort:
+    if (at_ == At::abort) {
         finish(reason_, true);
-        return;
-    case Stage::settle:
-    case Stage::publish:
-    case Stage::done:
-        return; // not left by a barrier
+    } else if (in_stage() && stage().answer.type) {
+        next_stage();
     }
 }
 
-void Initiator::install() {
-    std::vector<Member> members;
-    uint64_t newest = 0;
-    for (size_t i = 0; i < links_.size(); i++) {
-        const Prepared &prepared = record_.members[i].prepared;
-        members.push_back({request_.members[i].name, prepared.macs});
-        newest = std::max(newest, prepared.last_epoch);
-    }
-    if (newest == never) {
-        abort("the epoch numbers are used up; a member reports an impossible one");
-        return;
-    }
-    std::string error;
-    std::optional<MemberTable> table = MemberTable::build(members, error);
-    if (!table) {
-        abort(error);
-        return;
-    }
-    table_ = std::move(*table);
-    record_.epoch = newest + 1;
-    enter(Stage::install, "install", request_.arm_timeout_us);
-    broadcast(Install{run_, record_.epoch, std::move(members)});
-}
-
-void Initiator::expect() {
-    std::vector<PairCounts> expected(links_.size());
-    for (const MemberRecord &member : record_.members) {
-        for (const auto &[pair, segments] : member.cut.white_sent) {
-            expected[table_.find(pair.second)->member][pair] = segments;
-        }
-    }
-    enter(Stage::drain, "transient-fin", after(request_.drain_us, request_.cut_timeout_us));
-    for (size_t i = 0; i < links_.size(); i++) {
-        out_.send(i, AllTransientSnapFin{run_, std::move(expected[i])});
-    }
-}
-
-void Initiator::on_published(uint64_t now_us) {
+bool Initiator::on_local(const member::LocalEvent &event, uint64_t now_us) {
     now_us_ = now_us;
-    if (stage_ == Stage::publish) {
-        broadcast(AllFullSnapFin{run_});
-        succeed("committed", snapshot_manifest(request_, record_));
+    if (!in_stage() || !stage().decided_by) {
+        return false;
     }
-}
-
-void Initiator::on_publish_failed(const std::string &reason, uint64_t now_us) {
-    now_us_ = now_us;
-    if (stage_ == Stage::publish) {
-        abort("cannot publish the bundle: " + reason);
+    if (stage().decided_by(event)) {
+        next_stage();
+        return true;
     }
+    // This member's own part is complete by now: it is the deciding step that failed.
+    if (const auto *failed = std::get_if<member::Failed>(&event)) {
+        abort(stage().failure + (failed->error.empty() ? "no reason" : failed->error));
+        return true;
+    }
+    return false;
 }
 
 void Initiator::cancel(const std::string &reason, uint64_t now_us) {
-    now_us_ = now_us;
-    if (stage_ != Stage::start) { // members that START has reached run already
+    if (in_stage() && stage().cancels) {
         fail("cancelled: " + reason, now_us);
     }
 }
 
 void Initiator::fail(const std::string &reason, uint64_t now_us) {
     now_us_ = now_us;
-    if (stage_ != Stage::publish && stage_ != Stage::abort && stage_ != Stage::done) {
+    if (!is_closed()) {
         abort(reason);
     }
 }
 
-void Initiator::succeed(const char *phase, Json result) {
-    say_phase(phase);
-    if (!record_.warnings.empty()) {
-        result["warnings"] = record_.warnings;
+void Initiator::succeed() {
+    broadcast(half_->closing());
+    say_phase(half_->final_phase());
+    Json result = half_->result();
+    if (!log_.warnings.empty()) {
+        result["warnings"] = log_.warnings;
     }
     finish(to_text(result), false);
 }
 
 void Initiator::abort(const std::string &reason) {
     reason_ = reason;
-    // Who was not reached has nothing to undo.
-    for (Link &link : links_) {
-        link.gone |= !link.up;
+    at_ = At::abort;
+    // A member that was not reached has nothing to undo.
+    for (Participant &participant : participants_) {
+        participant.gone |= !participant.up;
     }
-    enter(Stage::abort, "aborting", request_.abort_timeout_us);
+    open_barrier();
+    stage_deadline_ = after(now_us_, request_.abort_timeout_us);
+    say_phase("aborting");
     broadcast(Abort{run_, reason});
 }
 
 void Initiator::finish(const std::string &text, bool failed) {
     std::string full_text = text;
     if (failed) {
-        for (const std::string &warning : record_.warnings) {
+        for (const std::string &warning : log_.warnings) {
             full_text += "; " + warning;
         }
         reason_ = full_text;
         say_phase("aborted");
     }
-    stage_ = Stage::done;
+    at_ = At::done;
     stage_deadline_ = heartbeat_deadline_ = never;
-    for (size_t i = 0; i < links_.size(); i++) {
+    for (size_t i = 0; i < participants_.size(); i++) {
         if (i != request_.self) {
             out_.disconnect(i);
         }
     }
-    out_.act(HS_SAY_FINISHED, full_text, failed);
+    out_.say(HS_SAY_FINISHED, full_text, failed);
 }
 
 // Time.
@@ -276,7 +218,7 @@ uint64_t Initiator::deadline() const {
 
 void Initiator::tick(uint64_t now_us) {
     now_us_ = now_us;
-    if (stage_ == Stage::done) {
+    if (done()) {
         return;
     }
     if (now_us >= heartbeat_deadline_) {
@@ -288,28 +230,27 @@ void Initiator::tick(uint64_t now_us) {
         return;
     }
     stage_deadline_ = never;
-    if (stage_ == Stage::settle) {
-        enter(Stage::snapshot, "snapshot", request_.cut_timeout_us);
-        broadcast(Snapshot{run_});
-    } else if (stage_ == Stage::abort) {
-        record_.warnings.push_back(silent_members() + " did not confirm in " +
-                                   duration(request_.abort_timeout_us) + " that all is undone");
+    if (at_ == At::abort) {
+        log_.warnings.push_back(silent_members() + " did not confirm in " +
+                                duration(request_.abort_timeout_us) + " that all is undone");
         finish(reason_, true);
+    } else if (stage().waits) {
+        next_stage();
     } else {
         abort("timeout in phase " + std::string(phase_) + ": no answer from " + silent_members() +
-              " within " + duration(stage_timeout_us_));
+              " within " + duration(stage().deadline_us));
     }
 }
 
 void Initiator::check_silence() {
-    if (stage_ != Stage::full && stage_ != Stage::load) {
+    if (!in_stage() || !stage().silence_counts) {
         return; // the other stages have deadlines
     }
-    for (size_t i = 0; i < links_.size(); i++) {
-        const Link &link = links_[i];
-        if (i != request_.self && !link.answered &&
-            now_us_ >= after(link.heard_us, request_.silence_us)) {
-            abort(name(i) + " does not answer: it said nothing for " +
+    for (size_t i = 0; i < participants_.size(); i++) {
+        const Participant &participant = participants_[i];
+        if (i != request_.self && !participant.answered &&
+            now_us_ >= after(participant.heard_us, request_.silence_us)) {
+            abort(describe(i) + " does not answer: it said nothing for " +
                   duration(request_.silence_us));
             return;
         }
@@ -320,67 +261,15 @@ std::string Initiator::silent_members() const {
     constexpr size_t most_named = 5;
     std::string names;
     size_t count = 0;
-    for (size_t i = 0; i < links_.size(); i++) {
-        if (!links_[i].answered && count++ < most_named) {
-            names += (names.empty() ? "" : ", ") + name(i);
+    for (size_t i = 0; i < participants_.size(); i++) {
+        if (!participants_[i].answered && count++ < most_named) {
+            names += (names.empty() ? "" : ", ") + describe(i);
         }
     }
     if (count > most_named) {
         names += " and " + std::to_string(count - most_named) + " more";
     }
     return names;
-}
-
-// Words.
-
-void Initiator::broadcast(const Message &message) {
-    std::vector<size_t> reachable;
-    for (size_t i = 0; i < links_.size(); i++) {
-        if (links_[i].up) {
-            reachable.push_back(i);
-        }
-    }
-    out_.broadcast(reachable, message);
-}
-
-void Initiator::say_phase(const char *phase) {
-    phase_ = phase;
-    record_.timeline.push_back({phase, now_us_});
-    out_.act(HS_SAY_PHASE, to_text({{"epoch", record_.epoch},
-                                    {"tag", request_.tag},
-                                    {"role", "initiator"},
-                                    {"phase", phase},
-                                    {"reason", reason_}}));
-}
-
-void Initiator::say_progress(bool at_once) {
-    if (at_once || now_us_ - progress_said_us_ >= progress_interval_us) {
-        progress_said_us_ = now_us_;
-        out_.act(HS_SAY_PROGRESS, to_text({{"done", done_bytes_}, {"total", total_bytes_}}));
-    }
-}
-
-void Initiator::add_status(Json &status) const {
-    Json members = Json::array();
-    for (size_t i = 0; i < links_.size(); i++) {
-        const Link &link = links_[i];
-        const char *state = link.gone       ? "lost"
-                            : !link.up      ? "connecting"
-                            : link.answered ? "waiting"
-                                            : phase_;
-        members.push_back({{"name", request_.members[i].name},
-                           {"address", request_.members[i].address},
-                           {"state", state},
-                           {"done", link.done},
-                           {"total", link.total}});
-    }
-    status["role"] = "initiator";
-    status["phase"] = phase_;
-    status["epoch"] = record_.epoch;
-    status["tag"] = request_.tag;
-    status["initiator"] = request_.members[request_.self].name;
-    status["reason"] = reason_;
-    status["members"] = std::move(members);
 }
 
 } // namespace hotsnap::cluster

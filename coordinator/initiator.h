@@ -1,45 +1,29 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The part of a member that leads one run over all members, itself included: barriers and the one
-// decision. It lives as long as the run.
+// The part of a member that leads one run over all members, itself included: it takes all of them
+// from barrier to barrier, or undoes the run on all of them. It lives as long as the run.
 //
-//   snapshot:  prepare | install | arm | settle | snapshot | drain | full | publish | done
-//   restore:   load | start | done
-//   any of them but publish and done may go to:  abort | done
+// It knows no run: the stages of this one are in a table (run.h), and two follow any of them:
+//
+//   stage | stage | ... | done
+//   any of them but a deciding one may go to:  abort | done
 //
 // A stage ends when every member has answered it ("|" is a barrier), or in an abort: a refusal, a
-// failure, a lost member, a deadline. The decision is HS_LOCAL_PUBLISHED: before it nothing exists
-// under the bundle's name; after it all members' files are durable, and telling them is courtesy.
-#ifndef HOTSNAP_INITIATOR_H
-#define HOTSNAP_INITIATOR_H
+// failure, a lost member, a deadline, a message out of turn, the user.
+#ifndef HOTSNAP_COORDINATOR_INITIATOR_H
+#define HOTSNAP_COORDINATOR_INITIATOR_H
 
 #include <string>
 #include <vector>
 
 #include "actions.h"
-#include "wire/manifest.h"
-#include "wire/request.h"
+#include "run.h"
 
 namespace hotsnap::cluster {
 
-class Initiator {
+class Initiator final : private InitiatorEngine {
   public:
-    enum class Stage : uint8_t {
-        prepare,
-        install,
-        arm,
-        settle,
-        snapshot,
-        drain,
-        full,
-        publish,
-        load,
-        start,
-        abort,
-        done,
-    };
-
     // `run` names this run for ever, on all members.
-    Initiator(Request request, std::string run, InitiatorOutlet &out);
+    Initiator(Request request, std::string run, InitiatorOutlet &out, MakeInitiatorRun make);
 
     void start(uint64_t now_us);
 
@@ -47,75 +31,77 @@ class Initiator {
     void on_member_up(size_t member, uint64_t now_us);
     void on_member_down(size_t member, const std::string &reason, uint64_t now_us);
     void on_message(size_t member, const Message &message, uint64_t now_us);
-    void on_published(uint64_t now_us);
-    void on_publish_failed(const std::string &reason, uint64_t now_us);
+    // Of this member's own machine. False when it is not for the initiator.
+    bool on_local(const member::LocalEvent &event, uint64_t now_us);
     void cancel(const std::string &reason, uint64_t now_us);
     void fail(const std::string &reason, uint64_t now_us); // of this process
     void tick(uint64_t now_us);
 
     uint64_t deadline() const;
-    bool publishing() const { return stage_ == Stage::publish; }
-    bool done() const { return stage_ == Stage::done; }
-    const Request &request() const { return request_; }
+    bool done() const { return at_ == At::done; }
+    const Request &request() const override { return request_; }
     void add_status(Json &status) const;
 
   private:
-    struct Link {
-        bool up = false;       // PREPARE or RESTORE could be sent
+    enum class At : uint8_t { stage, abort, done };
+
+    struct Participant {
+        bool up = false;       // it was sent the opening
         bool gone = false;     // was lost, or never came up
         bool answered = false; // this stage's barrier
         uint64_t heard_us = 0;
         uint64_t done = 0, total = 0;
     };
 
-    void handle(size_t member, const Prepared &m);
+    // InitiatorEngine
+    const std::string &run() const override { return run_; }
+    const RunLog &log() const override { return log_; }
+    std::string describe(size_t member) const override;
+    void send(size_t member, const Message &message) override;
+    void broadcast(const Message &message) override;
+    void work(member::LocalWork work) override { out_.work(std::move(work)); }
+
     void handle(size_t member, const Refused &m);
-    void handle(size_t member, const Installed &m);
-    void handle(size_t member, const Armed &m);
-    void handle(size_t member, const TransientSnapFin &m);
-    void handle(size_t member, const ChannelsFin &m);
-    void handle(size_t member, const FullSnapFin &m);
-    void handle(size_t member, const Loaded &m);
-    void handle(size_t member, const Started &m);
     void handle(size_t member, const Progress &m);
     void handle(size_t member, const Abort &m);
     void handle(size_t member, const Aborted &m);
     void handle(size_t member, const ErrorMessage &m);
-    template <typename M> void handle(size_t member, const M &) { // not for an initiator
-        legal(M::type, member, {});
-    }
-    // For a message in the wrong stage, or twice: ends the run, the member is not sane.
-    bool legal(const char *type, size_t member, std::initializer_list<Stage> stages);
+    void on_answer(size_t member, const Message &message);
+    // Ends the run: the member is not sane.
+    void on_unexpected(size_t member, const char *type);
 
-    void enter(Stage stage, const char *phase, uint64_t timeout_us);
-    void answer(size_t member); // passes the barrier when it was the last
+    const Stage &stage() const { return stages_[stage_]; }
+    bool in_stage() const { return at_ == At::stage; }
+    // Nobody can end the run: it is over, is being undone, or is being decided.
+    bool is_closed() const { return !in_stage() || stage().decided_by; }
+    bool is_complete(size_t member) const; // whatever becomes of it, the run needs it no more
+
+    void enter(size_t stage);
+    void open_barrier();
+    void next_stage();
+    void answered(size_t member); // passes the barrier when it was the last
     void pass_barrier();
-    void install();
-    void expect();
-    void succeed(const char *phase, Json result);
+    void succeed();
     void abort(const std::string &reason);
     void finish(const std::string &text, bool failed);
     void say_phase(const char *phase);
     void say_progress(bool at_once);
     void check_silence();
-    void broadcast(const Message &message);
     std::string silent_members() const;
-    std::string name(size_t member) const {
-        return "member '" + request_.members[member].name + "'";
-    }
 
     const Request request_;
     const std::string run_;
     InitiatorOutlet &out_;
+    const std::unique_ptr<InitiatorRun> half_;
+    const std::vector<Stage> stages_;
     uint64_t now_us_ = 0;
 
-    Stage stage_ = Stage::prepare;
-    const char *phase_ = "prepare";
-    std::vector<Link> links_; // parallel to request_.members
-    RunRecord record_;        // what goes into the manifest
-    MemberTable table_;
+    At at_ = At::stage;
+    size_t stage_ = 0; // in stages_
+    const char *phase_ = "";
+    std::vector<Participant> participants_; // parallel to request_.members
+    RunLog log_;
     size_t unanswered_ = 0;
-    uint64_t stage_timeout_us_ = 0;
     uint64_t stage_deadline_ = never;
     uint64_t heartbeat_deadline_ = never;
     uint64_t progress_said_us_ = 0;

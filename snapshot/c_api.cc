@@ -58,9 +58,7 @@ SnapshotOptions options_from(const hs_snapshot_options &c) {
     SnapshotOptions options;
     options.image_path = text(c.image_path, "image_path");
     options.sums_path = text(c.sums_path, "sums_path");
-    options.bandwidth = c.bandwidth;
-    options.staging_bytes = c.staging_bytes;
-    options.cluster_pages = c.cluster_pages;
+    options.tuning = c.tuning;
     const auto *head = static_cast<const std::byte *>(c.stream_head);
     options.stream.head.assign(head, head + c.stream_head_size);
     options.stream.section_id = c.ram_section_id;

@@ -73,6 +73,13 @@ uint64_t as_uint(const Json &value, const char *key) {
     return value.get<uint64_t>();
 }
 
+bool as_bool(const Json &value, const char *key) {
+    if (!value.is_boolean()) {
+        wrong_type(key, "true or false");
+    }
+    return value.get<bool>();
+}
+
 const Json &as_object(const Json &value, const char *key) {
     if (!value.is_object()) {
         wrong_type(key, "an object");
@@ -111,6 +118,10 @@ uint64_t get_uint(const Json &object, const char *key) {
     return as_uint(need(object, key), key);
 }
 
+bool get_bool(const Json &object, const char *key) {
+    return as_bool(need(object, key), key);
+}
+
 const Json &get_object(const Json &object, const char *key) {
     return as_object(need(object, key), key);
 }
@@ -135,10 +146,7 @@ uint64_t get_uint(const Json &object, const char *key, uint64_t otherwise) {
 
 bool get_bool(const Json &object, const char *key, bool otherwise) {
     const Json *value = find(object, key);
-    if (value && !value->is_boolean()) {
-        wrong_type(key, "true or false");
-    }
-    return value ? value->get<bool>() : otherwise;
+    return value ? as_bool(*value, key) : otherwise;
 }
 
 Json get_object(const Json &object, const char *key, const Json &otherwise) {

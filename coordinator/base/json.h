@@ -32,6 +32,7 @@ std::string to_text(const Json &json);
 // Members of an object. They throw BadInput when the key is missing or of another type.
 std::string get_string(const Json &object, const char *key);
 uint64_t get_uint(const Json &object, const char *key);
+bool get_bool(const Json &object, const char *key);
 const Json &get_object(const Json &object, const char *key);
 const Json &get_array(const Json &object, const char *key);
 // The same with a default for a missing key; another type still throws.

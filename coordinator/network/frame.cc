@@ -62,12 +62,13 @@ size_t header_length(std::span<const uint8_t> b, uint8_t gso_type) {
 
 } // namespace
 
-std::optional<FrameView> FrameView::parse(const uint8_t *data, size_t size, size_t vnet_size) {
+std::optional<FrameView> FrameView::parse(const uint8_t *data, size_t head, size_t size,
+                                          size_t vnet_size) {
     constexpr size_t ethernet_header = 14;
-    if (!data || size < vnet_size || size - vnet_size < ethernet_header) {
+    if (!data || head > size || head < vnet_size || head - vnet_size < ethernet_header) {
         return std::nullopt;
     }
-    return FrameView{{data, vnet_size}, {data + vnet_size, size - vnet_size}};
+    return FrameView{{data, vnet_size}, {data + vnet_size, head - vnet_size}, size - vnet_size};
 }
 
 uint64_t FrameView::segments() const {
@@ -83,10 +84,10 @@ uint64_t FrameView::segments() const {
     if (header == 0) {
         header = little16(&vnet[2]);
     }
-    if (header >= bytes.size()) {
+    if (header >= length) {
         return 1;
     }
-    return (bytes.size() - header + gso_size - 1) / gso_size;
+    return (length - header + gso_size - 1) / gso_size;
 }
 
 } // namespace hotsnap::network

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Reading an Ethernet frame with or without a virtio-net header before it. Nothing is written, and
-// nothing outside the given bytes is read.
+// nothing outside the given bytes is read. The first bytes of a frame are enough.
 #ifndef HOTSNAP_NETWORK_FRAME_H
 #define HOTSNAP_NETWORK_FRAME_H
 
@@ -15,9 +15,15 @@ namespace hotsnap::network {
 
 struct FrameView {
     std::span<const uint8_t> vnet;  // virtio-net header, may be empty
-    std::span<const uint8_t> bytes; // from the destination MAC on, at least 14
+    std::span<const uint8_t> bytes; // from the destination MAC on, at least 14, maybe not all
+    size_t length = 0;              // of the whole frame from the destination MAC on
 
-    static std::optional<FrameView> parse(const uint8_t *data, size_t size, size_t vnet_size);
+    // `head` bytes of `size` are at `data`.
+    static std::optional<FrameView> parse(const uint8_t *data, size_t head, size_t size,
+                                          size_t vnet_size);
+    static std::optional<FrameView> parse(const uint8_t *data, size_t size, size_t vnet_size) {
+        return parse(data, size, size, vnet_size);
+    }
 
     Mac destination() const { return Mac::from_bytes(bytes.data()); }
     Mac source() const { return Mac::from_bytes(bytes.data() + 6); }

@@ -2,6 +2,7 @@
 #include "network/mediator.h"
 
 #include <algorithm>
+#include <new>
 
 namespace hotsnap::network {
 
@@ -12,12 +13,13 @@ constexpr size_t held_limit = size_t{64} << 20;
 constexpr size_t former_tables = 8;
 constexpr size_t source_octet_at = 6; // of the frame, behind the virtio-net header
 
-std::vector<uint8_t> copy_of(const hs_frame &frame, uint8_t source_octet) {
-    std::vector<uint8_t> data(frame.data, frame.data + frame.size);
-    if (frame.size > frame.vnet_header_size + source_octet_at) {
-        data[frame.vnet_header_size + source_octet_at] = source_octet;
+// None when there is no memory for it.
+std::optional<std::vector<uint8_t>> duplicate(const std::vector<uint8_t> &data) {
+    try {
+        return data;
+    } catch (const std::bad_alloc &) {
+        return std::nullopt;
     }
-    return data;
 }
 
 } // namespace
@@ -88,6 +90,8 @@ bool Mediator::prepare(uint64_t epoch, std::string_view self, std::vector<Member
     }
     table_ = std::move(*table);
     stats_ = {};
+    armed_ = false;
+    cut_told_ = false;
     state_ = State::installed;
     return true;
 }
@@ -96,6 +100,12 @@ void Mediator::start_coloring() {
     if (state_ == State::installed) {
         state_ = State::white;
     }
+}
+
+bool Mediator::armed() {
+    armed_ = state_ == State::white;
+    cut_told_ = armed_ && holding_;
+    return cut_told_;
 }
 
 void Mediator::cut() {
@@ -109,7 +119,7 @@ void Mediator::cut() {
     HoldQueue &held = queues_[HS_TO_GUEST];
     for (HeldFrame &frame : held.frames()) {
         if (frame.channel_state && recording_) {
-            save(frame.nic, frame.vnet_size, frame.data, frame.arrived_ns);
+            save(frame.nic, frame.vnet_size, duplicate(frame.data), frame.arrived_ns);
             frame.channel_state = false;
         }
     }
@@ -187,6 +197,8 @@ void Mediator::end_coloring() {
 
 void Mediator::reset() {
     state_ = State::off;
+    armed_ = false;
+    cut_told_ = false;
     holding_ = false;
     recording_ = false;
     closed_ = false;
@@ -196,44 +208,89 @@ void Mediator::reset() {
     }
 }
 
-hs_verdict Mediator::frame(const hs_frame &frame, int64_t now_ns, uint8_t &source_octet) {
+std::optional<std::vector<uint8_t>> Mediator::Input::copy(uint8_t source_octet) const {
+    try {
+        std::vector<uint8_t> data(frame.size);
+        std::copy_n(frame.data, part.head, data.begin());
+        if (part.head < frame.size) {
+            part.copy(part.opaque, data.data() + part.head);
+        }
+        data[frame.vnet_header_size + source_octet_at] = source_octet;
+        return data;
+    } catch (const std::bad_alloc &) {
+        return std::nullopt;
+    }
+}
+
+bool Mediator::put(HoldQueue &queue, HeldFrame frame, bool ready) {
+    try {
+        if (ready) {
+            queue.hold_ready(std::move(frame));
+        } else {
+            queue.hold(std::move(frame));
+        }
+        return true;
+    } catch (const std::bad_alloc &) {
+        stats_.dropped++;
+        return false;
+    }
+}
+
+void Mediator::hold(HoldQueue &queue, const Input &in, uint8_t source_octet, bool ready) {
+    std::optional<std::vector<uint8_t>> data;
+    if (queue.has_room(in.frame.size)) {
+        data = in.copy(source_octet);
+    }
+    if (!data) {
+        stats_.dropped++;
+    } else if (put(queue, {in.frame.nic, in.frame.vnet_header_size, std::move(*data)}, ready)) {
+        stats_.held_broadcasts += !ready;
+    }
+}
+
+hs_verdict Mediator::frame(const hs_frame &frame, const Part &part, int64_t now_ns,
+                           uint8_t &source_octet) {
     const bool known_direction = frame.direction == HS_FROM_GUEST || frame.direction == HS_TO_GUEST;
     const std::optional<FrameView> view =
-        FrameView::parse(frame.data, frame.size, frame.vnet_header_size);
+        FrameView::parse(frame.data, part.head, frame.size, frame.vnet_header_size);
     if (!view || frame.nic >= nics_.size() || !known_direction) {
         // Too short to have a source: what is passed on is unchanged.
         const size_t at = frame.vnet_header_size + source_octet_at;
-        source_octet = frame.data && frame.size > at ? frame.data[at] : 0;
+        source_octet = frame.data && part.head > at ? frame.data[at] : 0;
         return HS_PASS;
     }
     source_octet = view->source().first_octet();
-    return frame.direction == HS_FROM_GUEST ? from_guest(frame, *view, source_octet)
-                                            : to_guest(frame, *view, now_ns, source_octet);
+    const Input in{frame, part, *view};
+    return frame.direction == HS_FROM_GUEST ? from_guest(in, source_octet)
+                                            : to_guest(in, now_ns, source_octet);
 }
 
-hs_verdict Mediator::from_guest(const hs_frame &frame, const FrameView &view,
-                                uint8_t &source_octet) {
+hs_verdict Mediator::from_guest(const Input &in, uint8_t &source_octet) {
     HoldQueue &queue = queues_[HS_FROM_GUEST];
-    if (state_ == State::white || state_ == State::red) {
-        const Mac own = nics_[frame.nic].mac;
-        const Mac destination = view.destination();
-        if (destination.is_group()) {
-            if (state_ == State::red && coloring_) {
-                if (queue.has_room(frame.size)) {
-                    queue.hold({frame.nic, frame.vnet_header_size, copy_of(frame, source_octet)});
-                    stats_.held_from_guest++;
-                } else {
-                    stats_.dropped++;
-                }
+    if (in_epoch()) {
+        const bool colors = state_ != State::installed;
+        const Mac own = nics_[in.frame.nic].mac;
+        const Mac destination = in.view.destination();
+        if (in.view.source() != own && coloring_) {
+            const auto alias = table_.find(in.view.source());
+            if (alias && alias->tint.color != Color::natural) {
+                // No NIC has this MAC: the guest forges a color. It would cut another member early.
+                stats_.dropped++;
                 return HS_HOLD;
             }
-        } else if (view.source() == own) {
+        }
+        if (destination.is_group()) {
+            if (state_ == State::red && coloring_) {
+                hold(queue, in, source_octet, false);
+                return HS_HOLD;
+            }
+        } else if (in.view.source() == own && colors) {
             const auto to = table_.find(destination);
             const auto from = table_.find(own);
             if (to && to->tint.color == Color::natural && from && from->member == self_) {
                 const bool white = state_ == State::white;
                 if (white) {
-                    const uint64_t segments = view.segments();
+                    const uint64_t segments = in.view.segments();
                     counts_.count_sent({own_index(from->mac), to->mac}, segments);
                     stats_.white_sent += segments;
                 } else {
@@ -243,19 +300,10 @@ hs_verdict Mediator::from_guest(const hs_frame &frame, const FrameView &view,
                     source_octet ^= mask_of({white ? Color::white : Color::red, is_odd(epoch_)});
                 }
             }
-        } else if (const auto alias = table_.find(view.source());
-                   alias && alias->tint.color != Color::natural && coloring_) {
-            // No NIC has this MAC: the guest forges a color. It would cut another member early.
-            stats_.dropped++;
-            return HS_HOLD;
         }
     }
     if (queue.has_ready()) {
-        if (queue.has_room(frame.size)) {
-            queue.hold_ready({frame.nic, frame.vnet_header_size, copy_of(frame, source_octet)});
-        } else {
-            stats_.dropped++;
-        }
+        hold(queue, in, source_octet, true);
         return HS_HOLD;
     }
     return HS_PASS;
@@ -277,6 +325,13 @@ std::optional<ChannelCounts::Channel> Mediator::channel_of(const MemberTable::Si
 
 bool Mediator::is_red(const MemberTable::Sighting &from) const {
     return from.tint == Tint{Color::red, is_odd(epoch_)};
+}
+
+// Red frames come from members that have taken their cut: from others. A MAC that is no member's is
+// in no color. Before we color, too: a member can have been armed, and cut, before us.
+bool Mediator::forces_cut(const MemberTable::Sighting &from) const {
+    return coloring_ && (state_ == State::installed || state_ == State::white) && is_red(from) &&
+           from.member != self_;
 }
 
 bool Mediator::classify(const MemberTable::Sighting &from, uint32_t nic, const FrameView &view) {
@@ -304,10 +359,10 @@ bool Mediator::classify(const MemberTable::Sighting &from, uint32_t nic, const F
     return group || channel.has_value();
 }
 
-hs_verdict Mediator::to_guest(const hs_frame &frame, const FrameView &view, int64_t now_ns,
-                              uint8_t &source_octet) {
+hs_verdict Mediator::to_guest(const Input &in, int64_t now_ns, uint8_t &source_octet) {
     HoldQueue &queue = queues_[HS_TO_GUEST];
-    const Mac source = view.source();
+    const hs_frame &frame = in.frame;
+    const Mac source = in.view.source();
     const auto from = table_.find(source);
     if (from) {
         source_octet = table_.mac(from->mac).first_octet();
@@ -316,32 +371,40 @@ hs_verdict Mediator::to_guest(const hs_frame &frame, const FrameView &view, int6
     }
     // Once a red frame waits for our cut, all later frames do, whoever sent them and whichever NIC
     // they are for: the guest sees them in the order they came.
-    const bool first_red =
-        from && coloring_ && state_ == State::white && !holding_ && is_red(*from);
-    holding_ |= first_red;
-    const hs_verdict held = first_red ? HS_HOLD_AND_CUT : HS_HOLD;
+    const bool on_the_fly = from && forces_cut(*from);
+    holding_ |= on_the_fly;
+    hs_verdict held = HS_HOLD;
+    if (on_the_fly && armed_ && !cut_told_) {
+        cut_told_ = true;
+        held = HS_HOLD_AND_CUT;
+    }
     const bool queued = holding_ || queue.has_ready();
-    if (queued && !queue.has_room(frame.size)) {
-        stats_.dropped++; // and not counted as received: if white, it will be declared lost
-        return held;
+    std::optional<std::vector<uint8_t>> copy;
+    if (queued) {
+        if (queue.has_room(frame.size)) {
+            copy = in.copy(source_octet);
+        }
+        if (!copy) {
+            stats_.dropped++; // and not counted as received: if white, it will be declared lost
+            return held;
+        }
     }
     const bool before_cut = state_ == State::installed || state_ == State::white;
-    stats_.on_the_fly += holding_ && from && is_red(*from);
-    const bool channel_state = from && classify(*from, frame.nic, view);
+    stats_.on_the_fly += on_the_fly;
+    const bool channel_state = from && classify(*from, frame.nic, in.view);
     if (channel_state && recording_) {
-        save(frame.nic, frame.vnet_header_size, copy_of(frame, source_octet), now_ns);
+        save(frame.nic, frame.vnet_header_size, copy ? duplicate(*copy) : in.copy(source_octet),
+             now_ns);
     }
     check_complete();
     if (!queued) {
         return HS_PASS;
     }
-    HeldFrame copy{frame.nic, frame.vnet_header_size, copy_of(frame, source_octet), now_ns,
-                   channel_state && before_cut};
-    if (holding_) {
-        stats_.held_to_guest++;
-        queue.hold(std::move(copy));
-    } else {
-        queue.hold_ready(std::move(copy));
+    if (put(queue,
+            {frame.nic, frame.vnet_header_size, std::move(*copy), now_ns,
+             channel_state && before_cut},
+            !holding_)) {
+        stats_.held += holding_;
     }
     return held;
 }
@@ -355,14 +418,19 @@ uint8_t Mediator::former_octet(Mac source) const {
     return source.first_octet();
 }
 
-void Mediator::save(uint32_t nic, size_t vnet_size, std::vector<uint8_t> data, int64_t time_ns) {
-    const size_t size = data.size() - vnet_size;
-    if (record_.append({nic, time_ns, vnet_size, std::move(data)})) {
-        stats_.recorded++;
-        stats_.recorded_bytes += size;
-    } else {
-        stats_.unrecorded++;
+void Mediator::save(uint32_t nic, size_t vnet_size, std::optional<std::vector<uint8_t>> data,
+                    int64_t time_ns) {
+    try {
+        const size_t size = data ? data->size() - vnet_size : 0;
+        if (data && record_.append({nic, time_ns, vnet_size, std::move(*data)})) {
+            stats_.recorded++;
+            stats_.recorded_bytes += size;
+            return;
+        }
+    } catch (const std::bad_alloc &) {
+        // as if the bound had been reached
     }
+    stats_.unrecorded++;
 }
 
 bool Mediator::next_released(hs_frame &frame) {

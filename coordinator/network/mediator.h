@@ -39,6 +39,7 @@ class Mediator {
     bool prepare(uint64_t epoch, std::string_view self, std::vector<Member> members, bool coloring,
                  std::string &error);
     void start_coloring();
+    bool armed(); // whether a cut is due
     void cut();
     PairCounts white_sent() const;
     bool expect(const PairCounts &expected, std::string &error);
@@ -47,7 +48,19 @@ class Mediator {
     void end_coloring();
     void reset();
 
-    hs_verdict frame(const hs_frame &frame, int64_t now_ns, uint8_t &source_octet);
+    // A frame of which `head` bytes are at hand; `copy` writes those behind them.
+    struct Part {
+        size_t head;
+        hs_copy_rest copy;
+        void *opaque;
+    };
+
+    hs_verdict frame(const hs_frame &frame, int64_t now_ns, uint8_t &source_octet) {
+        return this->frame(frame, {frame.size, nullptr, nullptr}, now_ns, source_octet);
+    }
+    hs_verdict frame(const hs_frame &frame, const Part &part, int64_t now_ns,
+                     uint8_t &source_octet);
+    void undelivered(uint64_t frames) { stats_.dropped += frames; }
     bool next_released(hs_frame &frame);
 
     const ChannelRecord &record() const { return record_; }
@@ -61,17 +74,33 @@ class Mediator {
      */
     enum class State : uint8_t { off, installed, white, red, ended };
 
-    hs_verdict from_guest(const hs_frame &frame, const FrameView &view, uint8_t &source_octet);
-    hs_verdict to_guest(const hs_frame &frame, const FrameView &view, int64_t now_ns,
-                        uint8_t &source_octet);
+    // Frame and part, with what is known of it.
+    struct Input {
+        const hs_frame &frame;
+        const Part &part;
+        const FrameView &view;
+        // None when there is no memory for it.
+        std::optional<std::vector<uint8_t>> copy(uint8_t source_octet) const;
+    };
+
+    hs_verdict from_guest(const Input &in, uint8_t &source_octet);
+    hs_verdict to_guest(const Input &in, int64_t now_ns, uint8_t &source_octet);
+    // Keeps the frame, or drops and counts it.
+    void hold(HoldQueue &queue, const Input &in, uint8_t source_octet, bool ready);
+    bool put(HoldQueue &queue, HeldFrame frame, bool ready);
     // Counts a frame to the guest; says whether it is channel state, if delivered after our cut.
     bool classify(const MemberTable::Sighting &from, uint32_t nic, const FrameView &view);
     bool is_red(const MemberTable::Sighting &from) const; // of this epoch
+    bool forces_cut(const MemberTable::Sighting &from) const;
+    bool in_epoch() const {
+        return state_ == State::installed || state_ == State::white || state_ == State::red;
+    }
     uint32_t own_index(uint32_t mac) const { return mac - own_base_; }
     // The channel from that sender to that NIC of ours; none for other frames that come there.
     std::optional<ChannelCounts::Channel> channel_of(const MemberTable::Sighting &from,
                                                      uint32_t nic, Mac destination) const;
-    void save(uint32_t nic, size_t vnet_size, std::vector<uint8_t> data, int64_t time_ns);
+    void save(uint32_t nic, size_t vnet_size, std::optional<std::vector<uint8_t>> data,
+              int64_t time_ns);
     void check_complete();
     uint8_t former_octet(Mac source) const;
 
@@ -86,7 +115,9 @@ class Mediator {
     // its initiator, and does not know yet) still sends colored frames.
     std::deque<MemberTable> former_;
     ChannelCounts counts_;
+    bool armed_ = false;     // a cut can be taken
     bool holding_ = false;   // a red frame came before our cut
+    bool cut_told_ = false;  // and the caller was told to take it
     bool recording_ = false; // from our cut until the channels are closed
     bool closed_ = false;
     ChannelRecord record_;

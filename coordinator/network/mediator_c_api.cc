@@ -6,43 +6,58 @@
 #include "base/c_boundary.h"
 #include "hotsnap/mediator.h"
 #include "network/channel_json.h"
-#include "network/mediator.h"
+#include "network/mediator_handle.h"
 
 using namespace hotsnap;
 using namespace hotsnap::network;
-
-struct hs_mediator {
-    Mediator impl;
-};
 
 struct hs_playback {
     std::vector<ChannelFrame> frames;
     size_t next = 0;
 };
 
-hs_mediator *hs_mediator_new(void) {
-    return new hs_mediator;
+namespace {
+
+// For what has nothing to report to: an exception there can only mean that memory is out.
+template <typename T, typename Body> T quietly(T failure, Body body) {
+    return guarded<T>(nullptr, failure, body);
 }
+template <typename Body> void quietly(Body body) {
+    quietly(false, [&] {
+        body();
+        return true;
+    });
+}
+
+} // namespace
+
+hs_mediator *hs_mediator_new(void) {
+    return quietly<hs_mediator *>(nullptr, [] { return new hs_mediator; });
+}
+
 void hs_mediator_free(hs_mediator *m) {
     delete m;
 }
 
 uint32_t hs_mediator_add_nic(hs_mediator *m, const char *name, const uint8_t mac[6]) {
-    return m->impl.add_nic(name ? name : "", Mac::from_bytes(mac));
+    return quietly(UINT32_MAX,
+                   [&] { return m->impl.add_nic(name ? name : "", Mac::from_bytes(mac)); });
 }
 
 void hs_mediator_remove_nic(hs_mediator *m, uint32_t nic) {
-    m->impl.remove_nic(nic);
+    quietly([&] { m->impl.remove_nic(nic); });
 }
 
 char *hs_mediator_nics_json(hs_mediator *m) {
-    Json json = Json::array();
-    for (const Mediator::Nic &nic : m->impl.nics()) {
-        if (nic.present) {
-            json.push_back({{"nic", nic.name}, {"mac", nic.mac.to_string()}});
+    return quietly<char *>(nullptr, [&] {
+        Json json = Json::array();
+        for (const Mediator::Nic &nic : m->impl.nics()) {
+            if (nic.present) {
+                json.push_back({{"nic", nic.name}, {"mac", nic.mac.to_string()}});
+            }
         }
-    }
-    return c_string(to_text(json));
+        return c_string(to_text(json));
+    });
 }
 
 bool hs_mediator_prepare(hs_mediator *m, uint64_t epoch, const char *self_name,
@@ -63,12 +78,18 @@ bool hs_mediator_prepare(hs_mediator *m, uint64_t epoch, const char *self_name,
 void hs_mediator_start_coloring(hs_mediator *m) {
     m->impl.start_coloring();
 }
+
+bool hs_mediator_armed(hs_mediator *m) {
+    return m->impl.armed();
+}
+
 void hs_mediator_cut(hs_mediator *m) {
-    m->impl.cut();
+    quietly([&] { m->impl.cut(); });
 }
 
 char *hs_mediator_white_sent_json(hs_mediator *m) {
-    return c_string(to_text(counts_to_json(m->impl.white_sent())));
+    return quietly<char *>(nullptr,
+                           [&] { return c_string(to_text(counts_to_json(m->impl.white_sent()))); });
 }
 
 bool hs_mediator_expect(hs_mediator *m, const char *expected_json, char **error) {
@@ -84,19 +105,34 @@ bool hs_mediator_expect(hs_mediator *m, const char *expected_json, char **error)
 bool hs_mediator_channels_complete(hs_mediator *m) {
     return m->impl.channels_complete();
 }
+
 void hs_mediator_close_channels(hs_mediator *m) {
     m->impl.close_channels();
 }
+
 void hs_mediator_end_coloring(hs_mediator *m) {
     m->impl.end_coloring();
 }
+
 void hs_mediator_reset(hs_mediator *m) {
-    m->impl.reset();
+    quietly([&] { m->impl.reset(); });
 }
 
 hs_verdict hs_mediator_frame(hs_mediator *m, const hs_frame *frame, int64_t now_ns,
                              uint8_t *source_octet) {
-    return m->impl.frame(*frame, now_ns, *source_octet);
+    return hs_mediator_frame_head(m, frame, frame->size, nullptr, nullptr, now_ns, source_octet);
+}
+
+hs_verdict hs_mediator_frame_head(hs_mediator *m, const hs_frame *frame, size_t head_size,
+                                  hs_copy_rest copy, void *opaque, int64_t now_ns,
+                                  uint8_t *source_octet) {
+    return quietly(HS_HOLD, [&] {
+        return m->impl.frame(*frame, {head_size, copy, opaque}, now_ns, *source_octet);
+    });
+}
+
+void hs_mediator_undelivered(hs_mediator *m, uint64_t frames) {
+    m->impl.undelivered(frames);
 }
 
 bool hs_mediator_next_released(hs_mediator *m, hs_frame *frame) {

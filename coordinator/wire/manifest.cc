@@ -85,9 +85,9 @@ Json backoff(const Request &request, const RunRecord &record) {
     return cut;
 }
 
-Json timeline(const RunRecord &record) {
+Json timeline(const RunLog &log) {
     Json json = Json::array();
-    for (const RunRecord::Moment &moment : record.timeline) {
+    for (const RunLog::Moment &moment : log.timeline) {
         json.push_back({{"phase", moment.phase}, {"us", moment.at_us}});
     }
     return json;
@@ -95,7 +95,7 @@ Json timeline(const RunRecord &record) {
 
 } // namespace
 
-Json snapshot_manifest(const Request &request, const RunRecord &record) {
+Json snapshot_manifest(const Request &request, const RunRecord &record, const RunLog &log) {
     Json members = Json::array();
     uint64_t recorded = 0, lost = 0, white = 0;
     for (size_t i = 0; i < record.members.size(); i++) {
@@ -128,10 +128,10 @@ Json snapshot_manifest(const Request &request, const RunRecord &record) {
             {"initiator", request.members[request.self].name},
             {"members", std::move(members)},
             {"cut", std::move(cut)},
-            {"timeline", timeline(record)}};
+            {"timeline", timeline(log)}};
 }
 
-Json restore_result(const Request &request, const RunRecord &record) {
+Json restore_result(const Request &request, const RunRecord &record, const RunLog &log) {
     Json members = Json::array();
     for (size_t i = 0; i < record.members.size(); i++) {
         Json json = record.members[i].report;
@@ -142,7 +142,7 @@ Json restore_result(const Request &request, const RunRecord &record) {
     return {{"bundle", request.bundle},
             {"initiator", request.members[request.self].name},
             {"members", std::move(members)},
-            {"timeline", timeline(record)}};
+            {"timeline", timeline(log)}};
 }
 
 } // namespace hotsnap::cluster

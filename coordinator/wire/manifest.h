@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What an initiator learns about a run, and the JSON made of it (docs/formats/protocol.md,
-// "Result").
+// What an initiator learns from the members of a run, and the JSON made of it
+// (docs/formats/protocol.md, "Result").
 #ifndef HOTSNAP_WIRE_MANIFEST_H
 #define HOTSNAP_WIRE_MANIFEST_H
 
@@ -9,6 +9,7 @@
 
 #include "wire/messages.h"
 #include "wire/request.h"
+#include "wire/run_log.h"
 
 namespace hotsnap::cluster {
 
@@ -20,21 +21,14 @@ struct MemberRecord {
 };
 
 struct RunRecord {
-    struct Moment {
-        std::string phase;
-        uint64_t at_us; // CLOCK_MONOTONIC of the initiator's host
-    };
-
     uint64_t epoch = 0;
     std::vector<MemberRecord> members; // parallel to the request's
-    std::vector<Moment> timeline;
-    std::vector<std::string> warnings;
 };
 
-// For HS_DO_PUBLISH.
-Json snapshot_manifest(const Request &request, const RunRecord &record);
-// For HS_SAY_FINISHED of a restore.
-Json restore_result(const Request &request, const RunRecord &record);
+// For member::PublishWork, and the result of a snapshot.
+Json snapshot_manifest(const Request &request, const RunRecord &record, const RunLog &log);
+// The result of a restore.
+Json restore_result(const Request &request, const RunRecord &record, const RunLog &log);
 
 } // namespace hotsnap::cluster
 #endif

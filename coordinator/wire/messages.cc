@@ -15,172 +15,59 @@ concept HasRun = requires(M m) {
     m.run;
 };
 
-// One pair of functions per message with content; `run` and `type` are handled for all at once.
-template <typename M> void write(const M &, Json &) {}
-template <typename M> void read(M &, const Json &) {}
+// A value of each type that a message may have, to JSON and back.
 
-template <> void write(const Hello &m, Json &j) {
-    j["protocol"] = m.protocol;
-    j["name"] = m.name;
+template <typename Value> Json to_json(const Value &value) {
+    return value;
 }
-template <> void read(Hello &m, const Json &j) {
-    m.protocol = get_uint(j, "protocol");
-    m.name = get_string(j, "name");
+Json to_json(const PairCounts &counts) {
+    return counts_to_json(counts);
 }
-
-template <> void write(const ErrorMessage &m, Json &j) {
-    j["reason"] = m.reason;
+Json to_json(const std::vector<Member> &members) {
+    return members_to_json(members);
 }
-template <> void read(ErrorMessage &m, const Json &j) {
-    m.reason = get_string(j, "reason");
-}
-
-template <> void write(const Prepare &m, Json &j) {
-    j["tag"] = m.tag;
-    j["directory"] = m.directory;
-    j["coloring"] = m.coloring;
-    j["drain_us"] = m.drain_us;
-    j["heartbeat_us"] = m.heartbeat_us;
-    j["silence_us"] = m.silence_us;
-    j["options"] = m.options;
-}
-template <> void read(Prepare &m, const Json &j) {
-    m.tag = get_string(j, "tag");
-    m.directory = get_string(j, "directory");
-    m.coloring = get_bool(j, "coloring", true);
-    m.drain_us = get_uint(j, "drain_us");
-    m.heartbeat_us = get_uint(j, "heartbeat_us");
-    m.silence_us = get_uint(j, "silence_us");
-    m.options = get_object(j, "options");
-}
-
-template <> void write(const Prepared &m, Json &j) {
-    j["last_epoch"] = m.last_epoch;
-    Json macs = Json::array();
-    for (const Mac mac : m.macs) {
-        macs.push_back(mac.to_string());
+Json to_json(const std::vector<Mac> &macs) {
+    Json json = Json::array();
+    for (const Mac mac : macs) {
+        json.push_back(mac.to_string());
     }
-    j["macs"] = std::move(macs);
-    j["nics"] = m.nics;
-    j["info"] = m.info;
+    return json;
 }
-template <> void read(Prepared &m, const Json &j) {
-    m.last_epoch = get_uint(j, "last_epoch");
-    for (const Json &mac : get_array(j, "macs")) {
-        m.macs.push_back(mac_from_json(mac));
+
+void read(std::string &value, const Json &json, const char *key) {
+    value = get_string(json, key);
+}
+void read(uint64_t &value, const Json &json, const char *key) {
+    value = get_uint(json, key);
+}
+void read(bool &value, const Json &json, const char *key) {
+    value = get_bool(json, key);
+}
+void read(Json &value, const Json &json, const char *key) { // an array, if it begins as one
+    value = value.is_array() ? get_array(json, key) : get_object(json, key);
+}
+void read(PairCounts &value, const Json &json, const char *key) {
+    value = counts_from_json(get_object(json, key));
+}
+void read(std::vector<Member> &value, const Json &json, const char *key) {
+    value = members_from_json(get_array(json, key));
+}
+void read(std::vector<Mac> &value, const Json &json, const char *key) {
+    for (const Json &mac : get_array(json, key)) {
+        value.push_back(mac_from_json(mac));
     }
-    m.nics = get_array(j, "nics");
-    m.info = get_object(j, "info");
-}
-
-template <> void write(const Refused &m, Json &j) {
-    j["reason"] = m.reason;
-}
-template <> void read(Refused &m, const Json &j) {
-    m.reason = get_string(j, "reason");
-}
-
-template <> void write(const Install &m, Json &j) {
-    j["epoch"] = m.epoch;
-    j["members"] = members_to_json(m.members);
-}
-template <> void read(Install &m, const Json &j) {
-    m.epoch = get_uint(j, "epoch");
-    m.members = members_from_json(get_array(j, "members"));
-}
-
-template <> void write(const TransientSnapFin &m, Json &j) {
-    j["white_sent"] = counts_to_json(m.white_sent);
-    j["pause"] = m.pause;
-    j["cause"] = m.cause;
-}
-template <> void read(TransientSnapFin &m, const Json &j) {
-    m.white_sent = counts_from_json(get_object(j, "white_sent"));
-    m.pause = get_object(j, "pause");
-    m.cause = get_string(j, "cause");
-}
-
-template <> void write(const AllTransientSnapFin &m, Json &j) {
-    j["expected"] = counts_to_json(m.expected);
-}
-template <> void read(AllTransientSnapFin &m, const Json &j) {
-    m.expected = counts_from_json(get_object(j, "expected"));
-}
-
-template <> void write(const ChannelsFin &m, Json &j) {
-    j["recorded"] = m.recorded;
-    j["lost"] = m.lost;
-}
-template <> void read(ChannelsFin &m, const Json &j) {
-    m.recorded = get_uint(j, "recorded");
-    m.lost = get_uint(j, "lost");
-}
-
-template <> void write(const FullSnapFin &m, Json &j) {
-    j["report"] = m.report;
-}
-template <> void read(FullSnapFin &m, const Json &j) {
-    m.report = get_object(j, "report");
-}
-
-template <> void write(const Abort &m, Json &j) {
-    j["reason"] = m.reason;
-}
-template <> void read(Abort &m, const Json &j) {
-    m.reason = get_string(j, "reason");
-}
-
-template <> void write(const Aborted &m, Json &j) {
-    j["error"] = m.error;
-}
-template <> void read(Aborted &m, const Json &j) {
-    m.error = get_string(j, "error");
-}
-
-template <> void write(const Progress &m, Json &j) {
-    j["done"] = m.done;
-    j["total"] = m.total;
-}
-template <> void read(Progress &m, const Json &j) {
-    m.done = get_uint(j, "done");
-    m.total = get_uint(j, "total");
-}
-
-template <> void write(const Restore &m, Json &j) {
-    j["bundle"] = m.bundle;
-    j["heartbeat_us"] = m.heartbeat_us;
-    j["silence_us"] = m.silence_us;
-    j["options"] = m.options;
-}
-template <> void read(Restore &m, const Json &j) {
-    m.bundle = get_string(j, "bundle");
-    m.heartbeat_us = get_uint(j, "heartbeat_us");
-    m.silence_us = get_uint(j, "silence_us");
-    m.options = get_object(j, "options");
-}
-
-template <> void write(const Loaded &m, Json &j) {
-    j["report"] = m.report;
-}
-template <> void read(Loaded &m, const Json &j) {
-    m.report = get_object(j, "report");
-}
-
-template <> void write(const Started &m, Json &j) {
-    j["report"] = m.report;
-}
-template <> void read(Started &m, const Json &j) {
-    m.report = get_object(j, "report");
 }
 
 using Reader = Message (*)(const Json &);
 
 template <typename M> Message read_as(const Json &json) {
     M message{};
-    if constexpr (HasRun<M>) {
-        message.run = get_string(json, "run");
-    }
-    read(message, json);
+    const auto read_field = [&](const auto &field) {
+        if (!field.optional || json.contains(field.key)) {
+            read(message.*field.value, json, field.key);
+        }
+    };
+    std::apply([&](const auto &...field) { (read_field(field), ...); }, M::fields());
     return message;
 }
 
@@ -214,10 +101,9 @@ std::string encode(const Message &message) {
     std::visit(
         [&json](const auto &m) {
             json["type"] = m.type;
-            if constexpr (HasRun<std::decay_t<decltype(m)>>) {
-                json["run"] = m.run;
-            }
-            write(m, json);
+            std::apply(
+                [&](const auto &...field) { ((json[field.key] = to_json(m.*field.value)), ...); },
+                m.fields());
         },
         message);
     return to_text(json);

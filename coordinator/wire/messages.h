@@ -3,12 +3,16 @@
 //
 // All but HELLO and ERROR carry `run`, the name of the snapshot or restore they belong to: an epoch
 // number is known from INSTALL on only, and the numbers of two initiators may meet.
+//
+// A message lists its fields once, in fields(): both its writing and its reading are made of the
+// list (messages.cc). A new message needs its struct here and its place in Message, nothing else.
 #ifndef HOTSNAP_WIRE_MESSAGES_H
 #define HOTSNAP_WIRE_MESSAGES_H
 
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <tuple>
 #include <variant>
 #include <vector>
 
@@ -31,10 +35,27 @@ using network::PairCounts;
 
 inline constexpr uint64_t protocol_version = 1;
 
+template <typename M, typename Value> struct Field {
+    const char *key;
+    Value M::*value;
+    bool optional; // when it is missing, the value that the struct begins with is left
+};
+
+template <typename M, typename Value> constexpr Field<M, Value> field(const char *k, Value M::*v) {
+    return {k, v, false};
+}
+template <typename M, typename Value>
+constexpr Field<M, Value> optional_field(const char *key, Value M::*value) {
+    return {key, value, true};
+}
+
 struct Hello {
     static constexpr const char *type = "HELLO";
     uint64_t protocol = protocol_version;
     std::string name;
+    static constexpr auto fields() {
+        return std::tuple(field("protocol", &Hello::protocol), field("name", &Hello::name));
+    }
 };
 
 struct Prepare {
@@ -47,6 +68,13 @@ struct Prepare {
     uint64_t heartbeat_us = 0;
     uint64_t silence_us = 0;
     Json options = Json::object();
+    static constexpr auto fields() {
+        return std::tuple(
+            field("run", &Prepare::run), field("tag", &Prepare::tag),
+            field("directory", &Prepare::directory), optional_field("coloring", &Prepare::coloring),
+            field("drain_us", &Prepare::drain_us), field("heartbeat_us", &Prepare::heartbeat_us),
+            field("silence_us", &Prepare::silence_us), field("options", &Prepare::options));
+    }
 };
 
 struct Prepared {
@@ -56,12 +84,20 @@ struct Prepared {
     std::vector<Mac> macs;
     Json nics = Json::array();
     Json info = Json::object();
+    static constexpr auto fields() {
+        return std::tuple(field("run", &Prepared::run), field("last_epoch", &Prepared::last_epoch),
+                          field("macs", &Prepared::macs), field("nics", &Prepared::nics),
+                          field("info", &Prepared::info));
+    }
 };
 
 struct Refused {
     static constexpr const char *type = "REFUSED";
     std::string run;
     std::string reason;
+    static constexpr auto fields() {
+        return std::tuple(field("run", &Refused::run), field("reason", &Refused::reason));
+    }
 };
 
 struct Install {
@@ -69,6 +105,10 @@ struct Install {
     std::string run;
     uint64_t epoch = 0;
     std::vector<Member> members;
+    static constexpr auto fields() {
+        return std::tuple(field("run", &Install::run), field("epoch", &Install::epoch),
+                          field("members", &Install::members));
+    }
 };
 
 struct TransientSnapFin {
@@ -77,12 +117,22 @@ struct TransientSnapFin {
     PairCounts white_sent;
     Json pause = Json::object();
     std::string cause;
+    static constexpr auto fields() {
+        return std::tuple(field("run", &TransientSnapFin::run),
+                          field("white_sent", &TransientSnapFin::white_sent),
+                          field("pause", &TransientSnapFin::pause),
+                          field("cause", &TransientSnapFin::cause));
+    }
 };
 
 struct AllTransientSnapFin {
     static constexpr const char *type = "ALL_TRANSIENT_SNAP_FIN";
     std::string run;
     PairCounts expected; // of the channels that lead to the receiver
+    static constexpr auto fields() {
+        return std::tuple(field("run", &AllTransientSnapFin::run),
+                          field("expected", &AllTransientSnapFin::expected));
+    }
 };
 
 struct ChannelsFin {
@@ -90,24 +140,38 @@ struct ChannelsFin {
     std::string run;
     uint64_t recorded = 0;
     uint64_t lost = 0;
+    static constexpr auto fields() {
+        return std::tuple(field("run", &ChannelsFin::run),
+                          field("recorded", &ChannelsFin::recorded),
+                          field("lost", &ChannelsFin::lost));
+    }
 };
 
 struct FullSnapFin {
     static constexpr const char *type = "FULL_SNAP_FIN";
     std::string run;
     Json report = Json::object();
+    static constexpr auto fields() {
+        return std::tuple(field("run", &FullSnapFin::run), field("report", &FullSnapFin::report));
+    }
 };
 
 struct Abort {
     static constexpr const char *type = "ABORT";
     std::string run;
     std::string reason;
+    static constexpr auto fields() {
+        return std::tuple(field("run", &Abort::run), field("reason", &Abort::reason));
+    }
 };
 
 struct Aborted {
     static constexpr const char *type = "ABORTED";
     std::string run;
     std::string error; // what could not be undone; empty if nothing
+    static constexpr auto fields() {
+        return std::tuple(field("run", &Aborted::run), field("error", &Aborted::error));
+    }
 };
 
 struct Progress { // also a sign of life, of a peer
@@ -115,6 +179,10 @@ struct Progress { // also a sign of life, of a peer
     std::string run;
     uint64_t done = 0;
     uint64_t total = 0;
+    static constexpr auto fields() {
+        return std::tuple(field("run", &Progress::run), field("done", &Progress::done),
+                          field("total", &Progress::total));
+    }
 };
 
 struct Restore {
@@ -124,23 +192,36 @@ struct Restore {
     uint64_t heartbeat_us = 0;
     uint64_t silence_us = 0;
     Json options = Json::object();
+    static constexpr auto fields() {
+        return std::tuple(field("run", &Restore::run), field("bundle", &Restore::bundle),
+                          field("heartbeat_us", &Restore::heartbeat_us),
+                          field("silence_us", &Restore::silence_us),
+                          field("options", &Restore::options));
+    }
 };
 
 struct Loaded {
     static constexpr const char *type = "LOADED";
     std::string run;
     Json report = Json::object();
+    static constexpr auto fields() {
+        return std::tuple(field("run", &Loaded::run), field("report", &Loaded::report));
+    }
 };
 
 struct Started {
     static constexpr const char *type = "STARTED";
     std::string run;
     Json report = Json::object();
+    static constexpr auto fields() {
+        return std::tuple(field("run", &Started::run), field("report", &Started::report));
+    }
 };
 
 struct ErrorMessage {
     static constexpr const char *type = "ERROR";
     std::string reason;
+    static constexpr auto fields() { return std::tuple(field("reason", &ErrorMessage::reason)); }
 };
 
 // Messages that say nothing but their type.
@@ -148,6 +229,7 @@ struct ErrorMessage {
     struct name {                                                                                  \
         static constexpr const char *type = text;                                                  \
         std::string run;                                                                           \
+        static constexpr auto fields() { return std::tuple(field("run", &name::run)); }            \
     }
 HOTSNAP_BARE_MESSAGE(Installed, "INSTALLED");
 HOTSNAP_BARE_MESSAGE(Arm, "ARM");

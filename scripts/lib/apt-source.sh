@@ -10,6 +10,8 @@
 # Versions vanish from a mirror, sometimes while an index still names them; so callers ask for a
 # prefix of versions, and "not to be had" is an answer (status 1), not an accident.
 #
+# Two programs may ask at the same time: one of them waits (apt_alone).
+#
 # Source common.sh first. Functions leave their result in $REPLY: a command substitution would run
 # their steps in a subshell, out of reach of the cleanup on an interrupt.
 
@@ -64,6 +66,22 @@ write_sources_list() {
             "add one to /etc/apt/sources.list.d, so that 'apt-get update' works"
 }
 
+# apt_alone COMMAND...: no other program uses our apt meanwhile.
+apt_alone() {
+    local apt_lock status=0
+    if [[ -n ${apt_held-} ]]; then
+        "$@"
+        return
+    fi
+    local apt_held=1
+    mkdir -p "$APT_DIR"
+    exec {apt_lock}>>"$APT_DIR/.lock"
+    flock "$apt_lock"
+    "$@" || status=$?
+    exec {apt_lock}>&-
+    return "$status"
+}
+
 # Update our own lists; suites that the mirror does not carry are dropped.
 apt_update() {
     local entry suite
@@ -81,7 +99,9 @@ apt_update() {
 }
 
 # The lists are used for a day before they are fetched again.
-apt_prepare() {
+apt_prepare() { apt_alone apt_prepare_alone; }
+
+apt_prepare_alone() {
     [[ -z $(find "$APT_DIR/lists.stamp" -mmin -1440 2>/dev/null) ]] || return 0
     run_step "read the package indexes of Debian 13 and of backports" apt-indexes apt_update ||
         die "the package indexes could not be read" "is the machine's apt usable? try 'apt-get update'"
@@ -146,6 +166,10 @@ apt_download() {
 # whole (dsc), or the newest upstream tarball alone (orig). Result: the path of the .dsc, or of the
 # tarball. What was downloaded before is used again without asking the mirror.
 apt_fetch_source() {
+    apt_alone apt_fetch_source_alone "$@"
+}
+
+apt_fetch_source_alone() {
     local package=$1 prefix=$2 what=${3:-dsc} version
     local kept=$APT_DIR/source/$package-$prefix-$what.sha256
     if [[ -e $kept ]] && (cd "$APT_DIR/source" && sha256sum --status -c "$kept"); then
@@ -185,6 +209,10 @@ source_main_file() {
 # apt_fetch_package PACKAGE SUITE: download a binary package of one suite. Result: its path. (As
 # above, apt is asked from an empty folder.)
 apt_fetch_package() {
+    apt_alone apt_fetch_package_alone "$@"
+}
+
+apt_fetch_package_alone() {
     local package=$1 suite=$2 uri name sum empty
     apt_prepare
     empty=$(mktemp -d)

@@ -69,20 +69,27 @@ build_libraries() {
         die "the libraries do not compile" "the whole log: build/logs/build-libraries.log"
 }
 
-# build_host DIR [MESON-ARGUMENT...]: libraries and tests.
-build_host() {
+# build_tests DIR TARGET: in a folder that is configured.
+build_tests() {
     local dir=$1 label=${1##*/}
-    configure_host "$@"
-    run_ninja "build the libraries ($label)" "build-$label" "$dir" ||
+    run_ninja "build the libraries ($label)" "build-$label" "$dir" "$2" ||
         die "the libraries do not compile" "the whole log: build/logs/build-$label.log"
 }
 
-# build_sanitized NAME SANITIZERS PARTS: build/host-NAME, with the tests of these PARTS. A report
-# ends the program, so that a test which provokes one fails.
+# build_host DIR: libraries and tests.
+build_host() {
+    configure_host "$1"
+    build_tests "$1" all
+}
+
+# build_sanitized NAME SANITIZERS PARTS: build/host-NAME, with the tests of these PARTS and what
+# they need, no more. A report ends the program, so that a test which provokes one fails.
 build_sanitized() {
-    build_host "$HOTSNAP_BUILD/host-$1" "-Db_sanitize=$2" -Db_lundef=false \
+    local dir=$HOTSNAP_BUILD/host-$1
+    configure_host "$dir" "-Db_sanitize=$2" -Db_lundef=false \
         -Doptimization=1 "-Dtest_parts=$3" \
         -Dc_args=-fno-sanitize-recover=all -Dcpp_args=-fno-sanitize-recover=all
+    build_tests "$dir" meson-test-prereq
 }
 
 # A compiler for both builds of QEMU with a cache inside build/: the stock build and the fork's

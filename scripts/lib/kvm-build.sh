@@ -56,10 +56,14 @@ kvm_flavour() { sed -E 's/^[^-]*-//' <<<"$1"; }
 
 # build_kvm RELEASE: leaves the folder with kvm.ko, kvm-amd.ko and kvm-intel.ko in $REPLY.
 build_kvm() {
-    local release=$1 recipe folder work
+    local release=$1 recipe folder work kvm_lock
     recipe=$(kvm_recipe)
     folder=$KVM_DIR/$release.$recipe
     work=$KVM_DIR/$release.partial
+    # Tests that run at the same time share the build lock's holder.
+    mkdir -p "$KVM_DIR"
+    exec {kvm_lock}>>"$KVM_DIR/.lock"
+    flock "$kvm_lock"
     if [[ ! -e $folder ]]; then
         kvm_must_have "$release"
         rm -rf "$KVM_DIR/$release".*
@@ -78,6 +82,7 @@ build_kvm() {
         rm -rf "$work"/{tree,headers}
         mv "$work" "$folder"
     fi
+    exec {kvm_lock}>&-
     REPLY=$folder
 }
 

@@ -45,7 +45,7 @@ commit_base() {
     index=$tree/.git/hotsnap-index
     rm -rf -- "$unpacked" "$index"
     on_exit "rm -rf -- '$unpacked'"
-    run_step "unpack $QEMU_SOURCE_NAME" unpack unpack_qemu_source "$unpacked" ||
+    run_step "unpack $QEMU_SOURCE_NAME" "unpack-$QEMU_SOURCE_NAME" unpack_qemu_source "$unpacked" ||
         die "$QEMU_SOURCE_PATH could not be unpacked"
     GIT_INDEX_FILE=$index series_git "$tree" --work-tree="$unpacked" add -A -f .
     rm -rf -- "$unpacked"

@@ -22,7 +22,7 @@ constexpr uint64_t space_margin = 16 << 20;
 
 uint64_t cluster_pages_of(const SnapshotOptions &options) {
     const uint64_t pages =
-        options.cluster_pages == 0 ? default_cluster_pages : options.cluster_pages;
+        options.tuning.cluster_pages == 0 ? default_cluster_pages : options.tuning.cluster_pages;
     if (!std::has_single_bit(pages) || pages > most_cluster_pages) {
         throw Error("cluster_pages must be a power of two, at most 256");
     }
@@ -32,7 +32,7 @@ uint64_t cluster_pages_of(const SnapshotOptions &options) {
 // Room for two of the largest unit on each side, faults and background copy.
 uint64_t slots_of(const SnapshotOptions &options, const GuestMemory &memory) {
     const uint64_t bytes =
-        options.staging_bytes == 0 ? default_staging_bytes : options.staging_bytes;
+        options.tuning.staging_bytes == 0 ? default_staging_bytes : options.tuning.staging_bytes;
     const uint64_t unit = std::max(memory.largest_unit_pages(), cluster_pages_of(options));
     return std::max(bytes / group_bytes, 4 * ((unit + group_pages - 1) / group_pages));
 }
@@ -51,7 +51,7 @@ Session::Session(SnapshotOptions options, std::vector<MemoryBlock> blocks,
     : options_(std::move(options)), trap_(std::move(trap)),
       memory_(as_trapped(std::move(blocks), *trap_)), layout_(options_.stream, memory_),
       ledger_(memory_.pages()), pool_(slots_of(options_, memory_), slots_of(options_, memory_) / 2),
-      limit_(options_.bandwidth) {
+      limit_(options_.tuning.bandwidth) {
     try {
         prepare();
     } catch (...) {

@@ -42,9 +42,7 @@ namespace hotsnap::memory {
 struct SnapshotOptions {
     std::string image_path;
     std::string sums_path;
-    uint64_t bandwidth = 0;
-    uint64_t staging_bytes = 0; // 0: default
-    uint64_t cluster_pages = 0; // 0: default
+    hs_tuning tuning{};
     StreamFormat stream;
     std::vector<int> vcpu_tids;
     bool open_dma_trap = false; // for tests

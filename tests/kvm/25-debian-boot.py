@@ -7,10 +7,14 @@ while the guest boots: its image is the memory of that pause, and the guest come
 
 # timeout: 900
 
-from patched import SUITE, modules  # first: it says where the rest is
-from harness import Report, Workplace, check, wait_until
-from level1.checks import WRITES, Shot, identity
-from level1.machine import DebianLevel2, Guest, Level1
+import sys
+
+sys.path.insert(0, __file__.rpartition("/tests/")[0] + "/tests")
+from support.level1.checks import WRITES, Shot, identity
+from support.level1.machine import DebianLevel2, Guest, Level1
+from support.outcome import Report, check, wait_until
+from support.patched import SUITE, modules
+from support.workplace import Workplace
 
 IDLE = DebianLevel2("idle", role="cache")
 ARMED = DebianLevel2("armed", role="cache", memory_mib=192)

@@ -6,14 +6,18 @@ other, then brought back; and the same once more, by the other initiator.
 
 # timeout: 900
 
+import sys
 from types import SimpleNamespace
 
-from patched import SUITE, modules  # first: it says where the rest is
-from chatter import Chatter
-from harness import QEMU_IMG, Report, Workplace, check
-from hotsnap.cutcheck import check_bundle
-from level1.checks import wait_writers
-from level1.machine import BUNDLES, Guest, Level1, Level2
+sys.path.insert(0, __file__.rpartition("/tests/")[0] + "/tests")
+from support.chatter import Chatter
+from support.cutcheck import check_bundle
+from support.level1.checks import wait_writers
+from support.level1.machine import BUNDLES, Guest, Level1, Level2
+from support.outcome import Report, check
+from support.patched import SUITE, modules
+from support.paths import QEMU_IMG
+from support.workplace import Workplace
 
 
 def member(name: str, index: int, restore_of: str = "") -> Level2:

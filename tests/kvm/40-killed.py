@@ -7,10 +7,14 @@ trapped, and its snapshot is right; the kernel's log is clean.
 # timeout: 600
 
 
-from patched import SUITE, modules  # first: it says where the rest is
-from harness import Report, Workplace
-from level1.checks import Shot, identity, take_snapshots, wait_writers
-from level1.machine import BUNDLES, Level1, Level2
+import sys
+
+sys.path.insert(0, __file__.rpartition("/tests/")[0] + "/tests")
+from support.level1.checks import Shot, identity, take_snapshots, wait_writers
+from support.level1.machine import BUNDLES, Level1, Level2
+from support.outcome import Report
+from support.patched import SUITE, modules
+from support.workplace import Workplace
 
 WHOLE = Shot("kvm", "kvm")
 

@@ -8,10 +8,13 @@ The copy is slowed down, so that it takes about ten seconds and the workloads ha
 
 import argparse
 import json
+import sys
 
-from patched import SUITE, modules  # first: it says where the rest is
-from harness import Workplace, check
-from level1.machine import BUNDLES, Level1, Level2
+sys.path.insert(0, __file__.rpartition("/tests/")[0] + "/tests")
+from support.level1.machine import BUNDLES, Level1, Level2
+from support.outcome import check
+from support.patched import SUITE, modules
+from support.workplace import Workplace
 
 NIC = ["-netdev", "user,id=net0", "-device", "virtio-net-pci,netdev=net0,romfile=",
        "-object", "filter-hotsnap,id=med0,netdev=net0,member=hs0"]

@@ -62,8 +62,8 @@ void Cluster::build() {
 void Cluster::boot(size_t index) {
     const Home &home = homes_[index];
     members_[index] = std::make_shared<Member>(
-        Member::World{config_, events_, ledger_, network_, control_, on_complete_}, home.name,
-        next_incarnation_++, home.nics, random_.fork());
+        Member::World{config_, events_, ledger_, network_, control_, on_complete_, on_state_},
+        home.name, next_incarnation_++, home.nics, random_.fork());
     members_[index]->start();
 }
 
@@ -107,12 +107,20 @@ size_t Cluster::pick_alive() {
 void Cluster::command() {
     command_++; // what was planned for the one before does not happen any more
     on_complete_ = nullptr;
+    on_state_ = nullptr;
     talking_ = true;
     traffic();
     events_.run_until(events_.now_us() + random_.between(1000, 20'000));
-    give_command(pick_alive());
-    if (config_.faults && random_.chance(0.6)) {
-        plan_fault();
+    const bool restore = give_command(pick_alive());
+    if (config_.faults && random_.chance(0.7)) { // else some command must succeed
+        if (random_.chance(0.4)) {
+            plan_fault();
+        } else {
+            plan_fault_in_a_state(restore);
+        }
+    }
+    if (config_.faults && random_.chance(0.3)) {
+        plan_stalls();
     }
     const uint64_t quiet_at = events_.now_us() + 800'000;
     while (events_.now_us() < quiet_at && !idle()) {
@@ -134,7 +142,7 @@ void Cluster::command() {
     }
 }
 
-void Cluster::give_command(size_t leader) {
+bool Cluster::give_command(size_t leader) {
     const bool all = random_.chance(0.7);
     Json targets = Json::array();
     for (size_t i = 0; i < homes_.size(); i++) {
@@ -161,6 +169,7 @@ void Cluster::give_command(size_t leader) {
         request["directory"] = "/bundles";
     }
     members_[leader]->initiate(restore, to_text(request));
+    return restore;
 }
 
 void Cluster::plan_fault() {
@@ -204,11 +213,7 @@ void Cluster::plan_fault() {
             control_.break_one();
             return;
         case 3:
-            for (const auto &leader : members_) {
-                if (leader->alive() && leader->leads()) {
-                    leader->cancel();
-                }
-            }
+            cancel();
             return;
         case 4: // two initiators, or one that is busy
             give_command(victim);
@@ -218,6 +223,88 @@ void Cluster::plan_fault() {
             return;
         }
     });
+}
+
+void Cluster::cancel() {
+    for (const auto &member : members_) {
+        if (member->alive() && member->leads()) {
+            member->cancel();
+        }
+    }
+}
+
+// The first member to come to some state meets a fault there.
+void Cluster::plan_fault_in_a_state(bool restore) {
+    using member::State;
+    enum class Kind : uint8_t { failure, crash, cancel, broken_links, stall };
+    const auto first = static_cast<uint64_t>(restore ? State::loading : State::beginning);
+    const auto last = static_cast<uint64_t>(restore ? State::load_failed : State::undoing);
+    const auto where = static_cast<State>(random_.between(first, last));
+    // Some have other ways to come to each state; a crash hardly has.
+    constexpr Kind kinds[] = {Kind::failure, Kind::failure, Kind::crash, Kind::crash,
+                              Kind::crash,   Kind::cancel,  Kind::stall, Kind::broken_links};
+    const Kind kind = kinds[random_.below(std::size(kinds))];
+    const uint64_t delay_us = random_.chance(0.5) ? 0 : random_.below(1000);
+    if (where == State::failed || where == State::load_failed) {
+        for (const auto &member : members_) {
+            member->set_failure_chance(0.3);
+        }
+    }
+    if (where == State::ending || where == State::undoing) {
+        events_.after(random_.below(60'000), [this] { cancel(); });
+    }
+    on_state_ = [this, where, kind, delay_us](Member &member, State state) {
+        if (state != where) {
+            return;
+        }
+        on_state_ = nullptr;
+        if (kind == Kind::failure) { // this step, and others after it
+            member.set_failure_chance(0.7);
+            return;
+        }
+        events_.after(delay_us, [this, kind, name = member.name()] {
+            if (kind == Kind::cancel) {
+                cancel();
+            }
+            for (const auto &member : members_) {
+                if (!member->alive()) {
+                    continue;
+                }
+                if (kind == Kind::crash && member->name() == name) {
+                    member->crash();
+                } else if (kind == Kind::broken_links && member->name() == name) {
+                    control_.break_all_of(name);
+                } else if (kind == Kind::stall && member->name() == name) {
+                    member->stall(5000);
+                }
+            }
+        });
+    };
+}
+
+// Main loops that stand still for a while, and frames that are red although no member was cut.
+void Cluster::plan_stalls() {
+    const size_t count = random_.between(1, 10);
+    for (size_t i = 0; i < count; i++) {
+        const uint64_t length_us = random_.chance(0.02)  ? random_.between(1'000'000, 40'000'000)
+                                   : random_.chance(0.2) ? random_.between(10'000, 200'000)
+                                                         : random_.between(100, 3000);
+        const size_t victim = random_.below(members_.size());
+        const size_t other = random_.below(homes_.size());
+        const bool forged = random_.chance(0.3);
+        events_.after(random_.below(60'000),
+                      [this, victim, other, forged, length_us, command = command_] {
+                          const auto &member = members_[victim];
+                          if (command != command_ || !member->alive()) {
+                              return;
+                          }
+                          if (forged && other != victim) {
+                              member->receive_forged(homes_[other].nics[0].mac);
+                          } else {
+                              member->stall(length_us);
+                          }
+                      });
+    }
 }
 
 void Cluster::traffic() {

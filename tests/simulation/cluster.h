@@ -35,8 +35,11 @@ class Cluster {
     void build();
     void boot(size_t index);
     void command();
-    void give_command(size_t leader);
+    bool give_command(size_t leader); // says whether it is a restore
+    void cancel();                    // all commands
     void plan_fault();
+    void plan_fault_in_a_state(bool restore);
+    void plan_stalls();
     void traffic();
     void send_one();
     void settle(uint64_t most_us); // until all is idle
@@ -53,6 +56,7 @@ class Cluster {
     std::vector<Home> homes_;
     std::vector<std::shared_ptr<Member>> members_; // parallel; a crashed one stays, not alive
     std::function<void(Member &)> on_complete_;
+    std::function<void(Member &, member::State)> on_state_;
     Incarnation next_incarnation_ = 0;
     bool talking_ = false;
     uint64_t command_ = 0;

@@ -21,6 +21,8 @@ enum class Mutation : uint8_t {
     keep_color,        // delivery: the source octet is not restored
     abort_in_doubt,    // agreement: a member in doubt deletes its files
     mute_abort,        // liveness: a member never says that it has undone its part
+    move_record,       // channel_exact: an abort clears the record while it is written
+    hasty_answer,      // one_at_a_time: a member says its task has ended, and it goes on
 };
 
 struct Config {

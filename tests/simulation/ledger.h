@@ -10,6 +10,8 @@
 #include <string>
 #include <vector>
 
+#include "coverage.h"
+
 namespace hotsnap::sim {
 
 // A member as a process: a member that is started again after a crash is another incarnation.
@@ -46,8 +48,9 @@ struct Run {
     // Segments in the channel record, and the NIC each came on.
     std::map<Incarnation, std::vector<std::pair<uint64_t, size_t>>> recorded;
     std::map<Incarnation, uint64_t> declared_lost;
-    std::set<Incarnation> complete;  // its part is durable (FULL_FIN)
-    std::set<Incarnation> committed; // was told so
+    std::set<Incarnation> stood_still; // its main loop did, at some time
+    std::set<Incarnation> complete;    // its part is durable (FULL_FIN)
+    std::set<Incarnation> committed;   // was told so
     std::set<Incarnation> in_doubt;
     std::set<Incarnation> aborted;
     std::set<Incarnation> loaded;
@@ -61,8 +64,11 @@ struct Ledger {
     std::map<uint64_t, std::string> owner_of_mac; // member by NIC
     std::map<std::string, Run> runs;
     std::vector<std::string> violations; // found while it happens, "invariant: what"
-    size_t commands = 0;                 // accepted by a coordinator
-    size_t finished = 0;                 // HS_SAY_FINISHED
+    std::vector<std::string> moved;      // members whose record changed while it was written
+    std::vector<std::string> overlaps;   // steps that began while another was under way
+    Coverage coverage;
+    size_t commands = 0; // accepted by a coordinator
+    size_t finished = 0; // HS_SAY_FINISHED
     size_t finished_failed = 0;
     size_t initiators_crashed = 0;     // while their command was on
     std::vector<std::string> not_idle; // at the very end

@@ -15,7 +15,7 @@ namespace {
 constexpr const char *usage =
     R"(usage: simulation [options]
 
-Runs the real coordinator and mediator of simulated clusters and checks invariants. The same seed
+Runs the real coordinator, local run and mediator of simulated clusters and checks invariants. The same seed
 gives the same run.
 
   --seed N       first seed (default 1)
@@ -26,8 +26,9 @@ gives the same run.
   --no-faults    no crashes, broken links, failures, cancels
   --mutate WHAT  a deliberate mistake, a negative control: coloring-off, skip-hold,
                  broadcast-through, lose-record, lose-held, reverse-held, keep-color,
-                 abort-in-doubt, mute-abort
+                 abort-in-doubt, mute-abort, move-record, hasty-answer
   --expect INV   succeed only if some seed violates this invariant (with --mutate)
+  --coverage     fail if some fault met no member in some state of its local life
   --trace        print what happens
   --help
 )";
@@ -42,21 +43,25 @@ const std::map<std::string, Mutation> mutations = {
     {"keep-color", Mutation::keep_color},
     {"abort-in-doubt", Mutation::abort_in_doubt},
     {"mute-abort", Mutation::mute_abort},
+    {"move-record", Mutation::move_record},
+    {"hasty-answer", Mutation::hasty_answer},
 };
 
 const std::map<std::string, Violations (*)(const Config &, const Ledger &)> invariants = {
     {"no_orphans", no_orphans}, {"channel_exact", channel_exact}, {"delivery", delivery},
-    {"agreement", agreement},   {"liveness", liveness},
+    {"agreement", agreement},   {"liveness", liveness},           {"one_at_a_time", one_at_a_time},
 };
 
 struct Totals {
     size_t commands = 0, failed = 0, published = 0, restored = 0, in_doubt = 0, segments = 0;
     size_t recorded = 0, lost = 0;
+    Coverage coverage;
 
     void add(const Ledger &ledger) {
         commands += ledger.commands;
         failed += ledger.finished_failed;
         segments += ledger.segments.size();
+        coverage.add(ledger.coverage);
         for (const auto &[name, run] : ledger.runs) {
             published += run.published;
             restored += run.restore && !run.committed.empty();
@@ -87,6 +92,7 @@ uint64_t number(const char *text) {
 int main(int argc, char **argv) {
     Config config;
     uint64_t runs = 1;
+    bool whole = false;
     std::string mutate = "none", expect;
     std::string again; // the options that reproduce a seed
     for (int i = 1; i < argc; i++) {
@@ -114,6 +120,8 @@ int main(int argc, char **argv) {
             config.frames_per_ms = std::max<uint64_t>(number(value()), 1);
         } else if (option == "--no-faults") {
             config.faults = false;
+        } else if (option == "--coverage") {
+            whole = true;
         } else if (option == "--trace") {
             config.trace = true;
         } else if (option == "--mutate" && mutations.contains(mutate = value())) {
@@ -163,6 +171,14 @@ int main(int argc, char **argv) {
         std::printf("%s: invariant %s %s\n", mutate.c_str(), expect.c_str(),
                     expected_seen ? "noticed the mistake" : "DID NOT notice the mistake");
         return expected_seen ? 0 : 1;
+    }
+    totals.coverage.print();
+    const std::vector<std::string> gaps = totals.coverage.gaps();
+    for (size_t i = 0; whole && i < gaps.size(); i++) {
+        std::printf("%s\n", gaps[i].c_str());
+    }
+    if (whole && !gaps.empty()) {
+        return 1;
     }
     if (totals.published == 0) {
         std::printf("nothing was published: this run proves nothing\n");

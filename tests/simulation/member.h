@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// One simulated virtual machine: the real coordinator and the real mediator, a guest that sends and
-// receives, and glue that does the local work as QEMU's does, in random time.
+// One simulated virtual machine: the real coordinator, local run and mediator, a guest that sends
+// and receives, and a machine that carries out the steps as QEMU does, in random time.
 #ifndef HOTSNAP_SIM_MEMBER_H
 #define HOTSNAP_SIM_MEMBER_H
 
@@ -16,6 +16,8 @@
 #include "event_queue.h"
 #include "hotsnap/coordinator.h"
 #include "ledger.h"
+#include "member/handles.h"
+#include "member/local_run.h"
 #include "network.h"
 #include "network/mediator.h"
 #include "random.h"
@@ -38,6 +40,8 @@ class Member : public std::enable_shared_from_this<Member> {
         ControlPlane &control;
         // Called when a member's part is complete, and it has just said so.
         std::function<void(Member &)> &on_complete;
+        // Called when a member's local run has come to another state.
+        std::function<void(Member &, member::State)> &on_state;
     };
 
     Member(World world, std::string name, Incarnation incarnation, std::vector<Nic> nics,
@@ -51,6 +55,10 @@ class Member : public std::enable_shared_from_this<Member> {
     void cancel();
     // Each local step fails from now on with this probability.
     void set_failure_chance(double p) { failure_chance_ = p; }
+    // The main loop stands still, and the VM with it; the coordinator's thread does not.
+    void stall(uint64_t us);
+    // A frame with the color of a red one, sent by no member.
+    void receive_forged(Mac source);
 
     // The guest sends, if it runs.
     void guest_sends(size_t nic, Mac destination, size_t segments);
@@ -68,28 +76,43 @@ class Member : public std::enable_shared_from_this<Member> {
 
     // Later, on this member's main loop, in order; not at all after a crash.
     void post(uint64_t delay_us, std::function<void()> work);
+    // After that time, in a thread of its own; not at all after a crash.
+    void after(uint64_t delay_us, std::function<void()> work);
     // The same for work of the run that is on: not at all after its end.
-    void post_in_run(uint64_t delay_us, std::function<void()> work);
+    void after_in_run(uint64_t delay_us, std::function<void()> work);
 
     void take_actions();
     void act(const hs_action &action);
-    void local(hs_local_kind kind, const Json &json = Json::object());
-    bool fails(const char *step);
+    void give_work(member::LocalWork work);
 
-    void do_prepare(const Json &job);
-    void do_install(const Json &job);
-    void do_arm();
-    void do_expect(const std::string &text);
-    void do_publish(const std::string &text);
-    void do_commit(const Json &job);
-    void do_abort(const std::string &reason);
-    void end_run(); // as after a commit or abort: nothing is pending, frames are let go
-
-    void begin_cut(const char *cause);
-    void cut_and_resume(const char *cause, uint64_t begin_us);
+    // The machine: carries out the steps of the local run, each at a random time or at once.
+    void take_steps();
+    void note_state();
+    // Says whether this step fails, and how.
+    member::LocalRun::Fault chance(const char *step);
+    void answer_soon(uint64_t most_us, std::function<void()> answer);
+    void carry_out(const member::BeginSnapshot &step);
+    void carry_out(const member::RunTask &step);
+    void carry_out(const member::TakeCut &step);
+    void carry_out(const member::ReleaseFrames &step);
+    void carry_out(const member::MakeReport &step);
+    void carry_out(const member::UndoRest &step);
+    void carry_out(const member::Tell &step);
+    void carry_out(const member::ForgetRun &step);
+    void carry_out(const member::BeginLoad &step);
+    void carry_out(const member::StartVm &step);
+    void carry_out(const member::StopVm &step);
+    void carry_out(const member::EndLoad &step);
+    void step_begins(const std::string &name);
+    void step_ends() { under_way_.clear(); }
+    void task_ends(hs_task task, const std::vector<std::pair<uint64_t, size_t>> &record);
+    void begin_run(const std::string &run, const std::string &initiator, bool restore);
+    void end_run();
     void copy(uint64_t left_us);
-    void report_channels();
-    void report_full();
+    void beat();
+    void publish();
+    std::vector<std::pair<uint64_t, size_t>> recorded() const;
+    bool stands_still() const { return paused_ || now() < stalled_until_us_; }
 
     void network_delivers(size_t nic, const Frame &frame);
     void to_guest(size_t nic, const Frame &frame);
@@ -109,6 +132,7 @@ class Member : public std::enable_shared_from_this<Member> {
     Random random_;
     std::unique_ptr<hs_coordinator, CoordinatorDeleter> coordinator_;
     Mediator mediator_;
+    member::LocalRun local_;
     bool alive_ = false;
     bool leads_ = false;
     double failure_chance_ = 0;
@@ -116,22 +140,21 @@ class Member : public std::enable_shared_from_this<Member> {
     // The guest
     bool paused_ = false;
     uint64_t sequence_ = 0;
-    std::deque<std::pair<size_t, Frame>> tap_; // what came while it was paused
+    std::deque<std::pair<size_t, Frame>> tap_; // what came while it stood still
 
     // The run
     std::string run_;
     uint64_t generation_ = 0; // changes when a run ends
     uint64_t main_loop_us_ = 0;
+    uint64_t iothread_us_ = 0;
+    uint64_t stalled_until_us_ = 0;
     uint64_t timer_us_ = UINT64_MAX;
     uint64_t epoch_ = 0;
-    bool coloring_ = true;
     bool white_ = false;
-    bool cutting_ = false; // or done
-    bool cut_done_ = false;
-    bool expecting_ = false;
-    bool channels_done_ = false;
-    bool copied_ = false;
-    bool reported_ = false;
+    bool in_steps_ = false;
+    Json manifest_;                            // that is being published
+    std::string under_way_;                    // a task or the cut
+    member::State seen_ = member::State::idle; // as it was last noted
 };
 
 } // namespace hotsnap::sim

@@ -7,7 +7,7 @@
 namespace hotsnap::sim {
 
 void Member::guest_sends(size_t nic, Mac destination, size_t segments) {
-    if (!alive_ || paused_) {
+    if (!alive_ || stands_still()) {
         return;
     }
     Frame frame{nics_[nic].mac, destination, {}};
@@ -39,13 +39,17 @@ void Member::to_network(size_t nic, const Frame &frame) {
 }
 
 void Member::network_delivers(size_t nic, const Frame &frame) {
-    if (paused_) {
+    if (stands_still() || !tap_.empty()) {
         tap_.emplace_back(nic, frame);
         return;
     }
     to_guest(nic, frame);
-    report_channels();
-    take_actions();
+}
+
+void Member::receive_forged(Mac source) {
+    const uint8_t red = mask_of({Color::red, is_odd(epoch_)});
+    trace("receives a forged red frame");
+    network_delivers(0, {source.masked(red), Mac(0xffff'ffff'ffff), {}});
 }
 
 void Member::to_guest(size_t nic, const Frame &frame) {
@@ -62,8 +66,12 @@ void Member::to_guest(size_t nic, const Frame &frame) {
         guest_receives(nic, natural);
     }
     if (verdict == HS_HOLD_AND_CUT) {
-        begin_cut("red-frame");
+        trace("sees the first red frame");
+        world_.ledger.coverage.meet(local_.state(), Fault::red_frame);
+        local_.red_frame();
     }
+    local_.frame_received();
+    post(5, [] {}); // a frame is not the place to carry out what follows from it
 }
 
 void Member::guest_receives(size_t nic, const Frame &frame) {
@@ -89,6 +97,9 @@ void Member::guest_receives(size_t nic, const Frame &frame) {
 }
 
 void Member::release_frames() {
+    if (stands_still()) {
+        return; // no NIC takes a frame
+    }
     std::vector<std::pair<hs_direction, std::pair<size_t, Frame>>> released;
     for (hs_frame held; mediator_.next_released(held);) {
         released.push_back(
@@ -107,12 +118,11 @@ void Member::release_frames() {
             to_network(frame.first, frame.second);
         }
     }
-    while (!paused_ && !tap_.empty()) {
+    while (!tap_.empty()) {
         const auto [nic, frame] = std::move(tap_.front());
         tap_.pop_front();
         to_guest(nic, frame);
     }
-    report_channels();
 }
 
 } // namespace hotsnap::sim

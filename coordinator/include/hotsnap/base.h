@@ -14,6 +14,14 @@
 #ifndef HOTSNAP_BASE_H
 #define HOTSNAP_BASE_H
 
+#include <stdint.h>
+
+/*
+ * Counters are lists: the structs that hold them, what a caller reports and what it copies are made
+ * of the lists. A list calls X(name) for each; all are uint64_t.
+ */
+#define HS_COUNTER_FIELD(name) uint64_t name;
+
 #ifdef __cplusplus
 extern "C" {
 #endif

@@ -6,6 +6,7 @@
  * Sans-I/O: what happened goes in (bytes from a link, the time, local progress), what to do comes
  * out (hs_coordinator_next_action). No clock, socket, file or thread inside; the same code runs in
  * QEMU and in the simulator. Not thread safe: one thread at a time. Conventions as in base.h.
+ * No function lets an exception out; an error inside one that reports none ends the run.
  *
  * An epoch, seen from the initiator (I) and a peer (P):
  *
@@ -26,7 +27,7 @@
  * Members form a star around the initiator. Messages are JSON, framed by a 4-byte big-endian
  * length (docs/formats/protocol.md, which also argues why the cut is consistent and what happens
  * when a member is lost in each phase). The initiator is a member like the others: it gets the
- * same HS_DO_* actions.
+ * same work to do.
  */
 #ifndef HOTSNAP_COORDINATOR_H
 #define HOTSNAP_COORDINATOR_H
@@ -42,6 +43,8 @@ extern "C" {
 #endif
 
 typedef struct hs_coordinator hs_coordinator;
+typedef struct hs_work hs_work;   /* what a run asks of the machine (coordinator/member/work.h) */
+typedef struct hs_event hs_event; /* what the machine answers, or tells unasked */
 
 typedef uint64_t hs_link; /* a connection, numbered by the caller; never reused; 0 = none */
 
@@ -52,37 +55,11 @@ typedef enum hs_action_kind {
     HS_DO_TIMER,       /* call hs_coordinator_tick at `deadline_us` (replaces the earlier one);
                           UINT64_MAX = no timer */
     /*
-     * Local work; answer with hs_coordinator_local(). `text` is JSON with what is needed; unless
-     * a comment says otherwise {"tag","epoch"}.
+     * Local work: `work`, which the caller owns now (hs_member_work, or hs_work_free). It is done
+     * in the order in which it comes, and answered with hs_coordinator_event(). Of any run; a
+     * member is given it also when it leads.
      */
-    HS_DO_PREPARE,        /* {"run","tag","directory","initiator","self","role":"initiator"|"peer",
-                             "coloring":bool,"options":{..}} -> HS_LOCAL_PREPARED */
-    HS_DO_INSTALL,        /* {"epoch","tag","self","coloring","members":[{"name","macs":[..]}]}:
-                             hs_mediator_prepare -> HS_LOCAL_INSTALLED */
-    HS_DO_ARM,            /* hs_mediator_start_coloring, then protect memory -> HS_LOCAL_ARMED */
-    HS_DO_CUT,            /* take the transient snapshot now -> HS_LOCAL_CUT. A no-op when a red
-                             frame's cut is under way or done: one HS_LOCAL_CUT per epoch */
-    HS_DO_EXPECT,         /* `text` as it is to hs_mediator_expect -> HS_LOCAL_CHANNELS_FIN as soon
-                             as hs_mediator_channels_complete */
-    HS_DO_CLOSE_CHANNELS, /* the drain time is over: hs_mediator_close_channels, then answer */
-    HS_DO_END_COLORING,   /* hs_mediator_end_coloring; no answer */
-    HS_DO_PUBLISH,        /* initiator: write the manifest from `text`, rename TAG.partial to TAG
-                             -> HS_LOCAL_PUBLISHED, or HS_LOCAL_FAILED: then no TAG exists */
-    HS_DO_COMMIT,         /* the epoch (or restore) is over, and kept; no answer.
-                             {"tag","epoch","in_doubt":bool,"reason"}: in doubt, the initiator was
-                             lost after our FULL_SNAP_FIN, so that a published bundle may refer to
-                             our files: keep them and the disk overlays just the same */
-    /*
-     * Undo all of this epoch; `text` is the reason -> HS_LOCAL_ABORTED, exactly once, and nothing
-     * else of this run after it. It comes after every HS_LOCAL_FAILED (to clean up), and may come
-     * while an answer is outstanding; that answer may then be left out. Remove this member's own
-     * files only, and TAG.partial only when it is empty: a peer in doubt may have files there.
-     * In a restore: leave, or put, the VM in the stopped state.
-     */
-    HS_DO_ABORT,
-    HS_DO_LOAD,  /* restore: {"run","bundle","initiator","self","role","options"}: load the own
-                    state -> HS_LOCAL_LOADED */
-    HS_DO_START, /* restore: start the VM, play the channels back -> HS_LOCAL_STARTED */
+    HS_DO_WORK,
     /* For the user of this member. */
     HS_SAY_PHASE,    /* phase changed: {"epoch":N,"tag":..,"role":"initiator"|"peer","phase":..,
                         "reason":..}; phase is "prepare"|"install"|"arm"|"snapshot"|
@@ -101,31 +78,8 @@ typedef struct hs_action {
     const uint8_t *data; /* likewise */
     size_t size;
     bool failed;
+    hs_work *work; /* of HS_DO_WORK, else NULL; not freed by the coordinator */
 } hs_action;
-
-/*
- * Answers to local work. One that is not legal in the state of the epoch (late, doubled, of an
- * aborted run) is ignored and counted in the status as "ignored_events".
- */
-typedef enum hs_local_kind {
-    HS_LOCAL_PREPARED = 1, /* {"nics":[{"nic","mac"}], "info":{..}}; info's "boot_id" (of the host)
-                              tells whether members' pauses can be compared */
-    HS_LOCAL_INSTALLED,    /* {} */
-    HS_LOCAL_ARMED,        /* {} */
-    HS_LOCAL_CUT, /* {"white_sent":{"src>dst":N}, "pause":{"begin_ns","end_ns","steps":[..]},
-                     "cause":"snapshot"|"red-frame"}; also unasked, when a red frame
-                     forced the cut before SNAPSHOT came. CLOCK_MONOTONIC */
-    HS_LOCAL_CHANNELS_FIN, /* {"recorded":N,"lost":N} */
-    HS_LOCAL_FULL_FIN,     /* {..report of this member, goes into the manifest..}; all its files
-                              (image, disks, channel) are complete and durable. At any time
-                              after HS_LOCAL_CUT */
-    HS_LOCAL_PROGRESS,     /* {"done":N,"total":N} */
-    HS_LOCAL_PUBLISHED,    /* {} */
-    HS_LOCAL_ABORTED,      /* {}, or {"error":".."} when something could not be undone */
-    HS_LOCAL_LOADED,       /* {..passed through to the result..} */
-    HS_LOCAL_STARTED,      /* {"played":N,"start_ns":N} */
-    HS_LOCAL_FAILED,       /* {"error":".."}: any local step went wrong; ends the epoch */
-} hs_local_kind;
 
 /* `name`: this member's name, unique in its cluster: [A-Za-z0-9._-]{1,64}. */
 hs_coordinator *hs_coordinator_new(const char *name, char **error);
@@ -135,7 +89,7 @@ void hs_coordinator_free(hs_coordinator *c);
  * Becomes initiator of a cluster snapshot. `request_json`:
  *   {"tag":"t1", "directory":"/where/bundles/are",
  *    "members":[{"name":"db","address":"unix:/run/db.sock"}, ...],   (this member included or not)
- *    "coloring":true, "options":{..passed through to HS_DO_PREPARE..},
+ *    "coloring":true, "options":{..passed through to the machine..},
  *    and, all optional, in microseconds (default in parentheses):
  *    "prepare_timeout_us" (60 s, connecting included), "arm_timeout_us" (30 s, INSTALL and ARM
  *    each), "cut_timeout_us" (10 s), "drain_us" (200 ms: what is not received by then, is declared
@@ -154,8 +108,8 @@ bool hs_coordinator_restore(hs_coordinator *c, const char *request_json, uint64_
                             char **error);
 /*
  * The user cancels what this member initiated; HS_SAY_FINISHED tells how it ended. No effect when
- * nothing is initiated here, and once HS_DO_PUBLISH, or START of a restore, is out: the command
- * then ends as it would.
+ * nothing is initiated here, and once the bundle is being published, or START of a restore is out:
+ * the command then ends as it would.
  */
 void hs_coordinator_cancel(hs_coordinator *c, const char *reason, uint64_t now_us);
 
@@ -165,12 +119,22 @@ void hs_coordinator_link_up(hs_coordinator *c, hs_link link, bool inbound, const
 /* Also for a failed HS_DO_CONNECT: then link is 0 and address says which. */
 void hs_coordinator_link_down(hs_coordinator *c, hs_link link, const char *address,
                               const char *reason, uint64_t now_us);
+/*
+ * Whether the connection that HS_DO_CONNECT named is still needed. To be asked before another
+ * attempt, so that no limit of the caller's own ends a run that may still wait: the run has its
+ * deadlines. When it is not, report link_down.
+ */
+bool hs_coordinator_wants(hs_coordinator *c, const char *address);
 void hs_coordinator_bytes(hs_coordinator *c, hs_link link, const uint8_t *data, size_t size,
                           uint64_t now_us);
 /* Too early or unasked calls do no harm. */
 void hs_coordinator_tick(hs_coordinator *c, uint64_t now_us);
-/* `json` may be NULL for {}. */
-void hs_coordinator_local(hs_coordinator *c, hs_local_kind kind, const char *json, uint64_t now_us);
+/*
+ * The machine answers, or tells. Takes `event`; NULL is ignored. An event that is not legal in the
+ * state of the run (late, doubled, of an aborted run) is ignored and counted in the status as
+ * "ignored_events".
+ */
+void hs_coordinator_event(hs_coordinator *c, hs_event *event, uint64_t now_us);
 
 /* Next thing to do; false when there is none. Call in a loop after each call above. */
 bool hs_coordinator_next_action(hs_coordinator *c, hs_action *action);
@@ -179,7 +143,7 @@ bool hs_coordinator_next_action(hs_coordinator *c, hs_action *action);
  * State for query-hotsnap: {"name","role":"none"|"initiator"|"peer","phase" (as in HS_SAY_PHASE, or
  * "idle"),"epoch","last_epoch","tag","initiator","reason","members":[{"name","address","state",
  * "done","total"}],"last":{"tag","epoch","role","phase","reason"},"ignored_events"}. Free with
- * hs_string_free.
+ * hs_string_free. NULL when there is no memory for it.
  */
 char *hs_coordinator_status_json(hs_coordinator *c);
 

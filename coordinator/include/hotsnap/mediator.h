@@ -56,8 +56,8 @@ typedef enum hs_verdict {
     HS_PASS = 0, /* deliver now (the frame may have been recolored in place) */
     HS_HOLD = 1, /* the mediator kept a copy; it comes back from hs_mediator_next_released() */
     /*
-     * As HS_HOLD, and this is the first red frame before our cut: the caller must take the
-     * transient snapshot as soon as it can.
+     * As HS_HOLD, and this is the first red frame between hs_mediator_armed() and our cut: the
+     * caller must take the transient snapshot as soon as it can.
      */
     HS_HOLD_AND_CUT = 2,
 } hs_verdict;
@@ -70,20 +70,45 @@ typedef struct hs_frame {
     size_t vnet_header_size; /* 0, 10 or 12 */
 } hs_frame;
 
+/*
+ * Counters, as in snapshot.h: X(name) for each, all uint64_t, of this epoch.
+ *   white_sent, white_received  segments
+ *   red_sent, red_received      frames
+ *   held             frames to the guest held until our cut
+ *   held_broadcasts  frames from the guest held until coloring ended
+ *   recorded         frames of channel state
+ *   recorded_bytes   of them
+ *   lost             white segments declared lost, and unrecorded frames; at the close
+ *   on_the_fly       red frames that arrived before our cut
+ *   unrecorded       channel state beyond the record's bound
+ *   dropped          frames beyond the bound of held frames, forged, or undelivered
+ */
+#define HS_MEDIATOR_COUNTERS(X)                                                                    \
+    X(white_sent)                                                                                  \
+    X(white_received)                                                                              \
+    X(red_sent)                                                                                    \
+    X(red_received)                                                                                \
+    X(held)                                                                                        \
+    X(held_broadcasts)                                                                             \
+    X(recorded)                                                                                    \
+    X(recorded_bytes)                                                                              \
+    X(lost)                                                                                        \
+    X(on_the_fly)                                                                                  \
+    X(unrecorded)                                                                                  \
+    X(dropped)
+
 typedef struct hs_mediator_stats {
-    size_t struct_size;                  /* in: sizeof(hs_mediator_stats) */
-    uint64_t white_sent, white_received; /* segments, in this epoch */
-    uint64_t red_sent, red_received;     /* frames, in this epoch */
-    uint64_t held_to_guest;              /* frames held until our cut, in this epoch */
-    uint64_t held_from_guest;            /* broadcasts held until coloring ended */
-    uint64_t recorded;                   /* frames of channel state */
-    uint64_t recorded_bytes;
-    uint64_t lost;       /* white segments declared lost, and unrecorded frames; at the close */
-    uint64_t on_the_fly; /* red frames that arrived before our cut */
-    uint64_t unrecorded; /* channel state beyond the record's bound */
-    uint64_t dropped;    /* frames beyond the bound of held frames */
+    size_t struct_size; /* in: sizeof(hs_mediator_stats) */
+    HS_MEDIATOR_COUNTERS(HS_COUNTER_FIELD)
 } hs_mediator_stats;
 
+/*
+ * No function lets an exception out. When memory is out: new returns NULL; what returns text
+ * returns NULL; add_nic returns UINT32_MAX; what reports errors reports that one; a frame that
+ * should be held is dropped and one that should be recorded is not, both counted as if the bound
+ * had been reached. (Not so where JSON is read or written: the library for it needs memory to free
+ * memory, and ends the program.)
+ */
 hs_mediator *hs_mediator_new(void);
 void hs_mediator_free(hs_mediator *m);
 
@@ -103,6 +128,12 @@ bool hs_mediator_prepare(hs_mediator *m, uint64_t epoch, const char *self_name,
                          const char *members_json, bool coloring, char **error);
 /* ARM: every member understands colors now; ours turns white and counting begins. */
 void hs_mediator_start_coloring(hs_mediator *m);
+/*
+ * Memory is protected: a cut can be taken from here on. A red frame that came earlier waits, and
+ * all behind it: a member may be armed, and cut, before us, and a frame can be forged. Returns
+ * whether one waits; then take the cut as after HS_HOLD_AND_CUT.
+ */
+bool hs_mediator_armed(hs_mediator *m);
 /*
  * The cut, called inside the pause: white turns red, recording of channel state begins, and the
  * held frames to the guest become ready for release (deliver them after the resume).
@@ -130,6 +161,20 @@ void hs_mediator_reset(hs_mediator *m);
  */
 hs_verdict hs_mediator_frame(hs_mediator *m, const hs_frame *frame, int64_t now_ns,
                              uint8_t *source_octet);
+
+/*
+ * The same for a frame that lies elsewhere, in guest memory for one: `data` holds its first
+ * `head_size` bytes only, all of them or at least HS_FRAME_HEAD. `copy` is called, before this
+ * returns and at most once, when the rest is needed: to write the bytes from `head_size` on to
+ * `to`, which has room for them. What was judged is what is kept: the head is never read again.
+ */
+#define HS_FRAME_HEAD 256
+typedef void (*hs_copy_rest)(void *opaque, uint8_t *to);
+hs_verdict hs_mediator_frame_head(hs_mediator *m, const hs_frame *frame, size_t head_size,
+                                  hs_copy_rest copy, void *opaque, int64_t now_ns,
+                                  uint8_t *source_octet);
+/* So many frames that hs_mediator_next_released gave out could not be delivered. */
+void hs_mediator_undelivered(hs_mediator *m, uint64_t frames);
 
 /*
  * Takes the next frame that is ready for release; false when none. The frame is already recolored

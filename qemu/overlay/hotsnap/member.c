@@ -1,13 +1,17 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/*
- * -object hotsnap-member: this VM as a member of cluster snapshots. It
- * listens from its launch and can be initiator or peer of any epoch.
- */
 #include "qemu/osdep.h"
-#include "internal.h"
+#include "local.h"
+#include "member.h"
+#include "monitor/job.h"
+#include "protocol.h"
 #include "qapi/error.h"
-#include "qemu/error-report.h"
+#include "qapi/qapi-events-hotsnap.h"
+#include "qapi/util.h"
+#include "qemu/main-loop.h"
+#include "qobject/qdict.h"
+#include "qobject/qjson.h"
 #include "qom/object_interfaces.h"
+#include "system/hotsnap.h"
 
 static HotsnapMember *the_member;
 
@@ -23,8 +27,7 @@ HotsnapMember *hotsnap_member(Error **errp)
 
 bool hotsnap_refuses(Error **errp, const char *what)
 {
-    if (the_member && (the_member->epoch || the_member->restoring ||
-                       the_member->restored)) {
+    if (the_member && hotsnap_local_busy(the_member->local)) {
         error_setg(errp, "%s is not allowed during a cluster snapshot or "
                    "restore; wait for it to end or cancel its job", what);
         return true;
@@ -32,31 +35,112 @@ bool hotsnap_refuses(Error **errp, const char *what)
     return false;
 }
 
-int64_t hotsnap_now_ns(void)
-{
-    struct timespec ts;
+/* What the coordinator says to the user of this member. */
 
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return ts.tv_sec * 1000000000LL + ts.tv_nsec;
+static void say_phase(HotsnapMember *m, QDict *say)
+{
+    const char *name = qdict_get_try_str(say, "phase");
+    const char *reason = qdict_get_try_str(say, "reason");
+    const char *tag = qdict_get_try_str(say, "tag") ?: "";
+    const char *role = qdict_get_try_str(say, "role") ?: "none";
+    int phase = qapi_enum_parse(&HotsnapPhase_lookup, name, -1, NULL);
+
+    if (phase < 0) {
+        return;
+    }
+    m->phase = phase;
+    m->epoch = qdict_get_try_int(say, "epoch", 0);
+    hotsnap_local_set_epoch(m->local, m->epoch);
+    g_free(m->role);
+    m->role = g_strdup(role);
+    if (reason && *reason) {
+        g_free(m->error);
+        m->error = g_strdup(reason);
+    } else if (phase == HOTSNAP_PHASE_PREPARE ||
+               phase == HOTSNAP_PHASE_LOAD) {
+        g_clear_pointer(&m->error, g_free);
+    }
+    qapi_event_send_hotsnap_phase(phase, role, m->epoch, tag, reason);
 }
 
-uint64_t hotsnap_now_us(void)
+typedef struct Saying {
+    HotsnapMember *member;
+    hs_action_kind kind;
+    char *text;
+    bool failed;
+} Saying;
+
+static void say(void *opaque)
 {
-    return hotsnap_now_ns() / 1000;
+    Saying *s = opaque;
+    QObject *parsed = s->kind == HS_SAY_FINISHED
+                      ? NULL : qobject_from_json(s->text, NULL);
+    QDict *json = qobject_to(QDict, parsed);
+
+    if (s->kind == HS_SAY_FINISHED) {
+        hotsnap_job_finished(s->member, s->failed, s->text);
+    } else if (json && s->kind == HS_SAY_PHASE) {
+        say_phase(s->member, json);
+    } else if (json && s->kind == HS_SAY_PROGRESS) {
+        hotsnap_job_progress(s->member, qdict_get_try_int(json, "done", 0),
+                             qdict_get_try_int(json, "total", 0));
+    }
+    qobject_unref(parsed);
+    g_free(s->text);
+    g_free(s);
 }
 
-static void member_tick(void *opaque)
+/* Iothread. */
+static void protocol_say(void *opaque, hs_action_kind kind, const char *text,
+                         bool failed)
+{
+    HotsnapMember *m = opaque;
+    Saying *s = g_new0(Saying, 1);
+
+    s->member = m;
+    s->kind = kind;
+    s->text = g_strdup(text);
+    s->failed = failed;
+    hotsnap_queue_post(m->main, say, s);
+}
+
+/* Iothread. */
+static void protocol_work(void *opaque, hs_work *work)
 {
     HotsnapMember *m = opaque;
 
-    hs_coordinator_tick(m->coordinator, hotsnap_now_us());
-    hotsnap_dispatch(m);
+    hotsnap_local_work(m->local, work);
 }
+
+static const HotsnapProtocolOps protocol_ops = {
+    .work = protocol_work,
+    .say = protocol_say,
+};
+
+static void local_event(void *opaque, hs_event *event)
+{
+    HotsnapMember *m = opaque;
+
+    hotsnap_protocol_event(m->protocol, event);
+}
+
+static int local_iothread_tid(void *opaque)
+{
+    HotsnapMember *m = opaque;
+
+    return hotsnap_protocol_thread_id(m->protocol);
+}
+
+static const HotsnapLocalOps local_ops = {
+    .event = local_event,
+    .iothread_tid = local_iothread_tid,
+};
+
+/* The object. */
 
 static void hotsnap_member_complete(UserCreatable *uc, Error **errp)
 {
     HotsnapMember *m = HOTSNAP_MEMBER(uc);
-    char *error = NULL;
 
     if (the_member) {
         error_setg(errp, "Only one hotsnap-member object can exist");
@@ -66,74 +150,46 @@ static void hotsnap_member_complete(UserCreatable *uc, Error **errp)
         error_setg(errp, "hotsnap-member needs both 'name' and 'listen'");
         return;
     }
-    m->coordinator = hs_coordinator_new(m->name, &error);
-    if (!m->coordinator) {
-        error_setg(errp, "%s", error);
-        hs_string_free(error);
+    m->main = hotsnap_queue_new(qemu_get_aio_context(), OBJECT(m));
+    if (!hotsnap_network_init(&m->network, OBJECT(m), errp)) {
         return;
     }
-    m->mediator = hs_mediator_new();
-    m->iothread = iothread_create("hotsnap", errp);
-    if (!m->iothread) {
+    m->local = hotsnap_local_new(m->name, &m->network, m->main, &local_ops, m,
+                                 errp);
+    if (!m->local) {
         return;
     }
-    m->ctx = iothread_get_aio_context(m->iothread);
-    m->gctx = iothread_get_g_main_context(m->iothread);
-    m->timer = aio_timer_new(m->ctx, QEMU_CLOCK_REALTIME, SCALE_US,
-                             member_tick, m);
-    hotsnap_standstill_init(m);
-    if (!hotsnap_links_listen(m, errp)) {
-        return;
+    m->protocol = hotsnap_protocol_new(m->name, m->listen, &protocol_ops, m,
+                                       errp);
+    if (m->protocol) {
+        the_member = m;
     }
-    the_member = m;
-}
-
-static void member_stop_bh(void *opaque)
-{
-    HotsnapMember *m = opaque;
-
-    hotsnap_links_close(m);
-    timer_free(m->timer);
-    m->timer = NULL;
-    timer_free(m->watch);
-    m->watch = NULL;
 }
 
 static bool hotsnap_member_can_be_deleted(UserCreatable *uc)
 {
     HotsnapMember *m = HOTSNAP_MEMBER(uc);
 
-    return !m->epoch && !m->restoring && !m->restored && !m->job &&
-           QTAILQ_EMPTY(&m->filters);
+    return !m->local || (!hotsnap_local_busy(m->local) && !m->job &&
+                         hotsnap_network_is_unused(&m->network));
 }
 
 static void hotsnap_member_finalize(Object *obj)
 {
     HotsnapMember *m = HOTSNAP_MEMBER(obj);
 
-    if (m->iothread) {
-        aio_wait_bh_oneshot(m->ctx, member_stop_bh, m);
-        iothread_destroy(m->iothread);
-    }
+    hotsnap_protocol_free(m->protocol);
     if (the_member == m) {
         the_member = NULL;
     }
-    qemu_mutex_destroy(&m->main_lock);
-    qemu_mutex_destroy(&m->stop_lock);
-    if (m->freer_started) {
-        qemu_thread_join(&m->freer);
-    }
-    hs_coordinator_free(m->coordinator);
-    hs_mediator_free(m->mediator);
-    g_clear_pointer(&m->links, g_hash_table_unref);
-    qapi_free_HotsnapSnapshotInfo(m->last);
+    hotsnap_local_free(m->local);
+    hotsnap_network_clear(&m->network);
+    hotsnap_queue_free(m->main);
     g_free(m->name);
     g_free(m->listen);
     g_free(m->role);
-    g_free(m->tag);
     g_free(m->error);
     g_free(m->job_partial);
-    g_free(m->restore_folder);
 }
 
 static char *member_get_name(Object *obj, Error **errp)
@@ -145,7 +201,7 @@ static void member_set_name(Object *obj, const char *value, Error **errp)
 {
     HotsnapMember *m = HOTSNAP_MEMBER(obj);
 
-    if (m->coordinator) {
+    if (m->main) {
         error_setg(errp, "The name of a member cannot be changed");
         return;
     }
@@ -162,7 +218,7 @@ static void member_set_listen(Object *obj, const char *value, Error **errp)
 {
     HotsnapMember *m = HOTSNAP_MEMBER(obj);
 
-    if (m->coordinator) {
+    if (m->main) {
         error_setg(errp, "The address of a member cannot be changed");
         return;
     }
@@ -172,13 +228,7 @@ static void member_set_listen(Object *obj, const char *value, Error **errp)
 
 static void hotsnap_member_init(Object *obj)
 {
-    HotsnapMember *m = HOTSNAP_MEMBER(obj);
-
-    QTAILQ_INIT(&m->filters);
-    qemu_mutex_init(&m->main_lock);
-    qemu_mutex_init(&m->stop_lock);
-    g_queue_init(&m->main_queue);
-    m->role = g_strdup("none");
+    HOTSNAP_MEMBER(obj)->role = g_strdup("none");
 }
 
 static void hotsnap_member_class_init(ObjectClass *oc, void *data)

@@ -1,111 +1,168 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * A member's part in a restore: load the state, wait for the others at the
- * coordinator's barrier, start, play the recorded channel back.
- *
  * What can fail is done before the barrier, where no member runs yet: the
  * channel is read before the state is. When another member fails after it,
  * those that run already are stopped.
  *
  * Frames that other members send once they run, and we do not yet, wait in
  * the filters until the recorded ones are through.
+ *
+ * The load needs settings of QEMU's own: mapped-ram, and that nothing starts
+ * at its end. They are as before once the load has ended, which can be after
+ * the restore: an ABORT does not end it.
  */
 #include "qemu/osdep.h"
-#include "internal.h"
+#include "clock.h"
+#include "block/block.h"
 #include "migration/global_state.h"
 #include "migration/migration.h"
 #include "migration/options.h"
+#include "parts/playback.h"
 #include "qapi/error.h"
 #include "qapi/qapi-commands-migration.h"
+#include "qemu/lockable.h"
 #include "qemu/timer.h"
+#include "restore.h"
 #include "system/runstate.h"
 #include "system/system.h"
 
 #define POLL_MS 2
 
-static void restore_end(HotsnapMember *m)
+struct HotsnapRestore {
+    HotsnapNetwork *network;
+    char *folder;
+    hs_playback *playback;
+    void (*loaded)(void *opaque, Error *err);
+    void *opaque;
+};
+
+/* The load, which may outlive the restore. */
+static HotsnapRestore *restoring; /* NULL: aborted meanwhile */
+static QEMUTimer *load_timer;     /* NULL: nothing is being loaded */
+static bool mapped_ram_before;
+static int autostart_before;
+
+bool hotsnap_restore_loading(void)
 {
-    m->restoring = false;
-    hotsnap_filters_end_restore(m);
-    g_clear_pointer(&m->playback, hs_playback_free);
-    g_clear_pointer(&m->restore_folder, g_free);
-    if (m->restore_timer) {
-        timer_free(m->restore_timer);
-        m->restore_timer = NULL;
-    }
+    return load_timer;
 }
 
-static bool restore_activate_disks(Error **errp)
+static void restore_free(HotsnapRestore *r)
 {
-    ERRP_GUARD();
+    restoring = NULL;
+    hotsnap_playback_end(r->network);
+    g_clear_pointer(&r->playback, hs_playback_free);
+    g_free(r->folder);
+    g_free(r);
+}
 
-    bdrv_activate_all(errp);
-    return !*errp;
+/* Nothing of the load reads them any more. */
+static void restore_settings(void)
+{
+    MigrationState *s = migrate_get_current();
+
+    s->capabilities[MIGRATION_CAPABILITY_MAPPED_RAM] = mapped_ram_before;
+    autostart = autostart_before;
+    g_clear_pointer(&load_timer, timer_free);
+}
+
+/* Before the barrier: nothing that can fail or take long after it. */
+static void load_succeeded(HotsnapRestore *r)
+{
+    Error *err = NULL;
+
+    bdrv_activate_all(&err);
+    r->loaded(r->opaque, err);
+}
+
+static void load_failed(HotsnapRestore *r)
+{
+    MigrationState *s = migrate_get_current();
+    Error *err = NULL;
+
+    WITH_QEMU_LOCK_GUARD(&s->error_mutex) {
+        error_setg(&err, "Cannot load '%s/state': %s", r->folder,
+                   s->error ? error_get_pretty(s->error)
+                            : "see this QEMU's messages");
+    }
+    r->loaded(r->opaque, err);
 }
 
 /* Migration tells its state to QMP clients only, so it is asked. */
-static void restore_poll(void *opaque)
+static void load_poll(void *opaque)
 {
-    HotsnapMember *m = opaque;
-    MigrationIncomingState *mis = migration_incoming_get_current();
-    Error *err = NULL;
+    MigrationStatus state = migration_incoming_get_current()->state;
+    bool loaded = state == MIGRATION_STATUS_COMPLETED &&
+                  !runstate_check(RUN_STATE_INMIGRATE);
 
-    if (mis->state == MIGRATION_STATUS_COMPLETED &&
-        !runstate_check(RUN_STATE_INMIGRATE)) {
-        /* Before the barrier: nothing that can fail or take long after it. */
-        if (restore_activate_disks(&err)) {
-            hotsnap_local(m, HS_LOCAL_LOADED, NULL);
-        } else {
-            hotsnap_local_failed(m, err);
-        }
+    if (!loaded && state != MIGRATION_STATUS_FAILED) {
+        timer_mod(load_timer,
+                  qemu_clock_get_ms(QEMU_CLOCK_REALTIME) + POLL_MS);
         return;
     }
-    if (mis->state == MIGRATION_STATUS_FAILED) {
-        MigrationState *s = migrate_get_current();
-
-        WITH_QEMU_LOCK_GUARD(&s->error_mutex) {
-            error_setg(&err, "Cannot load '%s/state': %s", m->restore_folder,
-                       s->error ? error_get_pretty(s->error)
-                                : "see this QEMU's messages");
-        }
-        hotsnap_local_failed(m, err);
-        return;
+    restore_settings();
+    if (restoring && loaded) {
+        load_succeeded(restoring);
+    } else if (restoring) {
+        load_failed(restoring);
     }
-    timer_mod(m->restore_timer,
-              qemu_clock_get_ms(QEMU_CLOCK_REALTIME) + POLL_MS);
 }
 
 /* When it is needed, members run already: too late to fail. */
-static bool restore_open_channel(HotsnapMember *m, Error **errp)
+static bool open_channel(HotsnapRestore *r, Error **errp)
 {
-    g_autofree char *pcap = g_build_filename(m->restore_folder,
-                                             "channel.pcap", NULL);
-    g_autofree char *vnet = g_build_filename(m->restore_folder,
-                                             "channel.vnet", NULL);
+    g_autofree char *pcap = g_build_filename(r->folder, "channel.pcap", NULL);
+    g_autofree char *vnet = g_build_filename(r->folder, "channel.vnet", NULL);
     char *error = NULL;
 
-    if (!hotsnap_filters_check(m, pcap, vnet, errp)) {
+    if (!hotsnap_playback_check(r->network, pcap, vnet, errp)) {
         return false;
     }
-    m->playback = hs_playback_open(pcap, vnet, &error);
-    if (!m->playback) {
+    r->playback = hs_playback_open(pcap, vnet, &error);
+    if (!r->playback) {
         error_setg(errp, "%s", error);
         hs_string_free(error);
     }
-    return m->playback;
+    return r->playback;
 }
 
-static bool restore_begin(HotsnapMember *m, Error **errp)
+static bool begin_load(const char *path, Error **errp)
 {
     MigrationCapabilityStatus mapped_ram = {
         .capability = MIGRATION_CAPABILITY_MAPPED_RAM, .state = true
     };
     MigrationCapabilityStatusList caps = { .value = &mapped_ram };
-    g_autofree char *path = g_build_filename(m->restore_folder, "state",
-                                             NULL);
     g_autofree char *uri = g_strdup_printf("file:%s", path);
     Error *err = NULL;
 
+    mapped_ram_before = migrate_mapped_ram();
+    autostart_before = autostart;
+    load_timer = timer_new_ms(QEMU_CLOCK_REALTIME, load_poll, NULL);
+    qmp_migrate_set_capabilities(&caps, &err);
+    if (!err) {
+        /* All members start together, whatever the command line says. */
+        autostart = 0;
+        qmp_migrate_incoming(uri, false, NULL, true, false, &err);
+    }
+    if (err) {
+        restore_settings();
+        error_propagate(errp, err);
+        return false;
+    }
+    /* Not at once: the caller does not know of this restore yet. */
+    timer_mod(load_timer, qemu_clock_get_ms(QEMU_CLOCK_REALTIME));
+    return true;
+}
+
+static bool begin(HotsnapRestore *r, Error **errp)
+{
+    g_autofree char *path = g_build_filename(r->folder, "state", NULL);
+
+    if (load_timer) {
+        error_setg(errp, "A restore that was given up is still loading; try "
+                   "again when it has ended");
+        return false;
+    }
     if (!runstate_check(RUN_STATE_INMIGRATE)) {
         error_setg(errp, "This VM was started already; start QEMU with "
                    "-incoming defer");
@@ -115,74 +172,51 @@ static bool restore_begin(HotsnapMember *m, Error **errp)
         error_setg_errno(errp, errno, "Cannot read '%s'", path);
         return false;
     }
-    if (!restore_open_channel(m, errp)) {
-        return false;
-    }
-    qmp_migrate_set_capabilities(&caps, &err);
-    if (!err) {
-        /* All members start together, whatever the command line says. */
-        autostart = 0;
-        qmp_migrate_incoming(uri, false, NULL, true, false, &err);
-    }
-    error_propagate(errp, err);
-    return !err;
+    return open_channel(r, errp) && begin_load(path, errp);
 }
 
-void hotsnap_restore_load(HotsnapMember *m, QDict *request)
+HotsnapRestore *hotsnap_restore_begin(HotsnapNetwork *network,
+                                      const char *bundle, const char *member,
+                                      void (*loaded)(void *opaque,
+                                                     Error *err),
+                                      void *opaque, Error **errp)
 {
-    Error *err = NULL;
+    HotsnapRestore *r = g_new0(HotsnapRestore, 1);
 
-    if (m->epoch || m->restoring || m->restored) {
-        error_setg(&err, "A snapshot or restore is in progress already");
-        hotsnap_local_failed(m, err);
-        return;
+    r->network = network;
+    r->folder = g_build_filename(bundle, member, NULL);
+    r->loaded = loaded;
+    r->opaque = opaque;
+    hotsnap_playback_begin(network);
+    if (!begin(r, errp)) {
+        restore_free(r);
+        return NULL;
     }
-    m->restoring = true;
-    m->restore_folder = g_build_filename(
-        qdict_get_try_str(request, "bundle") ?: "", m->name, NULL);
-    hotsnap_filters_identify(m);
-    if (!restore_begin(m, &err)) {
-        hotsnap_local_failed(m, err);
-        return;
-    }
-    m->restore_timer = timer_new_ms(QEMU_CLOCK_REALTIME, restore_poll, m);
-    restore_poll(m);
+    restoring = r;
+    return r;
 }
 
-void hotsnap_restore_start(HotsnapMember *m)
+QDict *hotsnap_restore_start(HotsnapRestore *r)
 {
-    QDict *json;
+    QDict *json = qdict_new();
 
-    if (!m->restoring) {
-        return;
-    }
-    m->restored = true;
-    json = qdict_new();
     qdict_put_int(json, "start_ns", hotsnap_now_ns());
     if (runstate_is_live(global_state_get_runstate())) {
         vm_start(); /* else it was paused at the cut, and stays so */
     }
-    /* Before any other frame: we are still in the same turn of the loop. */
-    qdict_put_int(json, "played", hotsnap_filters_play(m, m->playback));
-    restore_end(m);
-    hotsnap_local(m, HS_LOCAL_STARTED, json);
+    /* Before any other frame: this is still the same turn of the loop. */
+    qdict_put_int(json, "played",
+                  hotsnap_playback_play(r->network, r->playback));
+    restore_free(r);
+    return json;
 }
 
-void hotsnap_restore_commit(HotsnapMember *m)
+void hotsnap_restore_end(HotsnapRestore *r)
 {
-    m->restored = false;
+    restore_free(r);
 }
 
-/*
- * Another member did not start, or nobody knows whether it did. A part of
- * the cluster must not run on without the rest.
- */
-void hotsnap_restore_abort(HotsnapMember *m)
+void hotsnap_restore_stop_vm(void)
 {
-    if (m->restored) {
-        vm_stop(RUN_STATE_PAUSED);
-        m->restored = false;
-    }
-    restore_end(m);
-    hotsnap_local(m, HS_LOCAL_ABORTED, NULL);
+    vm_stop(RUN_STATE_PAUSED);
 }

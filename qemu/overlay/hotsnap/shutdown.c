@@ -6,21 +6,17 @@
  * nobody would look for after the next start. So it is given up first.
  */
 #include "qemu/osdep.h"
-#include "internal.h"
 #include "block/aio-wait.h"
+#include "guard.h"
+#include "local.h"
+#include "member.h"
+#include "parts/disk_undo.h"
 #include "qapi/error.h"
 #include "qemu/main-loop.h"
 #include "qemu/notify.h"
 #include "system/runstate-action.h"
 #include "system/runstate.h"
 #include "system/system.h"
-
-static bool shutting_down;
-
-bool hotsnap_shutting_down(void)
-{
-    return shutting_down;
-}
 
 static void on_shutdown(Notifier *notifier, void *data)
 {
@@ -29,24 +25,24 @@ static void on_shutdown(Notifier *notifier, void *data)
     if (shutdown_action == SHUTDOWN_ACTION_PAUSE) {
         return; /* QEMU lives on (-no-shutdown), and so does the snapshot */
     }
-    shutting_down = true;
-    if (!m || (!m->epoch && !hotsnap_disks_undoing())) {
+    hotsnap_guard_close();
+    if (!m || (!hotsnap_local_saving(m->local) && !hotsnap_disks_undoing())) {
         return;
     }
     /* As QEMU does next. Overlays are committed faster if nobody writes. */
     vm_shutdown();
-    if (m->epoch && !m->epoch->aborting) {
-        Error *err = NULL;
+    if (hotsnap_local_saving(m->local)) {
+        g_autofree char *reason =
+            g_strdup_printf("The VM '%s' was shut down during the snapshot",
+                            m->name);
 
-        error_setg(&err, "The VM '%s' was shut down during the snapshot",
-                   m->name);
-        hotsnap_local_failed(m, err);
+        hotsnap_local_fail(m->local, reason);
     }
     /*
      * The coordinator answers with an ABORT; or, when this member has
      * promised its part, with what the initiator says, or after its silence.
      */
-    while (m->epoch || hotsnap_disks_undoing()) {
+    while (hotsnap_local_saving(m->local) || hotsnap_disks_undoing()) {
         aio_poll(qemu_get_aio_context(), true);
     }
 }

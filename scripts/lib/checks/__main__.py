@@ -7,9 +7,11 @@ import argparse
 import fcntl
 import os
 import sys
+import time
+from collections.abc import Callable
 
 from . import fork, guests, process, programs, style
-from .context import CannotRun, Context
+from .context import ALL, DEFAULT, CannotRun, Context
 from .results import FAILED, Report, Result
 
 # In order: what is quick and what the later ones build upon comes first.
@@ -24,9 +26,16 @@ GROUPS = {
     "kvm": (guests.kvm, "the patched KVM"),
 }
 
+# These prepare first, and then their programs run together: many of them wait for guests most of
+# the time, and the longest of one group goes well with the short ones of another.
+TOGETHER = ("patches", "vm", "qtest", "kvm")
+
 DESCRIPTION = """\
 Installs what is missing, builds, runs the tests, and ends with the line
 "N passed, N failed, N skipped". Without a name it runs all groups.
+
+What takes long and adds breadth alone (long simulations, every device, all of
+QEMU's migration tests) is left to --all; docs/internals/checks.md says what.
 """
 
 
@@ -35,10 +44,13 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="scripts/check", description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=f"groups:\n{groups}\n\nLogs are in build/logs. Status: 0 nothing failed, 1 something "
+        epilog=f"groups:\n{groups}\n\nHOTSNAP_CHECK_JOBS sets how many programs run at once "
+               "(default: two, on one processor\none). Logs are in build/logs. Status: 0 nothing failed, 1 something "
                "did,\n2 wrong usage, 128 + N ended by signal N.")
     parser.add_argument("groups", metavar="GROUP", nargs="*", help="run these groups only")
-    parser.add_argument("--json", metavar="FILE", help="also write every result to FILE")
+    parser.add_argument("--all", action="store_true", help="everything, not only what fits 40 minutes")
+    parser.add_argument("--json", metavar="FILE",
+                        help="also write every result, and the seconds of every program, to FILE")
     parser.add_argument("--list", action="store_true", help="name the groups, and do nothing")
     chosen = parser.parse_args(argv)
     for name in chosen.groups:
@@ -64,12 +76,20 @@ def take_build_lock(build: str) -> int:
 def run_group(context: Context, name: str) -> None:
     function, description = GROUPS[name]
     context.report.begin(name, description)
+    guarded(context, function, context)
+    if name not in TOGETHER:
+        guarded(context, context.finish)
+
+
+def guarded(context: Context, function: Callable[..., None], *arguments: Context) -> None:
+    """What goes wrong is a failure of the group; the other groups still count."""
+    group = context.report.group
     try:
-        function(context)
+        function(*arguments)
     except CannotRun as error:
-        context.report.add([Result(name, "group", FAILED, str(error))])
-    except Exception as error:  # pylint: disable=broad-except # the other groups still count
-        context.report.add([Result(name, "group", FAILED, f"{type(error).__name__}: {error}")])
+        context.report.add([Result(group, "group", FAILED, str(error))])
+    except Exception as error:  # pylint: disable=broad-except
+        context.report.add([Result(group, "group", FAILED, f"{type(error).__name__}: {error}")])
 
 
 def main(argv: list[str]) -> int:
@@ -78,21 +98,26 @@ def main(argv: list[str]) -> int:
         for name, (_, text) in GROUPS.items():
             print(f"{name}\t{text}")
         return 0
-    report = Report()
-    context = Context(report)
+    tier = ALL if chosen.all else DEFAULT
+    report = Report(tier=tier)
+    context = Context(report, tier=tier)
     process.install()
     status = 0
     try:
         if not os.environ.get("HOTSNAP_LOCK_HELD"):
             take_build_lock(context.build)
+            report.started = time.monotonic()  # others' time is not ours
         for name in GROUPS:
             if not chosen.groups or name in chosen.groups:
                 run_group(context, name)
+        guarded(context, context.finish)
     except process.Interrupted as interrupt:
-        report.say(f"interrupted by {interrupt}")
+        report.interrupt(str(interrupt))
         status = interrupt.status
+    context.scratch.close()
     if chosen.json:
         report.write_json(chosen.json)
+    report.say(report.times())
     report.say(report.summary())
     return status or (1 if report.count(FAILED) else 0)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the groups of checks share: folders, build steps, and running one test program."""
+"""What the groups of checks share: folders, build steps, and running test programs."""
 
 from __future__ import annotations
 
@@ -7,13 +7,21 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 
-from . import formats, process
+from . import formats, process, scheduler
 from .results import FAILED, PASSED, SKIPPED, Report, Result
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(
     os.path.abspath(__file__)))))
+
+# A run's tier: what fits the time that every change may take, or everything there is.
+DEFAULT, ALL = "default", "all"
+
+# A test program's word of what it has not done in this tier (tests/support/tier.py).
+LEFT_LINE = re.compile(r"^# left to --all: (.+)$", re.MULTILINE)
 
 Reader = Callable[[str, str], list[Result]]  # program, text -> results
 
@@ -22,28 +30,54 @@ class CannotRun(Exception):
     """A group cannot go on; the text says why. Counts as one failure."""
 
 
+@dataclass(frozen=True)
+class Job:
+    """A test program of a group, and how to read its results."""
+
+    group: str
+    title: str
+    program: scheduler.Program
+    read: Reader | None
+    gtest_output: str | None
+    skip_reason: str
+
+
 class Context:
-    def __init__(self, report: Report, root: str = ROOT) -> None:
+    def __init__(self, report: Report, root: str = ROOT, tier: str = DEFAULT) -> None:
         self.report = report
         self.root = root
+        self.tier = tier
         self.build = os.path.join(root, "build")
         self.logs = os.path.join(self.build, "logs", "check")
+        self.jobs: list[Job] = []
+        self.scratch = ExitStack()  # what the jobs need while they run
 
     def path(self, *parts: str) -> str:
         return os.path.join(self.root, *parts)
 
+    @contextmanager
+    def timed(self, program: str) -> Iterator[None]:
+        """What the block takes is the time of `program`."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.report.spent(self.report.group, program, time.monotonic() - started)
+
     def script(self, *command: str) -> None:
         """Run one of scripts/ that prepares something, its progress shown as it is."""
-        child = subprocess.Popen([self.path("scripts", command[0]), *command[1:]],
-                                 stdin=subprocess.DEVNULL)
-        try:
-            status = child.wait()
-        except BaseException:
-            child.terminate()  # it cleans up after itself
-            child.wait()
-            raise
+        text = f"scripts/{' '.join(command)}"
+        with self.timed(text):
+            child = subprocess.Popen([self.path("scripts", command[0]), *command[1:]],
+                                     stdin=subprocess.DEVNULL)
+            try:
+                status = child.wait()
+            except BaseException:
+                child.terminate()  # it cleans up after itself
+                child.wait()
+                raise
         if status != 0:
-            raise CannotRun(f"'scripts/{' '.join(command)}' failed: see its output above")
+            raise CannotRun(f"'{text}' failed: see its output above")
 
     def packages(self, *names: str) -> None:
         """Install what is missing of these sets of scripts/lib/packages.sh."""
@@ -55,48 +89,87 @@ class Context:
 
     def run(self, program: str, command: Sequence[str], timeout: float,
             read: Reader | None = formats.read_tap, *, gtest_output: str | None = None,
-            env: Mapping[str, str] | None = None, cwd: str | None = None,
+            env: Mapping[str, str] | None = None, cwd: str | None = None, alone: bool = False,
+            waits: bool = False,
             skip_reason: str = "it cannot run here: see its log") -> None:
-        """Run a test program and report its results. Status 77 is a skip, for `skip_reason`.
+        """Have finish() run a test program and report its results. Status 77 is a skip, for
+        `skip_reason`. The program is told the tier in HOTSNAP_TIER.
 
-        They are read from `gtest_output` if the program, being one of GoogleTest's, wrote it;
-        otherwise from its log by `read`; without a reader its exit status is the only result.
+        The results are read from `gtest_output` if the program, being one of GoogleTest's, wrote
+        it; otherwise from its log by `read`; without a reader its exit status is the only result.
         """
-        log = self.log(program)
-        os.makedirs(os.path.dirname(log), exist_ok=True)
-        if gtest_output is not None and os.path.exists(gtest_output):
-            os.remove(gtest_output)
-        end = process.run(f"{self.report.group}/{program}", command, log, timeout, env=env,
-                          cwd=cwd)
-        results: list[Result] = []
+        group = self.report.group
+        self.jobs.append(Job(group, program, scheduler.Program(
+            f"{group}/{program}", command, self.log(program), timeout, alone, waits,
+            {**(env or {}), "HOTSNAP_TIER": self.tier}, cwd), read, gtest_output, skip_reason))
+
+    def finish(self) -> None:
+        """Run the programs that were handed to run(), some side by side."""
+        jobs, self.jobs = self.jobs, []
+        begun: set[int] = set()
+        told: set[int] = set()
+
+        def done(index: int, end: process.Finished) -> None:
+            told.add(index)
+            self._report(jobs[index], end)
+
+        for job in jobs:
+            if job.gtest_output is not None and os.path.exists(job.gtest_output):
+                os.remove(job.gtest_output)
         try:
-            if gtest_output is not None and os.path.exists(gtest_output):
-                results = formats.read_gtest(program, read_text(gtest_output))
-            elif read is not None:
-                results = read(program, read_text(log))
-            elif end.status == 0 and end.timeout is None:
-                results = [Result(program, "main", PASSED)]
-        except (ValueError, KeyError) as error:
-            results = [Result(program, "output", FAILED, f"cannot be read: {error!r}")]
-        results = formats.judge(program, results, end.status, end.timeout, end.seconds,
-                                skip_reason)
+            with self.scratch:
+                scheduler.run([job.program for job in jobs], done, begun=begun.add)
+        except process.Interrupted as interrupt:
+            # What has not run must not be missing without a word.
+            for index in scheduler.schedule([job.program for job in jobs]):
+                if index not in told:
+                    job = jobs[index]
+                    self.report.begin(job.group)
+                    self.report.add([Result(job.title, "end", FAILED, f"interrupted by {interrupt}"
+                                            if index in begun else "it has not been run")])
+            raise
+
+    def _report(self, job: Job, end: process.Finished) -> None:
+        self.report.begin(job.group)
+        program, log = job.title, job.program.log
+        results: list[Result] = []
+        if end.lost:
+            results = [Result(program, "end", FAILED, end.lost)]
+        else:
+            try:
+                if job.gtest_output is not None and os.path.exists(job.gtest_output):
+                    results = formats.read_gtest(program, read_text(job.gtest_output))
+                elif job.read is not None:
+                    results = job.read(program, read_text(log))
+                elif end.status == 0 and end.timeout is None:
+                    results = [Result(program, "main", PASSED)]
+            except (ValueError, KeyError) as error:
+                results = [Result(program, "output", FAILED, f"cannot be read: {error!r}")]
+            results = formats.judge(program, results, end.status, end.timeout, end.seconds,
+                                    job.skip_reason)
         if end.left:
             results.append(Result(program, "leaves no process", FAILED, ", ".join(end.left[:8])))
-        if not any(result.seconds for result in results):
-            first, *rest = results
-            results = [Result(first.program, first.name, first.outcome, first.reason,
-                              end.seconds), *rest]
-        self.report.add(results, log)
+        self.report.spent(job.group, program, end.seconds, end.cpu_seconds)
+        self.report.add(results, log, end.seconds)
+        if job.gtest_output is None and not end.lost:
+            for what in LEFT_LINE.findall(read_text(log)):
+                self.report.leave(f"{program} ({what})")
 
     def check(self, program: str, name: str, function: Callable[[], str]) -> None:
         """Report a check made in this process: `function` returns its complaint, or nothing."""
         started = time.monotonic()
         complaint = function()
+        seconds = time.monotonic() - started
+        self.report.spent(self.report.group, program, seconds)
         self.report.add([Result(program, name, FAILED if complaint else PASSED, complaint,
-                                time.monotonic() - started)])
+                                seconds)])
 
     def skip(self, program: str, name: str, reason: str) -> None:
         self.report.add([Result(program, name, SKIPPED, reason)])
+
+    def leave(self, program: str) -> None:
+        """`program` is of the tier "all", and this run is not."""
+        self.report.leave(program)
 
 
 def read_text(path: str) -> str:

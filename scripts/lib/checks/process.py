@@ -1,25 +1,24 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Running test programs so that nothing of them is left: timeouts, process groups, orphans.
+"""Running a test program so that nothing of it is left: timeouts, process groups, orphans.
 
 QEMU and the test programs that start it move to process groups of their own, so ending the
-program's group does not reach everything. The runner therefore becomes the reaper of its
-descendants' orphans (prctl PR_SET_CHILD_SUBREAPER), and after each program ends whatever has
-come to it.
+program's group does not reach everything. A program's keeper (scheduler.py) is therefore the reaper
+of its descendants' orphans (prctl PR_SET_CHILD_SUBREAPER), and ends whatever has come to it when
+the program has ended.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-PR_SET_CHILD_SUBREAPER = 36
-HEARTBEAT = 10.0  # seconds between two signs of life
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 GRACE = 30.0  # for a program to clean up after SIGTERM
 ORPHAN_GRACE = 30.0  # for processes that are on their way out when their program ends
 KILLED_GRACE = 10.0  # for those that were killed with it
@@ -33,8 +32,9 @@ class Interrupted(BaseException):
         self.status = 128 + number
 
 
-def install() -> None:
-    """Turn signals into Interrupted, and adopt orphans. Once, in the main thread."""
+def install(parent: int | None = None) -> None:
+    """Turn signals into Interrupted, and adopt orphans. Once, in the main thread. The end of
+    `parent`, if given, is a SIGTERM."""
     def interrupt(number: int, _frame: object) -> None:
         # A second Ctrl-C must not cut the cleanup off.
         for again in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -44,12 +44,20 @@ def install() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, interrupt)
     adopt_orphans()
+    if parent is not None:
+        prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # it ended before that
+            raise Interrupted(signal.SIGTERM)
 
 
 def adopt_orphans() -> None:
+    prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def prctl(option: int, value: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
+    if libc.prctl(option, value, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), f"prctl({option})")
 
 
 @dataclass(frozen=True)
@@ -57,14 +65,21 @@ class Finished:
     """How a program ended. `left` names the processes that it left behind."""
 
     status: int
-    seconds: float
+    seconds: float  # from its start to its end
+    cpu_seconds: float  # of its processes, all together
     timeout: float | None  # the time it had, if that was not enough
     left: list[str]
+    lost: str = ""  # why nothing is known of its end
 
 
-def descendants() -> Iterator[tuple[int, str]]:
-    """Pid and name of each living process below this one, parents before children."""
-    children: dict[int, list[tuple[int, str]]] = {}
+def lost(seconds: float, status: int) -> Finished:
+    """Of a program whose keeper has ended without an account of it."""
+    how = f"signal {-status}" if status < 0 else f"status {status}"
+    return Finished(-1, seconds, 0.0, None, [], f"the process above it ended with {how}")
+
+
+def processes() -> Iterator[tuple[int, str, str, int]]:
+    """Pid, name, state and parent of each process that there is."""
     for entry in os.listdir("/proc"):
         if not entry.isdigit():
             continue
@@ -74,8 +89,16 @@ def descendants() -> Iterator[tuple[int, str]]:
         except OSError:
             continue
         state, parent = fields.split()[:2]
-        if state not in "ZX":
-            children.setdefault(int(parent), []).append((int(entry), name))
+        yield int(entry), name, state, int(parent)
+
+
+def descendants(spare: Collection[int] = ()) -> Iterator[tuple[int, str]]:
+    """Pid and name of each living process below this one, parents before children; without those
+    in `spare` and what is below them."""
+    children: dict[int, list[tuple[int, str]]] = {}
+    for pid, name, state, parent in processes():
+        if state not in "ZX" and pid not in spare:
+            children.setdefault(parent, []).append((pid, name))
     queue = [os.getpid()]
     while queue:
         for pid, name in children.get(queue.pop(0), []):
@@ -83,21 +106,23 @@ def descendants() -> Iterator[tuple[int, str]]:
             queue.append(pid)
 
 
-def reap() -> None:
+def reap(spare: Collection[int] = ()) -> None:
     """Collect orphans that have ended."""
-    try:
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
-    except ChildProcessError:
-        pass
+    for pid, _, state, parent in processes():
+        if state == "Z" and parent == os.getpid() and pid not in spare:
+            try:
+                os.waitpid(pid, os.WNOHANG)
+            except ChildProcessError:
+                pass
 
 
-def end_orphans(grace: float) -> list[str]:
-    """End every descendant; the names of those that had to be ended after `grace` seconds."""
+def end_orphans(grace: float, spare: Collection[int] = ()) -> list[str]:
+    """End every descendant but those that are spared; the names of those that had to be ended after
+    `grace` seconds."""
     deadline = time.monotonic() + grace
     while True:
-        reap()
-        left = list(descendants())
+        reap(spare)
+        left = list(descendants(spare))
         if not left or time.monotonic() >= deadline:
             break
         time.sleep(0.05)
@@ -111,14 +136,14 @@ def end_orphans(grace: float) -> list[str]:
             except ProcessLookupError:
                 pass
         deadline = time.monotonic() + patience
-        while (left := list(descendants())) and time.monotonic() < deadline:
-            reap()
+        while (left := list(descendants(spare))) and time.monotonic() < deadline:
+            reap(spare)
             time.sleep(0.05)
-    reap()
+    reap(spare)
     return names
 
 
-def run(name: str, command: Sequence[str], log: str, timeout: float, *,
+def run(command: Sequence[str], log: str, timeout: float, *,
         env: Mapping[str, str] | None = None, cwd: str | None = None) -> Finished:
     """Run a test program with its output in `log`; nothing of it lives on when this returns."""
     os.makedirs(os.path.dirname(log), exist_ok=True)
@@ -129,21 +154,18 @@ def run(name: str, command: Sequence[str], log: str, timeout: float, *,
                                    stderr=subprocess.STDOUT, cwd=cwd, start_new_session=True,
                                    env={**os.environ, **(env or {})})
     try:
-        with Heartbeat(name, log, started) as heartbeat:
-            while process.poll() is None:
-                if time.monotonic() - started > timeout:
-                    overdue = timeout
-                    stop(process)
-                    break
-                heartbeat.beat()
-                time.sleep(0.02 if time.monotonic() - started < 1 else 0.2)
+        process.wait(timeout)
+    except subprocess.TimeoutExpired:
+        overdue = timeout
+        stop(process)
     except BaseException:
         stop(process)
         end_orphans(0)
         raise
     seconds = time.monotonic() - started
-    return Finished(process.returncode, seconds, overdue,
-                    end_orphans(ORPHAN_GRACE if overdue is None else KILLED_GRACE))
+    left = end_orphans(ORPHAN_GRACE if overdue is None else KILLED_GRACE)
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return Finished(process.returncode, seconds, used.ru_utime + used.ru_stime, overdue, left)
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
@@ -162,43 +184,3 @@ def kill_group(group: int, number: int) -> None:
         os.killpg(group, number)
     except ProcessLookupError:
         pass
-
-
-class Heartbeat:
-    """Says on standard error that a program is still running: a line that is overwritten on a
-    terminal, otherwise one every ten seconds."""
-
-    def __init__(self, name: str, log: str, started: float) -> None:
-        self.name, self.log, self.started = name, log, started
-        self.terminal = sys.stderr.isatty()
-        self.next = started + (1.0 if self.terminal else HEARTBEAT)
-
-    def beat(self) -> None:
-        now = time.monotonic()
-        if now < self.next:
-            return
-        self.next = now + (0.5 if self.terminal else HEARTBEAT)
-        text = f"{self.name} ... {now - self.started:.0f} s {self.last_line()}"
-        if self.terminal:
-            sys.stderr.write(f"\r{text[:100]}\x1b[K")
-        else:
-            sys.stderr.write(f"{text}\n")
-        sys.stderr.flush()
-
-    def last_line(self) -> str:
-        """The last result in the log, so that one sees how far the program is."""
-        with open(self.log, "rb") as stream:
-            stream.seek(max(0, os.path.getsize(self.log) - 8192))
-            lines = stream.read().decode("utf-8", "replace").splitlines()
-        for line in reversed(lines):
-            if line.startswith(("ok", "not ok", "skip", "[ ")):
-                return f"({line[:80]})"
-        return ""
-
-    def __enter__(self) -> Heartbeat:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.terminal:
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()

@@ -8,9 +8,10 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from . import formats
-from .context import CannotRun, Context, output_of
+from . import formats, symbols
+from .context import ALL, CannotRun, Context, output_of, read_text
 
 SLOWDOWN = {"host": 1, "host-asan": 4, "host-tsan": 10}
 LEAST_TIMEOUT = 600.0
@@ -39,12 +40,28 @@ def unit(context: Context) -> None:
     context.packages("operator", "style")
     # The scripts' tests use QEMU's tools: without a QEMU they would be skipped.
     context.script("build", "libs", "qemu")
+    check_symbols(context)
     run_meson_tests(context, "host", simulation=False)
     for path in sorted(glob.glob(context.path("tests", "unit", "python", "test_*.py"))):
         context.run(os.path.basename(path),
                     [sys.executable, "-m", "checks.pyunit", path], LEAST_TIMEOUT,
                     env={"PYTHONPATH": context.path("scripts", "lib"),
                          "PYTHONDONTWRITEBYTECODE": "1"})
+
+
+def check_symbols(context: Context) -> None:
+    def names(*path: str) -> str:
+        return output_of("nm", "-C", os.path.join(context.build, *path))[1]
+
+    def complaint() -> str:
+        headers = "".join(read_text(path) for path in
+                          glob.glob(context.path("coordinator", "base", "*.h")))
+        return "; ".join(symbols.faults(
+            names("qemu", "qemu-system-x86_64"), headers,
+            {library: names("host", library, f"libhotsnap-{library}.a")
+             for library in symbols.LIBRARIES}))
+
+    context.check("linked-qemu", "classes of two libraries have two names", complaint)
 
 
 def simulation(context: Context) -> None:
@@ -57,7 +74,17 @@ def sanitize(context: Context) -> None:
         context.script("build", target)
         wrapper = plain_addresses() if kind == "host-tsan" else []
         planted_fault(context, kind, wrapper)
-        run_meson_tests(context, kind, simulation=False, env=SANITIZERS[kind], wrapper=wrapper)
+        run_meson_tests(context, kind, simulation=False, wrapper=wrapper,
+                        env={**SANITIZERS[kind], **fewer_examples(context)})
+
+
+def fewer_examples(context: Context) -> dict[str, str]:
+    """For rapidcheck: a quarter of its examples by default. The group "unit" has all of them, and
+    sanitized they take minutes."""
+    if context.tier == ALL:
+        return {}
+    context.leave("three quarters of the examples of property tests")
+    return {"RC_PARAMS": "max_success=25"}
 
 
 def plain_addresses() -> list[str]:
@@ -84,20 +111,28 @@ def planted_fault(context: Context, kind: str, wrapper: Sequence[str]) -> None:
     context.check(kind, "sees a planted fault", complaint)
 
 
+def is_of(test: Mapping[str, Any], suite: str) -> bool:
+    """Meson names a suite with the project before it."""
+    return any(suite in name.split(":") for name in test["suite"])
+
+
 def run_meson_tests(context: Context, kind: str, *, simulation: bool,
                     env: Mapping[str, str] | None = None, wrapper: Sequence[str] = ()) -> None:
-    """Every test that meson knows in build/`kind`, of the suite "simulation" or of the others."""
+    """Every test that meson knows in build/`kind`, of the suite "simulation" or of the others. Those
+    of the suite "all" are left to that tier."""
     folder = os.path.join(context.build, kind)
     status, text = output_of("/usr/bin/meson", "introspect", "--tests", folder)
     if status != 0:
         raise CannotRun(f"meson cannot list the tests of build/{kind}: {text.strip()[:200]}")
-    chosen = [test for test in json.loads(text)
-              if simulation == any("simulation" in suite.split(":") for suite in test["suite"])]
+    chosen = [test for test in json.loads(text) if simulation == is_of(test, "simulation")]
     if not chosen:
         raise CannotRun(f"build/{kind} has no such tests")
     prefix = "" if kind == "host" else kind.removeprefix("host-") + "+"
     for test in chosen:
         program = prefix + test["name"]
+        if is_of(test, ALL) and context.tier != ALL:
+            context.leave(program)
+            continue
         output = os.path.splitext(context.log(program))[0] + ".json"
         # Seconds of 0 or less mean "no limit" to meson; here nothing is without one.
         timeout = max(LEAST_TIMEOUT, test["timeout"]) * SLOWDOWN[kind]

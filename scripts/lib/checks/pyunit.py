@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Runs the unittest cases of the files named on the command line and prints them as TAP."""
+"""Runs the unittest cases of the files named on the command line and prints them as TAP.
+
+The cases find the packages of scripts/python, and tests/support.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,9 @@ import sys
 import time
 import unittest
 from typing import Any
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(
+    os.path.abspath(__file__)))))
 
 
 class Tap(unittest.TestResult):
@@ -72,6 +78,7 @@ def load(path: str) -> unittest.TestSuite:
 
 
 def main() -> int:
+    sys.path[:0] = [os.path.join(ROOT, "scripts", "python"), os.path.join(ROOT, "tests")]
     result = Tap()
     for path in sys.argv[1:]:
         load(os.path.abspath(path)).run(result)

@@ -12,6 +12,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable
 
+from . import circles, layers
 from .context import Context, output_of
 from .results import FAILED, PASSED, Result
 
@@ -116,6 +117,11 @@ def python_faults(root: str, paths: list[str]) -> str:
 
 def style(context: Context) -> None:
     context.packages("style")
+    with context.timed("style"):
+        check_style(context)
+
+
+def check_style(context: Context) -> None:
     root = context.root
     texts = {}
     for path in files(root):
@@ -135,6 +141,10 @@ def style(context: Context) -> None:
            shell_faults(root, [path for path in own if is_shell(path, texts[path])]).splitlines())
     report(context, "pyflakes",
            python_faults(root, [path for path in own if is_python(path, texts[path])]).splitlines())
+    report(context, "layers of Python", layers.faults(
+        {path: texts[path] for path in own if layers.module_of(path)}))
+    report(context, "no circle in the overlay", circles.overlay_faults(texts))
+    report(context, "libraries apart", list(circles.library_faults(texts)))
     over_all("licence line", missing_spdx)
     over_all("file length", too_long)
     over_all("whitespace", bad_whitespace)

@@ -71,14 +71,22 @@ typedef struct hs_ram_block {
 #define HS_OPEN_TRAP_KVM 2u
 #define HS_OPEN_TRAP_DMA 4u
 
+/*
+ * Options that a user may give, as they are; 0 is the default of each. The library's own code
+ * reads them from here, so that a new one is named here and where it is used.
+ */
+typedef struct hs_tuning {
+    uint64_t bandwidth;     /* background copy limit in bytes/s, 0 = none */
+    uint64_t staging_bytes; /* buffer between write faults and storage, 0 = 64 MiB */
+    uint64_t cluster_pages; /* neighboring pages saved at one fault */
+} hs_tuning;
+
 typedef struct hs_snapshot_options {
     size_t struct_size;     /* sizeof(hs_snapshot_options) */
     const char *engine;     /* "auto", "kvm", "uffd"; "none" traps nothing: for negative controls */
     const char *image_path; /* mapped-ram stream to create; must not exist */
     const char *sums_path;  /* checksums of the image, see docs/formats/sums.md; must not exist */
-    uint64_t bandwidth;     /* background copy limit in bytes/s, 0 = none */
-    uint64_t staging_bytes; /* buffer between write faults and storage, 0 = default (64 MiB) */
-    uint32_t cluster_pages; /* neighboring pages saved at one fault, 0 = default */
+    hs_tuning tuning;
     const void *stream_head; /* what precedes the first section: magic, version, configuration */
     size_t stream_head_size;
     bool section_footer;     /* write QEMU_VM_SECTION_FOOTER after sections */
@@ -97,38 +105,66 @@ typedef struct hs_snapshot_options {
     uint32_t x_open_traps; /* for tests: HS_OPEN_TRAP_..., engine "kvm"; the image will be torn */
 } hs_snapshot_options;
 
-/* Page manners: who saved a page (HotSnap, Table 2). Unit: 4 KiB pages. */
+/*
+ * Page manners: who saved a page (HotSnap, Table 2). Unit: 4 KiB pages.
+ *   total        pages of all blocks
+ *   zero         of all manners: pages that are zero, kept as holes
+ *   background   saved by the background copy
+ *   guest_write  saved because a vCPU thread was about to write
+ *   dma_write    saved because device emulation was about to write
+ *   kvm_write    saved by KVM itself; engine "kvm" only
+ *   neighbors    of guest and DMA writes: saved along with the page that faulted
+ */
+#define HS_PAGE_COUNTERS(X)                                                                        \
+    X(total)                                                                                       \
+    X(zero)                                                                                        \
+    X(background)                                                                                  \
+    X(guest_write)                                                                                 \
+    X(dma_write)                                                                                   \
+    X(kvm_write)                                                                                   \
+    X(neighbors)
+
+/*
+ *   bytes_written       to the image
+ *   faults              write faults answered after the cut
+ *   fault_us_max        longest time between reading a fault and releasing it
+ *   fault_us_sum        of all faults
+ *   staging_full_waits  faults that had to wait for storage
+ *   arm_passes          protect passes of hs_snapshot_arm
+ *   arm_us              time of hs_snapshot_arm's first convergence
+ *   arm_faults          writes seen while arming
+ *   cut_pages           pages written since the last pass, protected in the pause
+ *   cut_us              time of hs_snapshot_cut
+ *   copy_us             from hs_snapshot_start to the last page saved, so far
+ */
+#define HS_MEMORY_COUNTERS(X)                                                                      \
+    X(bytes_written)                                                                               \
+    X(faults)                                                                                      \
+    X(fault_us_max)                                                                                \
+    X(fault_us_sum)                                                                                \
+    X(staging_full_waits)                                                                          \
+    X(arm_passes)                                                                                  \
+    X(arm_us)                                                                                      \
+    X(arm_faults)                                                                                  \
+    X(cut_pages)                                                                                   \
+    X(cut_us)                                                                                      \
+    X(copy_us)
+
 typedef struct hs_page_counts {
-    uint64_t total;       /* pages of all blocks */
-    uint64_t zero;        /* of all manners: pages that are zero, kept as holes */
-    uint64_t background;  /* saved by the background copy */
-    uint64_t guest_write; /* saved because a vCPU thread was about to write */
-    uint64_t dma_write;   /* saved because device emulation was about to write */
-    uint64_t kvm_write;   /* saved by KVM itself; engine "kvm" only */
-    uint64_t neighbors;   /* of guest and DMA writes: saved along with the page that faulted */
+    HS_PAGE_COUNTERS(HS_COUNTER_FIELD)
 } hs_page_counts;
 
 typedef struct hs_snapshot_stats {
     size_t struct_size; /* in: sizeof(hs_snapshot_stats) */
     hs_page_counts pages;
-    uint64_t bytes_total;   /* of memory */
-    uint64_t bytes_done;    /* of memory saved (copied to staging or written) */
-    uint64_t bytes_written; /* to the image */
-    uint64_t bandwidth;     /* limit now, 0 = none */
-    uint64_t faults;        /* write faults answered after the cut */
-    uint64_t fault_us_max;  /* longest time between reading a fault and releasing it */
-    uint64_t fault_us_sum;
-    uint64_t staging_full_waits; /* faults that had to wait for storage */
-    uint64_t arm_passes;         /* protect passes of hs_snapshot_arm */
-    uint64_t arm_us;             /* time of hs_snapshot_arm's first convergence */
-    uint64_t arm_faults;         /* writes seen while arming */
-    uint64_t cut_pages;          /* pages written since the last pass, protected in the pause */
-    uint64_t cut_us;             /* time of hs_snapshot_cut */
-    uint64_t copy_us;            /* from hs_snapshot_start to the last page saved, so far */
-    uint64_t image_size;         /* final file size, once known */
-    uint64_t sums_xxh3;          /* XXH3-64 of the sums file, once finished */
-    bool direct_io;              /* image is written with O_DIRECT */
-    char engine[16];             /* the engine in use */
+    uint64_t bytes_total; /* of memory */
+    uint64_t bytes_done;  /* of memory saved (copied to staging or written) */
+    uint64_t bandwidth;   /* limit now, 0 = none */
+    HS_MEMORY_COUNTERS(HS_COUNTER_FIELD)
+    uint64_t image_size; /* final file size, once known */
+    uint64_t sums_xxh3;  /* XXH3-64 of the sums file, once finished */
+    bool direct_io;      /* image is written with O_DIRECT */
+    char engine[16];     /* the engine in use */
 } hs_snapshot_stats;
 
 /* Zeroes `options` and sets struct_size and defaults. */

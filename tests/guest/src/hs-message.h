@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
  * The numbered message that members exchange, the same over UDP and TCP. A checker finds it in
- * recorded frames by this layout (scripts/lib/hotsnap/channel.py); all numbers are little endian.
+ * recorded frames by this layout (tests/support/channel.py); all numbers are little endian.
  */
 #ifndef HS_MESSAGE_H
 #define HS_MESSAGE_H

@@ -4,7 +4,7 @@
  *
  * Each program keeps its counters on one page of its own, locked and aligned to 4 KiB, so that it
  * is one whole page of the guest's RAM and of the image. The layout below is what
- * scripts/lib/hotsnap/tags.py reads; all numbers are little endian. Counters are written with
+ * tests/support/tags.py reads; all numbers are little endian. Counters are written with
  * release stores by one thread and are eight bytes each, so a cut never sees half of one.
  *
  * The rule that makes a cut checkable: a counter that says "begun" (sent, issued) is raised before

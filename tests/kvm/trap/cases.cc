@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "cases.h"
 
+#include <chrono>
 #include <cstdio>
 #include <cstring>
 #include <fstream>
@@ -8,12 +9,15 @@
 namespace hotsnap::kvmtest {
 
 void Cases::run(const std::string &name, const std::function<void()> &act) {
-    if (left_out_.contains(name)) {
+    unknown_.erase(name);
+    if (left_out_.contains(name) || (!chosen_.empty() && !chosen_.contains(name))) {
         return;
     }
+    const auto began = std::chrono::steady_clock::now();
     try {
         act();
-        std::printf("ok %s\n", name.c_str());
+        const std::chrono::duration<double> took = std::chrono::steady_clock::now() - began;
+        std::printf("ok %s # %.1f s\n", name.c_str(), took.count());
     } catch (const Skipped &reason) {
         std::printf("skip %s - %s\n", name.c_str(), reason.what());
     } catch (const std::exception &error) {

@@ -22,12 +22,16 @@ struct Skipped : std::runtime_error {
 
 class Cases {
   public:
-    explicit Cases(std::set<std::string> left_out) : left_out_(std::move(left_out)) {}
+    // Without any `chosen` all are run, but for those left out.
+    Cases(std::set<std::string> left_out, std::set<std::string> chosen)
+        : left_out_(std::move(left_out)), chosen_(std::move(chosen)), unknown_(chosen_) {}
     void run(const std::string &name, const std::function<void()> &act);
     int failures() const { return failures_; }
+    // Chosen names of which no case was offered so far.
+    const std::set<std::string> &unknown() const { return unknown_; }
 
   private:
-    std::set<std::string> left_out_;
+    std::set<std::string> left_out_, chosen_, unknown_;
     int failures_ = 0;
 };
 

@@ -32,5 +32,8 @@ Violations agreement(const Config &config, const Ledger &ledger);
 // Every command ends, and then all members are idle, whatever happened.
 Violations liveness(const Config &config, const Ledger &ledger);
 
+// A member's machine never does two things at once: no task beside another, nor beside the cut.
+Violations one_at_a_time(const Config &config, const Ledger &ledger);
+
 } // namespace hotsnap::sim
 #endif

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Both headers as C11 sees them, and the contracts that only a C caller meets: ownership of
+// The headers as C11 sees them, and the contracts that only a C caller meets: ownership of
 // strings, NULL errors, struct sizes.
 #include <stdio.h>
 #include <stdlib.h>
@@ -8,6 +8,7 @@
 
 #include "hotsnap/coordinator.h"
 #include "hotsnap/mediator.h"
+#include "hotsnap/member.h"
 
 static int failures;
 
@@ -38,7 +39,10 @@ static void test_coordinator(void) {
     CHECK(!hs_coordinator_new(NULL, NULL));
 
     hs_coordinator *c = hs_coordinator_new("db", NULL);
-    CHECK(c);
+    hs_mediator *mediator = hs_mediator_new();
+    hs_member *member = hs_member_new("db", mediator, "boot", NULL);
+    hs_step step;
+    CHECK(c && member);
     CHECK(!hs_coordinator_next_action(c, &action));
     error = NULL;
     CHECK(!hs_coordinator_snapshot(c, "{", 0, &error));
@@ -50,28 +54,54 @@ static void test_coordinator(void) {
                                   1000, NULL));
     while (hs_coordinator_next_action(c, &action)) {
         CHECK(action.text);
-        prepared |= action.kind == HS_DO_PREPARE && strstr(action.text, "\"t1\"");
+        CHECK((action.kind == HS_DO_WORK) == (action.work != NULL));
+        if (action.work) {
+            prepared |= !strcmp(hs_work_name(action.work), "prepare");
+            hs_member_work(member, action.work);
+        }
         connected |= action.kind == HS_DO_CONNECT && !strcmp(action.text, "unix:/run/web.sock");
         timer |= action.kind == HS_DO_TIMER && action.deadline_us > 1000;
     }
     CHECK(prepared && connected && timer);
+    hs_work_free(NULL);
+    hs_event_free(NULL);
+    hs_coordinator_event(c, NULL, 1500);
+    CHECK(hs_coordinator_wants(c, "unix:/run/web.sock"));
+    CHECK(!hs_coordinator_wants(c, "unix:/run/other.sock") && !hs_coordinator_wants(c, NULL));
     hs_coordinator_link_up(c, 7, false, "unix:/run/web.sock", 2000);
+    CHECK(!hs_coordinator_wants(c, "unix:/run/web.sock"));
     CHECK(hs_coordinator_next_action(c, &action));
     CHECK(action.kind == HS_DO_SEND && action.link == 7 && action.size > 4 && action.data);
     check_string(hs_coordinator_status_json(c), "\"phase\":\"prepare\"");
     hs_coordinator_bytes(c, 7, (const uint8_t *)"\xff\xff\xff\xff", 4, 3000);
     bool failed = false;
-    hs_coordinator_local(c, HS_LOCAL_ABORTED, NULL, 4000);
-    while (hs_coordinator_next_action(c, &action)) {
+    while (!failed && hs_coordinator_next_action(c, &action)) {
         failed |= action.kind == HS_SAY_FINISHED && action.failed;
+        if (action.work) { /* the abort */
+            hs_member_work(member, action.work);
+        }
+        while (hs_member_next_step(member, &step)) {
+            if (step.kind == HS_STEP_EVENT) {
+                hs_coordinator_event(c, step.u.event, 4000);
+            } else if (step.kind == HS_STEP_BEGIN_SNAPSHOT) {
+                hs_member_begun(member, "not here");
+            }
+        }
     }
     CHECK(failed);
+    hs_member_free(member);
+    hs_mediator_free(mediator);
     hs_coordinator_free(c);
     hs_coordinator_free(NULL);
 }
 
 static const char *members = "[{\"name\":\"a\",\"macs\":[\"52:54:00:00:00:01\"]},"
                              "{\"name\":\"b\",\"macs\":[\"52:54:00:00:00:02\"]}]";
+
+/* The frames here have 60 bytes, of which 20 are shown. */
+static void copy_rest(void *opaque, uint8_t *to) {
+    memcpy(to, (const uint8_t *)opaque + 20, 40);
+}
 
 static void test_mediator(void) {
     const uint8_t mac[6] = {0x52, 0x54, 0, 0, 0, 1};
@@ -94,7 +124,9 @@ static void test_mediator(void) {
     CHECK(!hs_mediator_prepare(m, 2, NULL, NULL, true, NULL));
     CHECK(hs_mediator_prepare(m, 2, "a", members, true, NULL));
     hs_mediator_start_coloring(m);
-    CHECK(hs_mediator_frame(m, &out, 0, &octet) == HS_PASS && octet == 0x56);
+    CHECK(!hs_mediator_armed(m));
+    CHECK(hs_mediator_frame_head(m, &out, 20, copy_rest, sent, 0, &octet) == HS_PASS);
+    CHECK(octet == 0x56);
     hs_mediator_cut(m);
     CHECK(hs_mediator_frame(m, &out, 0, &octet) == HS_PASS && octet == 0x5a);
     check_string(hs_mediator_white_sent_json(m), "\"52:54:00:00:00:01>52:54:00:00:00:02\":1");
@@ -116,7 +148,14 @@ static void test_mediator(void) {
     error = NULL;
     CHECK(!hs_mediator_write_channel(m, pcap, vnet, &error));
     check_string(error, pcap);
+    memset(sent, 0xff, 6); /* a broadcast waits for the end of coloring */
+    CHECK(hs_mediator_frame_head(m, &out, 20, copy_rest, sent, 0, &octet) == HS_HOLD);
     hs_mediator_end_coloring(m);
+    CHECK(hs_mediator_next_released(m, &in));
+    CHECK(in.size == sizeof(sent) && !memcmp(in.data, sent, sizeof(sent)));
+    hs_mediator_undelivered(m, 3);
+    hs_mediator_get_stats(m, &stats);
+    CHECK(stats.dropped == 3);
     hs_mediator_reset(m);
     CHECK(!hs_mediator_next_released(m, &in));
     hs_mediator_remove_nic(m, nic);

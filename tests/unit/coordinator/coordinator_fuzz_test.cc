@@ -12,8 +12,10 @@
 #include <rapidcheck.h>
 
 #include "hotsnap/coordinator.h"
+#include "member/handles.h"
 #include "wire/framing.h"
 #include "wire/messages.h"
+#include "work_json.h"
 
 namespace hotsnap::cluster {
 namespace {
@@ -58,9 +60,8 @@ class Victim {
     // As the real world does in the end: work is answered, silent links are noticed.
     void calm_down() {
         for (int i = 0; i < 50; i++) {
-            for (const hs_local_kind kind :
-                 {HS_LOCAL_PUBLISHED, HS_LOCAL_STARTED, HS_LOCAL_ABORTED}) {
-                hs_coordinator_local(c_, kind, nullptr, now_);
+            for (const char *name : {"PUBLISHED", "STARTED", "ABORTED"}) {
+                event(name, nullptr);
                 take();
             }
             now_ += 100'000'000;
@@ -100,7 +101,9 @@ class Victim {
             hs_coordinator_cancel(c_, nullptr, now_);
             break;
         case 6:
-            local(static_cast<hs_local_kind>(*rc::gen::inRange(0, 15)),
+            local(*rc::gen::element("PREPARED", "INSTALLED", "ARMED", "CUT", "CHANNELS_FIN",
+                                    "FULL_FIN", "PROGRESS", "BEAT", "PUBLISHED", "ABORTED",
+                                    "LOADED", "STARTED", "FAILED"),
                   one_of({Json::object(), {{"error", "broken"}}, {{"error", 5}}, 7}));
             break;
         case 7: // somebody becomes our initiator
@@ -152,8 +155,8 @@ class Victim {
             case HS_SAY_FINISHED:
                 finished++;
                 break;
-            case HS_DO_COMMIT:
-                committed++;
+            case HS_DO_WORK:
+                work(std::unique_ptr<hs_work>(action.work)->work);
                 break;
             case HS_DO_CONNECT:
                 due_.push_back([this, to = std::string(action.text), link = next_link_++] {
@@ -165,43 +168,41 @@ class Victim {
                 other_side(action);
                 break;
             default:
-                local_side(action.kind);
+                break;
             }
         }
     }
 
-    void local_side(hs_action_kind kind) {
-        const auto answers = [this](hs_local_kind answer, Json json = Json::object()) {
+    void work(const member::LocalWork &work) {
+        const std::string kind = member::name_of(work);
+        const auto answers = [this](const char *answer, Json json = Json::object()) {
             due_.push_back([this, answer, json = std::move(json)] { local(answer, json); });
         };
-        switch (kind) {
-        case HS_DO_PREPARE:
-            return answers(HS_LOCAL_PREPARED,
-                           {{"nics", {{{"nic", "net0"}, {"mac", mac_v.to_string()}}}},
-                            {"info", {{"boot_id", "x"}}}});
-        case HS_DO_INSTALL:
-            return answers(HS_LOCAL_INSTALLED);
-        case HS_DO_ARM:
-            return answers(HS_LOCAL_ARMED);
-        case HS_DO_CUT:
-            return answers(HS_LOCAL_CUT,
-                           {{"white_sent", {{mac_v.to_string() + ">" + mac_a.to_string(), 3}}},
+        if (kind == "PREPARE") {
+            answers("PREPARED", {{"nics", {{{"nic", "net0"}, {"mac", mac_v.to_string()}}}},
+                                 {"info", {{"boot_id", "x"}}}});
+        } else if (kind == "INSTALL") {
+            answers("INSTALLED");
+        } else if (kind == "ARM") {
+            answers("ARMED");
+        } else if (kind == "CUT") {
+            answers("CUT", {{"white_sent", {{mac_v.to_string() + ">" + mac_a.to_string(), 3}}},
                             {"pause", {{"begin_ns", 1}, {"end_ns", 2}}}});
-        case HS_DO_EXPECT:
-            return answers(HS_LOCAL_CHANNELS_FIN, {{"recorded", 1}, {"lost", 0}});
-        case HS_DO_END_COLORING:
-            return answers(HS_LOCAL_FULL_FIN, {{"memory", {{"file", "v/state"}}}});
-        case HS_DO_PUBLISH:
+        } else if (kind == "EXPECT") {
+            answers("CHANNELS_FIN", {{"recorded", 1}, {"lost", 0}});
+        } else if (kind == "END_COLORING") {
+            answers("FULL_FIN", {{"memory", {{"file", "v/state"}}}});
+        } else if (kind == "PUBLISH") {
             published++;
-            return answers(HS_LOCAL_PUBLISHED);
-        case HS_DO_ABORT:
-            return answers(HS_LOCAL_ABORTED);
-        case HS_DO_LOAD:
-            return answers(HS_LOCAL_LOADED);
-        case HS_DO_START:
-            return answers(HS_LOCAL_STARTED, {{"played", 0}});
-        default:
-            return;
+            answers("PUBLISHED");
+        } else if (kind == "ABORT") {
+            answers("ABORTED");
+        } else if (kind == "LOAD") {
+            answers("LOADED");
+        } else if (kind == "START") {
+            answers("STARTED", {{"played", 0}});
+        } else if (kind == "COMMIT") {
+            committed++;
         }
     }
 
@@ -294,10 +295,16 @@ class Victim {
         return all[*rc::gen::inRange<size_t>(0, all.size())];
     }
 
-    void local(hs_local_kind kind, Json json) {
+    void local(const char *name, Json json) {
         const std::string text =
             to_text(*rc::gen::inRange(0, 20) == 0 ? damaged(std::move(json)) : json);
-        hs_coordinator_local(c_, kind, *rc::gen::inRange(0, 50) == 0 ? "{" : text.c_str(), now_);
+        event(name, *rc::gen::inRange(0, 50) == 0 ? "{" : text.c_str());
+    }
+
+    void event(const char *name, const char *json) {
+        const auto read = member::event_of(name, json);
+        RC_ASSERT(read.has_value());
+        hs_coordinator_event(c_, new hs_event{*read}, now_);
     }
 
     void deliver(hs_link link, const Message &message) {

@@ -9,11 +9,12 @@ namespace {
 struct Epoch {
     Request request;
     RunRecord record;
+    RunLog log;
 
     explicit Epoch(size_t members) {
         request.tag = "t1";
         record.epoch = 7;
-        record.timeline = {{"prepare", 10}, {"snapshot", 20}};
+        log.timeline = {{"prepare", 10}, {"snapshot", 20}};
         for (size_t i = 0; i < members; i++) {
             const std::string name = "m" + std::to_string(i);
             request.members.push_back({name, "unix:" + name});
@@ -30,7 +31,7 @@ struct Epoch {
             record.members.push_back(std::move(member));
         }
     }
-    Json manifest() const { return snapshot_manifest(request, record); }
+    Json manifest() const { return snapshot_manifest(request, record, log); }
 };
 
 TEST(ManifestTest, HoldsAll) {
@@ -97,7 +98,7 @@ TEST(ManifestTest, RestoreResult) {
     Epoch epoch(2);
     epoch.request.bundle = "/b/t1";
     epoch.record.members[0].report = {{"played", 3}};
-    const Json json = restore_result(epoch.request, epoch.record);
+    const Json json = restore_result(epoch.request, epoch.record, epoch.log);
     EXPECT_EQ(json["bundle"], "/b/t1");
     EXPECT_EQ(json["members"][0]["played"], 3);
     EXPECT_EQ(json["members"][0]["name"], "m0");

@@ -52,6 +52,7 @@ class MediatorTest : public testing::Test {
     void arm(uint64_t epoch = 2, bool coloring = true) {
         prepare(epoch, coloring);
         mediator.start_coloring();
+        EXPECT_FALSE(mediator.armed());
     }
     void cut(uint64_t epoch = 2, bool coloring = true) {
         arm(epoch, coloring);

@@ -5,30 +5,13 @@
 #include <sstream>
 #include <stdexcept>
 
+#include "member/handles.h"
 #include "wire/framing.h"
 #include "wire/messages.h"
 
 namespace hotsnap::scenario {
 
 namespace {
-
-const std::map<hs_action_kind, std::string> action_names = {
-    {HS_DO_PREPARE, "PREPARE"}, {HS_DO_INSTALL, "INSTALL"},
-    {HS_DO_ARM, "ARM"},         {HS_DO_CUT, "CUT"},
-    {HS_DO_EXPECT, "EXPECT"},   {HS_DO_CLOSE_CHANNELS, "CLOSE_CHANNELS"},
-    {HS_DO_PUBLISH, "PUBLISH"}, {HS_DO_END_COLORING, "END_COLORING"},
-    {HS_DO_COMMIT, "COMMIT"},   {HS_DO_ABORT, "ABORT"},
-    {HS_DO_LOAD, "LOAD"},       {HS_DO_START, "START"},
-};
-
-const std::map<std::string, hs_local_kind> answer_names = {
-    {"PREPARED", HS_LOCAL_PREPARED}, {"INSTALLED", HS_LOCAL_INSTALLED},
-    {"ARMED", HS_LOCAL_ARMED},       {"CUT", HS_LOCAL_CUT},
-    {"FULL_FIN", HS_LOCAL_FULL_FIN}, {"CHANNELS_FIN", HS_LOCAL_CHANNELS_FIN},
-    {"PROGRESS", HS_LOCAL_PROGRESS}, {"PUBLISHED", HS_LOCAL_PUBLISHED},
-    {"ABORTED", HS_LOCAL_ABORTED},   {"LOADED", HS_LOCAL_LOADED},
-    {"STARTED", HS_LOCAL_STARTED},   {"FAILED", HS_LOCAL_FAILED},
-};
 
 std::vector<std::string> split(const std::string &text) {
     std::istringstream in(text);
@@ -126,7 +109,7 @@ std::string World::execute(const std::string &command) {
             held_connects_.clear();
         }
     } else if (verb == "local") { // local MEMBER ANSWER [JSON]
-        local(words.at(1), answer_names.at(words.at(2)), rest_after(command, 3));
+        local(words.at(1), words.at(2), rest_after(command, 3));
         drain(words[1]);
     } else if (verb == "cut-link") {
         cut_link(words.at(1), words.at(2), rest_after(command, 3));
@@ -163,7 +146,7 @@ std::string World::execute(const std::string &command) {
 
 void World::add_member(const std::string &name) {
     char *error = nullptr;
-    Node node;
+    Node node(name);
     node.coordinator.reset(hs_coordinator_new(name.c_str(), &error));
     if (!node.coordinator) {
         log("error: " + std::string(error));
@@ -172,7 +155,7 @@ void World::add_member(const std::string &name) {
     }
     const auto [mac, first] = macs_.try_emplace(name, macs_.size() + 1);
     node.mac = "52:54:00:00:00:0" + std::to_string(mac->second);
-    nodes_[name] = std::move(node);
+    nodes_.insert_or_assign(name, std::move(node));
 }
 
 // snapshot INITIATOR KEY=VALUE...; members=a,b,c@x are targets with addresses unix:a, unix:b,
@@ -245,8 +228,8 @@ void World::advance(uint64_t us, const std::string &until) {
             break;
         }
         now_us_ = std::max(now_us_, next);
-        nodes_[who].timer_us = UINT64_MAX;
-        hs_coordinator_tick(nodes_[who].coordinator.get(), now_us_);
+        node(who).timer_us = UINT64_MAX;
+        hs_coordinator_tick(node(who).coordinator.get(), now_us_);
         drain(who);
         run(until);
     }
@@ -406,86 +389,81 @@ void World::act(const std::string &name, const hs_action &action) {
         log(name + (action.failed ? " FAILED: " + std::string(action.text)
                                   : " finished:" + describe_result(action.text)));
         return;
-    case HS_DO_ABORT:
-        log(name + " does ABORT: " + action.text);
-        break;
-    case HS_DO_PUBLISH:
-        log(name + " does PUBLISH" + describe_result(action.text));
-        break;
+    case HS_DO_WORK:
+        work(name, std::unique_ptr<hs_work>(action.work)->work);
+        return;
     default:
-        log(name + " does " + action_names.at(action.kind) +
-            without(parse_json(action.text), {"tag", "run", "directory", "options", "self"}));
+        throw std::runtime_error("an action that is not known");
     }
-    do_local(name, action.kind);
 }
 
-void World::do_local(const std::string &name, hs_action_kind kind) {
+void World::work(const std::string &name, const member::LocalWork &work) {
+    const std::string kind = member::name_of(work);
+    const std::string text = node(name).work_text.text_of(work);
+    if (kind == "ABORT") {
+        log(name + " does ABORT: " + text);
+    } else if (kind == "PUBLISH") {
+        log(name + " does PUBLISH" + describe_result(text));
+    } else {
+        log(name + " does " + kind +
+            without(parse_json(text), {"tag", "run", "directory", "options", "self"}));
+    }
+    do_local(name, kind);
+}
+
+void World::do_local(const std::string &name, const std::string &work) {
     Node &member = node(name);
-    if (kind == HS_DO_COMMIT || kind == HS_DO_ABORT) {
+    if (work == "COMMIT" || work == "ABORT") {
         member.has_cut = false;
     }
-    if (held_.contains({name, action_names.at(kind)})) {
+    if (held_.contains({name, work})) {
         return;
     }
-    switch (kind) {
-    case HS_DO_PREPARE:
-        answer(name, HS_LOCAL_PREPARED,
+    if (work == "PREPARE") {
+        answer(name, "PREPARED",
                {{"nics", {{{"nic", "net0"}, {"mac", member.mac}}}}, {"info", {{"boot_id", "x"}}}});
-        return;
-    case HS_DO_INSTALL:
-        answer(name, HS_LOCAL_INSTALLED, {});
-        return;
-    case HS_DO_ARM:
-        answer(name, HS_LOCAL_ARMED, {});
-        return;
-    case HS_DO_CUT:
-        if (!std::exchange(member.has_cut, true)) {
-            answer(name, HS_LOCAL_CUT,
-                   {{"white_sent", Json::object()},
-                    {"pause", {{"begin_ns", now_us_ * 1000}, {"end_ns", now_us_ * 1000 + 2000000}}},
-                    {"cause", "snapshot"}});
-        }
-        return;
-    case HS_DO_EXPECT:
-    case HS_DO_CLOSE_CHANNELS:
-        answer(name, HS_LOCAL_CHANNELS_FIN, {{"recorded", 0}, {"lost", 0}});
-        return;
-    case HS_DO_END_COLORING:
-        if (!held_.contains({name, "FULL"})) {
-            answer(name, HS_LOCAL_FULL_FIN, {{"memory", {{"file", name + "/state"}}}});
-        }
-        return;
-    case HS_DO_PUBLISH:
-        answer(name, HS_LOCAL_PUBLISHED, {});
-        return;
-    case HS_DO_ABORT:
-        answer(name, HS_LOCAL_ABORTED, {});
-        return;
-    case HS_DO_LOAD:
-        answer(name, HS_LOCAL_LOADED, {});
-        return;
-    case HS_DO_START:
-        answer(name, HS_LOCAL_STARTED, {{"played", 0}, {"start_ns", now_us_ * 1000}});
-        return;
-    default:
-        return;
+    } else if (work == "INSTALL") {
+        answer(name, "INSTALLED", {});
+    } else if (work == "ARM") {
+        answer(name, "ARMED", {});
+    } else if (work == "CUT" && !std::exchange(member.has_cut, true)) {
+        answer(name, "CUT",
+               {{"white_sent", Json::object()},
+                {"pause", {{"begin_ns", now_us_ * 1000}, {"end_ns", now_us_ * 1000 + 2000000}}},
+                {"cause", "snapshot"}});
+    } else if (work == "EXPECT" || work == "CLOSE_CHANNELS") {
+        answer(name, "CHANNELS_FIN", {{"recorded", 0}, {"lost", 0}});
+    } else if (work == "END_COLORING" && !held_.contains({name, "FULL"})) {
+        answer(name, "FULL_FIN", {{"memory", {{"file", name + "/state"}}}});
+    } else if (work == "PUBLISH") {
+        answer(name, "PUBLISHED", {});
+    } else if (work == "ABORT") {
+        answer(name, "ABORTED", {});
+    } else if (work == "LOAD") {
+        answer(name, "LOADED", {});
+    } else if (work == "START") {
+        answer(name, "STARTED", {{"played", 0}, {"start_ns", now_us_ * 1000}});
     }
 }
 
-void World::answer(const std::string &name, hs_local_kind kind, const Json &json) {
+void World::answer(const std::string &name, const std::string &event, const Json &json) {
     events_.push_back({.kind = Event::Kind::answer,
                        .from = {},
                        .to = name,
                        .data = json.is_null() ? "{}" : to_text(json),
-                       .answer = kind});
+                       .answer = event});
 }
 
-void World::local(const std::string &name, hs_local_kind kind, const std::string &json) {
-    if (kind == HS_LOCAL_CUT) {
+void World::local(const std::string &name, const std::string &event, const std::string &json) {
+    if (event == "CUT") {
         node(name).has_cut = true;
     }
-    hs_coordinator_local(node(name).coordinator.get(), kind, json.empty() ? nullptr : json.c_str(),
-                         now_us_);
+    std::optional<member::LocalEvent> read =
+        member::event_of(event, json.empty() ? nullptr : json.c_str());
+    if (!read) {
+        throw std::runtime_error("unknown event '" + event + "'");
+    }
+    hs_coordinator_event(node(name).coordinator.get(), new hs_event{std::move(*read)}, now_us_);
 }
 
 } // namespace hotsnap::scenario

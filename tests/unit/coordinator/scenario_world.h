@@ -15,6 +15,7 @@
 
 #include "base/json.h"
 #include "hotsnap/coordinator.h"
+#include "work_json.h"
 
 namespace hotsnap::scenario {
 
@@ -28,7 +29,10 @@ class World {
         struct Deleter {
             void operator()(hs_coordinator *c) const { hs_coordinator_free(c); }
         };
+        explicit Node(const std::string &name) : work_text(name) {}
+
         std::unique_ptr<hs_coordinator, Deleter> coordinator;
+        member::WorkText work_text;
         std::string mac;
         uint64_t timer_us = UINT64_MAX;
         bool has_cut = false;
@@ -40,8 +44,8 @@ class World {
         enum class Kind { connect, message, answer, down } kind;
         std::string from, to; // connect, message
         hs_link link = 0;
-        std::string data; // bytes, address, JSON, reason
-        hs_local_kind answer = HS_LOCAL_FAILED;
+        std::string data;        // bytes, address, JSON, reason
+        std::string answer = {}; // event of the machine
     };
     using Words = std::vector<std::string>;
 
@@ -55,9 +59,10 @@ class World {
     void deliver(const Event &event);
     void drain(const std::string &name); // takes the actions of a member
     void act(const std::string &name, const hs_action &action);
-    void do_local(const std::string &name, hs_action_kind kind);
-    void answer(const std::string &name, hs_local_kind kind, const Json &json);
-    void local(const std::string &name, hs_local_kind kind, const std::string &json);
+    void work(const std::string &name, const member::LocalWork &work);
+    void do_local(const std::string &name, const std::string &work);
+    void answer(const std::string &name, const std::string &event, const Json &json);
+    void local(const std::string &name, const std::string &event, const std::string &json);
     void log(const std::string &line);
     Node &node(const std::string &name);
 

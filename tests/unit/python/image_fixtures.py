@@ -1,14 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What the tests of the offline readers share: mapped-ram images, tags and frames made by hand."""
 
-import os
 import struct
-import sys
 
-sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)),
-                                "..", "..", "..", "scripts", "lib"))
-
-from hotsnap import tags  # noqa: E402
+from support import tags
 
 PAGE = 4096
 MIB = 1 << 20

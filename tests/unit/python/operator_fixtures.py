@@ -2,14 +2,11 @@
 """What the tests of the operator's command share: the path to the code, and a made-up bundle."""
 
 import os
-import sys
 
 CHECKOUT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(
     os.path.abspath(__file__)))))
-sys.path.insert(0, os.path.join(CHECKOUT, "scripts", "lib"))
-
-from hotsnap import sums  # noqa: E402
-from hotsnap.atomic import write_json  # noqa: E402
+from hotsnap.formats import sums
+from hotsnap.host.atomic import write_json
 
 PAGES = {"total": 1000, "zero": 300, "background": 900, "guest_write": 80, "dma_write": 20,
          "kvm_write": 0, "neighbors": 60}

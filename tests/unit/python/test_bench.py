@@ -11,10 +11,13 @@ import os
 import tempfile
 import unittest
 
-from hotsnap import bench, bench_cluster, bench_copy, bench_guest, bench_pause, cluster, trial
-from hotsnap.bench_shell import answer, parse_netstat, serial_port
-from hotsnap.bench_stats import Line, Series, medians_by_name, ratio, show
 from hotsnap.errors import HotsnapError
+from hotsnap.model import bundle, cluster
+from hotsnap_bench import (cluster as bench_cluster, copy as bench_copy, core as bench,
+                           guest as bench_guest, pause as bench_pause)
+from hotsnap_bench.shell import answer, parse_netstat, serial_port
+from hotsnap_bench.stats import Line, Series, medians_by_name, ratio, show
+from support import trial
 
 
 def event(name, microseconds, seconds=1763600000):
@@ -113,9 +116,14 @@ class Rates(unittest.TestCase):
             self.assertIn(part, given)
 
     def test_copy_counts_what_had_been_written(self):
-        memory = {"bytes_written": (64 + 512) << 20, "copy_us": 500_000}
-        self.assertEqual(bench_copy.copy_rate(memory), 1 << 30)
-        self.assertEqual(bench_copy.copy_rate({"bytes_written": 1, "copy_us": 1}), 0)
+        def memory(written, copy_us):
+            return bundle.Memory("state", "sums", "0", 0, bundle.Pages(*[0] * 7),
+                                 bytes_written=written, copy_us=copy_us)
+
+        self.assertEqual(bench_copy.copy_rate(memory((64 + 512) << 20, 500_000)), 1 << 30)
+        self.assertEqual(bench_copy.copy_rate(memory(1, 1)), 0)
+        with self.assertRaises(HotsnapError):
+            bench_copy.copy_rate(memory(None, None))
 
 
 class Machines(unittest.TestCase):

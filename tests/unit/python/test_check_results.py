@@ -109,6 +109,7 @@ class Programs(unittest.TestCase):
 
     def run_shell(self, script, timeout=20.0, read=formats.read_tap):
         self.context.run("program", ["sh", "-c", script], timeout, read)
+        self.context.finish()
         return [(result.name, result.outcome) for _, result in self.report.results]
 
     def test_results_are_counted_and_written(self):
@@ -126,7 +127,7 @@ class Programs(unittest.TestCase):
         self.assertIn(("end", FAILED), self.run_shell("false", read=None))
 
     def test_an_endless_program_is_ended(self):
-        results = self.run_shell("echo ok a; sleep 1000", timeout=10)
+        results = self.run_shell("echo ok a; sleep 1000", timeout=4)
         self.assertEqual(results, [("a", PASSED), ("end", FAILED)])
 
     def test_what_is_left_behind_is_ended_and_named(self):

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 import unittest
 
-from checks import style
+from checks import layers, style
 from checks.context import ROOT
 
 SPDX = "SPDX-License-" + "Identifier: GPL-2.0-or-later"
@@ -80,6 +80,50 @@ class Tools(unittest.TestCase):
         self.assertEqual(style.shell_faults(self.folder, good), "")
         bad = self.put("a.sh", "#!/bin/sh\ncd $1\nrm -rf $2/*\n")
         self.assertIn("SC2086", style.shell_faults(self.folder, bad))
+
+
+class Layers(unittest.TestCase):
+    """Imports go downwards only."""
+
+    GOOD = {"hotsnap/__init__.py": "", "hotsnap/cli.py": "from .commands import up\n",
+            "hotsnap/commands/__init__.py": "",
+            "hotsnap/commands/up.py": "from . import ls\nfrom ..model.state import State\n",
+            "hotsnap/commands/ls.py": "import os\nfrom hotsnap.model import state\n",
+            "hotsnap/model/__init__.py": "", "hotsnap/model/state.py": "import json\n",
+            "hotsnap_bench/core.py": "from hotsnap import cli\n"}
+
+    def faults(self, **changes):
+        sources = {**self.GOOD, **{name.replace("__", "/") + ".py": text
+                                   for name, text in changes.items()}}
+        return layers.faults({f"scripts/python/{path}": text for path, text in sources.items()})
+
+    def test_downwards(self):
+        self.assertEqual(self.faults(), [])
+
+    def test_upwards(self):
+        for text in ("from ..commands import up\n", "from hotsnap.commands.up import x\n",
+                     "import hotsnap.commands.up\n", "def f():\n    from ..commands import up\n"):
+            with self.subTest(text):
+                found = self.faults(hotsnap__model__state=text)
+                self.assertIn("hotsnap.model.state: imports hotsnap.commands.up, which is in a "
+                              "layer above it", found)
+
+    def test_circle(self):
+        found, = self.faults(hotsnap__commands__ls="from .up import x\n")
+        self.assertEqual(found, "hotsnap.commands.up -> hotsnap.commands.ls -> "
+                                "hotsnap.commands.up: a circle of imports")
+
+    def test_what_is_not_shipped(self):
+        found = self.faults(hotsnap__commands__ls="from hotsnap_bench.core import x\n")
+        self.assertIn("hotsnap.commands.ls: imports hotsnap_bench.core; hotsnap may not use that "
+                      "package", found)
+
+    def test_module_without_a_layer(self):
+        found, = self.faults(hotsnap__new="")
+        self.assertIn("hotsnap.new: belongs to no layer", found)
+
+    def test_a_check_that_sees_nothing(self):
+        self.assertTrue(layers.faults({"scripts/other/hotsnap/cli.py": ""}))
 
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ import unittest
 from unittest import mock
 
 import image_fixtures as fixtures
-from hotsnap import channel, cutcheck, disktag, tags
-from hotsnap.cutcheck import CutError, Member, check_members
+from support import channel, cutcheck, disktag, tags
+from support.cutcheck import CutError, Member, check_members
 
 # a sent b 10 messages of which b has 8; b sent a 5, of which a has 5.
 A_TO_B = {"udp_sent": 10, "tcp_sent": 20, "udp_received_max": 5, "udp_received": 5,

@@ -10,8 +10,8 @@ import tempfile
 import unittest
 
 import image_fixtures as fixtures
-from hotsnap import image, tags
-from hotsnap.image import Image, ImageError, Page, compare
+from support import image, tags
+from support.image import Image, ImageError, Page, compare
 
 PAGE = fixtures.PAGE
 

@@ -4,13 +4,9 @@
 import json
 import os
 import subprocess
-import sys
 import unittest
 
-sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)),
-                                "..", "..", "..", "scripts", "lib"))
-
-from hotsnap.netns import Network, NetworkError, tap_netdev  # noqa: E402
+from hotsnap.host.netns import Network, NetworkError, tap_netdev
 
 NAME = f"hs-unit-{os.getpid()}"
 

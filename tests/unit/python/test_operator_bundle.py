@@ -11,8 +11,10 @@ import types
 import unittest
 
 import operator_fixtures
-from hotsnap import bundle, listing, timeline
+from hotsnap.commands import listing
 from hotsnap.errors import UsageError
+from hotsnap.model import bundle
+from hotsnap.ui import timeline
 
 
 class Documented(unittest.TestCase):
@@ -65,6 +67,16 @@ class Manifest(unittest.TestCase):
                          ("t1", 3, 3, 0))
         self.assertAlmostEqual(found.downtime_max_ms(), 2.4)
         self.assertAlmostEqual(found.backoff_max_ms(), 3.5)
+
+    def test_it_is_written_as_it_was(self):
+        """Also the keys that this program does not know."""
+        self.rewrite(lambda m: m["members"][1].update(later={"x": [1]}))
+        with open(self.file, encoding="utf-8") as stream:
+            before = stream.read()
+        bundle.read(self.path).save_manifest()
+        with open(self.file, encoding="utf-8") as stream:
+            after = json.load(stream)
+        self.assertEqual(json.dumps(after), json.dumps(json.loads(before)))
 
     def test_members_on_different_hosts(self):
         """What the writer makes of clocks that cannot be compared."""

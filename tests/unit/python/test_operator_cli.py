@@ -126,7 +126,7 @@ class Command(unittest.TestCase):
         self.assertIn("-smp 1", message)
 
     def test_completion_knows_every_option(self):
-        script = os.path.join(CHECKOUT, "scripts", "completion", "hotsnap.bash")
+        script = os.path.join(CHECKOUT, "scripts", "python", "completion", "hotsnap.bash")
         for command in commands():
             with self.subTest(command):
                 done = subprocess.run(

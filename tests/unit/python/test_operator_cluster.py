@@ -5,9 +5,9 @@ import os
 import tempfile
 import unittest
 
-from hotsnap import cluster
 from hotsnap.errors import UsageError
-from hotsnap.tomlpos import Positions
+from hotsnap.model import cluster
+from hotsnap.model.tomlpos import Positions
 
 GOOD = """\
 [cluster]

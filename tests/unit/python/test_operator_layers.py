@@ -7,9 +7,10 @@ import struct
 import tempfile
 import unittest
 
-from hotsnap import layers
+from hotsnap.disks import layers
+from hotsnap.disks.layers import Delete, Merge
 from hotsnap.errors import HotsnapError
-from hotsnap.layers import Delete, Merge
+from hotsnap.formats import qcow2
 
 
 class Plan(unittest.TestCase):
@@ -117,14 +118,14 @@ class Files(unittest.TestCase):
         base = self.layer("base.qcow2")
         for name in (base, "base.qcow2", "file:" + base,
                      'json:{"driver":"qcow2","file":{"driver":"file","filename":"%s"}}' % base):
-            self.assertEqual(layers.backing_file(self.layer("top.qcow2", name)), base)
-        self.assertIsNone(layers.backing_file(base))
+            self.assertEqual(qcow2.backing_file(self.layer("top.qcow2", name)), base)
+        self.assertIsNone(qcow2.backing_file(base))
 
     def test_written_when_a_power_failure_left_little(self):
         path = self.layer("new.qcow2")
         for size in (512, 40, 36, 4, 0):
             os.truncate(path, size)
-            self.assertFalse(layers.written(path))
+            self.assertFalse(qcow2.written(path))
 
     def test_chain_ends_at_a_raw_image(self):
         raw = os.path.join(self.folder, "golden.raw")
@@ -132,16 +133,16 @@ class Files(unittest.TestCase):
             stream.truncate(1 << 20)
         low = self.layer("low.qcow2", raw)
         top = self.layer("top.qcow2", low)
-        self.assertEqual(layers.chain(top), [top, low])
+        self.assertEqual(qcow2.chain(top), [top, low])
 
     def test_missing_and_damaged(self):
         top = self.layer("top.qcow2", "gone.qcow2")
         with self.assertRaisesRegex(HotsnapError, "gone.qcow2 is missing"):
-            layers.chain(top)
+            qcow2.chain(top)
         with open(top, "wb") as stream:
             stream.write(b"QFI")
         with self.assertRaisesRegex(HotsnapError, "not a qcow2"):
-            layers.chain(top)
+            qcow2.chain(top)
 
     def test_topmost_follows_what_nobody_noted(self):
         low = self.layer("low.qcow2")

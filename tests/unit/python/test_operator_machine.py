@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The QEMU command line, what of it the guest can see, and processes that are known by name."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -8,8 +9,10 @@ import sys
 import tempfile
 import unittest
 
-from hotsnap import accel, cluster, lab, machine, process
-from hotsnap.machine import Paths
+from hotsnap.host import process
+from hotsnap.model import cluster
+from hotsnap.model.state import Paths
+from hotsnap.qemu import accel, lab, machine
 
 PATHS = Paths("/r/a.qmp", "/r/a.mon", "/r/a.hs", "/m/serial.log", "/r/a.pid")
 
@@ -119,11 +122,11 @@ class Processes(unittest.TestCase):
 
     def test_another_process_of_that_number_is_left_alone(self):
         with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as other:
-            stale = {**process.identity(other.pid)}
-            stale["start"] -= 1
+            own = process.identity(other.pid)
+            stale = dataclasses.replace(own, start=own.start - 1)
             self.assertFalse(process.alive(stale))
             process.end(stale)
-            stale = {**process.identity(other.pid), "boot": "another"}
+            stale = dataclasses.replace(own, boot="another")
             process.end(stale)
             self.assertIsNone(other.poll())
             other.kill()
@@ -135,8 +138,7 @@ class Processes(unittest.TestCase):
 
     def test_no_process(self):
         self.assertFalse(process.alive(None))
-        self.assertFalse(process.alive({"pid": os.getpid(), "start": None,
-                                        "boot": process.boot_id()}))
+        self.assertFalse(process.alive(process.Identity(os.getpid(), None, process.boot_id())))
 
 
 if __name__ == "__main__":

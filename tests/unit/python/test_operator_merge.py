@@ -14,11 +14,15 @@ import unittest
 from unittest import mock
 
 import operator_fixtures
-from hotsnap import (binaries, bundle, cluster, layers, lifecycle, listing, merge, sums,
-                     verify)
+from hotsnap.commands import lifecycle, listing, verify
+from hotsnap.disks import layers, merge
 from hotsnap.errors import HotsnapError
-from hotsnap.fleet import Fleet
-from hotsnap.state import State
+from hotsnap.formats import qcow2, sums
+from hotsnap.model import bundle, cluster
+from hotsnap.model.state import State
+from hotsnap.qemu import binaries
+from hotsnap.qemu.fleet import Fleet
+from support.tier import steps
 
 CLUSTER = """
 [cluster]
@@ -127,7 +131,7 @@ class ClusterOfOne(unittest.TestCase):
                 "snapshot-file": overlay, "snapshot-node-name": f"o-{tag}"})
         operator_fixtures.make_bundle(self.state.bundles, tag, ("a",), {"a": [frozen]})
         manifest = self.bundle(tag)
-        manifest.manifest["members"][0]["disks"][0]["overlay"] = overlay
+        manifest.members[0].disks[0].overlay = overlay
         manifest.save_manifest()
         self.taken[tag] = bytes(self.content)
 
@@ -151,14 +155,14 @@ class ClusterOfOne(unittest.TestCase):
         """Bundles hold what they held and verify; the live disk is right; so long is the chain."""
         for tag, content in self.taken.items():
             found = self.bundle(tag)
-            self.assertEqual(self.view(found.members[0]["disks"][0]["file"]), content, tag)
+            self.assertEqual(self.view(found.members[0].disks[0].file), content, tag)
             self.assertEqual([str(d) for d in verify.check(found).damage], [], tag)
         if self.fleet.running("a"):
             active = self.active()
         else:
             active = lifecycle.settle_disks(self.state, "a")["disk0"]
         self.assertEqual(self.view(active), bytes(self.content))
-        self.assertEqual(len(layers.chain(active)), chain)
+        self.assertEqual(len(qcow2.chain(active)), chain)
         known = layers.scan(merge.folders(self.state))
         for path in known:
             if path != active or not self.fleet.running("a"):
@@ -237,11 +241,12 @@ class Merging(ClusterOfOne):
         """After a restore of A the layers above it serve B and C alone; they go with them."""
         self.three()
         self.down()
-        frozen = self.bundle("A").members[0]["disks"][0]["file"]
+        frozen = self.bundle("A").members[0].disks[0].file
         with self.state.locked():
             layer = self.state.new_layer("a", "disk0")
             binaries.create_overlay(self.image_tool, layer, frozen, "qcow2")
-            self.state.members["a"].update(disks={"disk0": layer}, below={})
+            entry = self.state.members["a"]
+            entry.disks, entry.below = {"disk0": layer}, {}
             self.state.save()
         self.content[:] = self.taken["A"]
         self.up()
@@ -309,9 +314,9 @@ class MergingIde(MergingScsi):
 
 
 class Crashes(ClusterOfOne):
-    def crash_at_each_step(self, prepare, tag, chain):
+    def crash_at_each_step(self, first, prepare, tag, chain):
         """Let the command die at its n-th step, for every n; the next command mends it."""
-        for number in range(1, 60):
+        for number in steps(first, 60):
             with self.subTest(step=number):
                 prepare()
                 self.taken.pop(tag)
@@ -367,16 +372,16 @@ class Crashes(ClusterOfOne):
         self.content = bytearray(self.read_file(self.path("golden.raw")))
 
     def test_crash_while_live_and_active(self):
-        self.crash_at_each_step(self.three, "C", 3)
+        self.crash_at_each_step(1, self.three, "C", 3)
 
     def test_crash_while_live_and_frozen(self):
-        self.crash_at_each_step(self.three, "A", 3)
+        self.crash_at_each_step(2, self.three, "A", 3)
 
     def test_crash_while_offline(self):
         def prepare():
             self.three()
             self.down()
-        self.crash_at_each_step(prepare, "B", 3)
+        self.crash_at_each_step(1, prepare, "B", 3)
 
     def test_qemu_dies_too_in_the_middle_of_an_active_merge(self):
         """The journal tells which layer counts: the upper one before, the lower one after."""
@@ -396,7 +401,7 @@ class Crashes(ClusterOfOne):
                         self.assertRaises(BaseException):
                     self.rm("C")
                 self.state.load()
-                self.state.members["a"]["process"] = None
+                self.state.members["a"].process = None
                 self.up()
                 with self.state.locked():
                     merge.tidy(self.state, self.fleet, quiet=True)

@@ -14,11 +14,16 @@ import unittest
 from unittest import mock
 
 import test_operator_merge
-from hotsnap import (binaries, bundle, fleet, layers, lifecycle, listing, merge, process, recovery,
-                     snapshot)
+from hotsnap.commands import lifecycle, listing, recovery, snapshot
+from hotsnap.disks import layers, merge
 from hotsnap.errors import HotsnapError
-from hotsnap.qmp import Qmp, QmpClosed, QmpTimeout
-from hotsnap.state import State
+from hotsnap.formats import qcow2
+from hotsnap.host import process
+from hotsnap.model import bundle
+from hotsnap.model.state import State
+from hotsnap.qemu import binaries, fleet, launch
+from hotsnap.qemu.qmp import Qmp, QmpClosed, QmpTimeout
+from support.tier import steps
 from test_operator_merge import ClusterOfOne, find_qemu
 
 
@@ -82,7 +87,7 @@ class Snapshots(ForkOfOne):
                   bandwidth=1)  # it is still copying
 
     def power_loss(self):
-        process.end(self.state.members["a"]["process"])
+        process.end(self.state.members["a"].process)
 
     def rm_it(self):
         with self.state.locked():
@@ -145,10 +150,10 @@ class Restoring(ForkOfOne):
             return real(qmp, command, *arguments, **keywords)
 
         Qmp.execute = execute
-        for owner, name in ((State, "save"), (binaries, "run_img"), (process, "spawn"),
+        for owner, name in ((State, "save"), (binaries, "run_img"), (launch, "start"),
                             (snapshot.jobs, "follow"), (os, "unlink"), (merge, "collect")):
             setattr(owner, name, dying(getattr(owner, name)))
-        process.spawn = dying(process.spawn, after=True)  # a member that nobody has noted
+        launch.start = dying(launch.start, after=True)  # a member that nobody has noted
 
     def strays(self):
         return process.find("-pidfile", self.state.paths("a").pidfile)
@@ -163,14 +168,14 @@ class Restoring(ForkOfOne):
         self.assertIsNone(self.state.restoring)
         content = self.view(self.active())
         self.assertEqual(set(layers.scan(merge.folders(self.state))),
-                         set(layers.chain(self.active())))
+                         set(qcow2.chain(self.active())))
         self.content[:] = content
         self.write(20, "Z")
         self.check(2)
         return content
 
-    def at_each_step(self, afterwards):
-        for step in range(1, 60):
+    def at_each_step(self, first, afterwards):
+        for step in steps(first, 60):
             with self.subTest(step=step):
                 self.prepare()
                 expected = bytes(self.content)
@@ -196,10 +201,10 @@ class Restoring(ForkOfOne):
         self.down()
 
     def test_killed_at_each_step(self):
-        self.at_each_step(lambda: None)
+        self.at_each_step(1, lambda: None)
 
     def test_host_dies_at_each_step(self):
-        self.at_each_step(self.power_loss)
+        self.at_each_step(2, self.power_loss)
 
     def test_interrupted_twice(self):
         self.prepare()
@@ -324,9 +329,9 @@ class Restoring(ForkOfOne):
     def test_written(self):
         self.prepare()
         self.restore()
-        self.assertFalse(layers.written(self.active()))
+        self.assertFalse(qcow2.written(self.active()))
         self.write(100, "X")
-        self.assertTrue(layers.written(self.active()))
+        self.assertTrue(qcow2.written(self.active()))
 
 
 if __name__ == "__main__":

@@ -10,11 +10,15 @@ import time
 import unittest
 from unittest import mock
 
-from hotsnap import binaries, bundle, cluster, layers, lifecycle, listing, merge
+from hotsnap.commands import lifecycle, listing
+from hotsnap.disks import layers, merge
 from hotsnap.errors import HotsnapError
-from hotsnap.fleet import Fleet
-from hotsnap.qmp import QmpTimeout
-from hotsnap.state import State
+from hotsnap.formats import qcow2
+from hotsnap.model import bundle, cluster
+from hotsnap.model.state import MemberState, State
+from hotsnap.qemu import binaries
+from hotsnap.qemu.fleet import Fleet
+from hotsnap.qemu.qmp import QmpTimeout
 from test_operator_merge import ClusterOfOne
 
 
@@ -152,7 +156,7 @@ class Unfinished(ClusterOfOne):
     def test_life_goes_on_beside_it(self):
         self.three()
         self.cut_short("A", "C")
-        frozen = {self.bundle("B").members[0]["disks"][0]["file"]}
+        frozen = {self.bundle("B").members[0].disks[0].file}
         self.taken.pop("C")
         before = self.layers()
         self.down()
@@ -172,7 +176,7 @@ class Unfinished(ClusterOfOne):
         self.write(10, "F")
         self.fleet.kill(["a"])
         self.state.load()
-        self.state.members["a"]["process"] = None
+        self.state.members["a"].process = None
         self.taken.pop("A")
         self.up()
         self.assertEqual(self.view(self.active()), bytes(self.content))
@@ -192,8 +196,8 @@ class Unfinished(ClusterOfOne):
     def test_sums_of_a_bundle_are_damaged(self):
         self.three()
         self.cut_short("A")
-        os.unlink(self.bundle("C").file(self.bundle("C").members[0]["disks"][0]["sums"]))
-        os.unlink(self.bundle("B").file(self.bundle("B").members[0]["disks"][0]["sums"]))
+        os.unlink(self.bundle("C").file(self.bundle("C").members[0].disks[0].sums))
+        os.unlink(self.bundle("B").file(self.bundle("B").members[0].disks[0].sums))
         self.down()
         self.up()
         for tag in "CB":
@@ -293,7 +297,7 @@ class Spelling(ClusterOfOne):
             with open(path, "w", encoding="utf-8") as stream:
                 stream.write(text.replace(self.folder + "/", link + "/"))
         for path in self.layers():
-            lower = layers.backing_file(path)
+            lower = qcow2.backing_file(path)
             if lower.endswith(".qcow2"):
                 subprocess.run([self.image_tool, "rebase", "-u", "-f", "qcow2", "-F", "qcow2",
                                 "-b", lower.replace(self.folder, link), path], check=True)
@@ -353,7 +357,7 @@ class Spelling(ClusterOfOne):
 
     def test_a_layer_that_a_snapshot_names_is_gone(self):
         self.three()
-        os.unlink(self.bundle("B").members[0]["disks"][0]["file"])
+        os.unlink(self.bundle("B").members[0].disks[0].file)
         before = self.layers()
         self.assertIn("all disk layers were kept", self.rm_alone("A")["remark"])
         self.assertEqual(before, self.layers())
@@ -362,11 +366,11 @@ class Spelling(ClusterOfOne):
         """What is below it belongs to a snapshot: nobody may write there."""
         self.three()
         self.down()
-        os.unlink(self.state.members["a"]["disks"]["disk0"])
-        before = self.view(self.bundle("C").members[0]["disks"][0]["file"])
+        os.unlink(self.state.members["a"].disks["disk0"])
+        before = self.view(self.bundle("C").members[0].disks[0].file)
         with self.assertRaisesRegex(HotsnapError, "disk0 of member a is gone"):
             self.up()
-        self.assertEqual(self.view(self.bundle("C").members[0]["disks"][0]["file"]), before)
+        self.assertEqual(self.view(self.bundle("C").members[0].disks[0].file), before)
 
     def test_the_state_is_gone(self):
         self.three()
@@ -402,7 +406,7 @@ class Spelling(ClusterOfOne):
         os.mkdir(folder)
         layer = os.path.join(folder, "disk0-1.qcow2")
         binaries.create_empty(self.image_tool, layer, 1 << 20)
-        self.state.members["old"] = {"process": None, "disks": {"disk0": layer}}
+        self.state.members["old"] = MemberState(disks={"disk0": layer})
         self.state.save()
         self.rm("A")
         self.assertTrue(os.path.exists(layer))

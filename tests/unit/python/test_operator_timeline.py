@@ -7,7 +7,8 @@ import unittest
 import xml.etree.ElementTree as ET
 
 import operator_fixtures
-from hotsnap import bundle, drawing, timeline
+from hotsnap.model import bundle
+from hotsnap.ui import drawing, timeline
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -46,7 +47,7 @@ class Picture(unittest.TestCase):
 
     def test_everything_is_inside(self):
         for members in (1, 3):
-            self.found.manifest["members"] = self.found.members[:members]
+            self.found.manifest.members = self.found.members[:members]
             root = self.draw()
             width, height = float(root.get("width")), float(root.get("height"))
             for rect in root.iter(SVG + "rect"):
@@ -55,14 +56,14 @@ class Picture(unittest.TestCase):
                                 ET.tostring(rect))
 
     def test_names_are_escaped(self):
-        self.found.manifest["tag"] = "a<b>&\"c"
+        self.found.manifest.tag = "a<b>&\"c"
         self.assertIn("a<b>&\"c", self.texts(self.draw()))
 
     def test_without_timeline_steps_or_common_clock(self):
-        self.found.manifest.pop("timeline")
-        self.found.manifest["cut"]["comparable"] = False
+        self.found.manifest.timeline = []
+        self.found.manifest.cut.comparable = False
         for entry in self.found.members:
-            entry["pause"]["steps"] = []
+            entry.pause.steps = []
         self.assertTrue(any("different hosts" in text for text in self.texts(self.draw())))
 
     def test_ticks_are_round(self):

@@ -7,7 +7,9 @@ import tempfile
 import unittest
 
 import operator_fixtures
-from hotsnap import bundle, sums, verify
+from hotsnap.commands import verify
+from hotsnap.formats import sums
+from hotsnap.model import bundle
 from operator_fixtures import UNIT
 
 QCOW2 = struct.pack(">4sIQIIQ", b"QFI\xfb", 3, 0, 0, 16, 1 << 20).ljust(UNIT * 3 + 17, b"d")
@@ -112,9 +114,9 @@ class Verify(unittest.TestCase):
                 stream.write(b"boot sector" * 1000)
             path = operator_fixtures.make_bundle(folder, disks={"b": [layer]})
             found = bundle.read(path)
-            found.members[1]["disks"][0]["format"] = "raw"
+            found.members[1].disks[0].format = "raw"
             self.assertEqual(verify.check(found).damage, [])
-            found.members[1]["disks"][0]["format"] = "qcow2"
+            found.members[1].disks[0].format = "qcow2"
             self.assertIn("not a qcow2", verify.check(found).damage[0].text)
 
     def test_one_bit_anywhere(self):
@@ -151,11 +153,11 @@ class Verify(unittest.TestCase):
         self.assertNotIn(self.file("c/state"), found)
 
     def test_manifest_that_contradicts_itself(self):
-        cases = ((lambda m: m.update(tag="other"), "other"),
-                 (lambda m: m.update(initiator="zoe"), "zoe"),
-                 (lambda m: m["members"][0]["memory"]["pages"].update(background=1), "pages"),
-                 (lambda m: m["members"][0]["memory"].update(size=1), "memory size"),
-                 (lambda m: m["members"][0]["pause"].update(end_ns=1), "before it begins"))
+        cases = ((lambda m: setattr(m, "tag", "other"), "other"),
+                 (lambda m: setattr(m, "initiator", "zoe"), "zoe"),
+                 (lambda m: setattr(m.members[0].memory.pages, "background", 1), "pages"),
+                 (lambda m: setattr(m.members[0].memory, "size", 1), "memory size"),
+                 (lambda m: setattr(m.members[0].pause, "end_ns", 1), "before it begins"))
         for change, pattern in cases:
             with self.subTest(pattern):
                 found = bundle.read(self.path)

@@ -4,15 +4,11 @@
 import json
 import os
 import socket
-import sys
 import tempfile
 import threading
 import unittest
 
-sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)),
-                                "..", "..", "..", "scripts", "lib"))
-
-from hotsnap.qmp import Qmp, QmpClosed, QmpError, QmpTimeout  # noqa: E402
+from hotsnap.qemu.qmp import Qmp, QmpClosed, QmpError, QmpTimeout
 
 GREETING = {"QMP": {"version": {"qemu": {"major": 10, "minor": 0, "micro": 13}}}}
 

@@ -26,7 +26,7 @@ TEST_P(Abort, LeavesTheVmAsItWas) {
     Region ram("pc.ram", Kind::anonymous, size);
     ram.fill(0, size / 4096);
     Snapshot snapshot({&ram});
-    snapshot.options.bandwidth = 1; // so that copying is still under way
+    snapshot.options.tuning.bandwidth = 1; // so that copying is still under way
     const When when = GetParam();
     ASSERT_EQ(snapshot.create(), "");
     if (when >= When::armed) {
@@ -70,7 +70,7 @@ TEST_P(Abort, FreeingAnUnfinishedSnapshotIsAnAbort) {
     Region ram("pc.ram", Kind::memfd, size);
     ram.fill(0, size / 4096);
     Snapshot snapshot({&ram});
-    snapshot.options.bandwidth = 1;
+    snapshot.options.tuning.bandwidth = 1;
     Writers writers({&ram}, 2, size / 2); // what they write to is copied at once
     const When when = GetParam();
     ASSERT_EQ(snapshot.create(), "");

@@ -55,9 +55,9 @@ TEST(Failure, BadOptionsAreRefused) {
     snapshot.options.engine = "magic";
     EXPECT_TRUE(contains(snapshot.create(), "\"magic\""));
     snapshot.options.engine = "uffd";
-    snapshot.options.cluster_pages = 3;
+    snapshot.options.tuning.cluster_pages = 3;
     EXPECT_TRUE(contains(snapshot.create(), "power of two"));
-    snapshot.options.cluster_pages = 0;
+    snapshot.options.tuning.cluster_pages = 0;
     snapshot.options.struct_size = 0;
     EXPECT_TRUE(contains(snapshot.create(), "struct_size"));
     EXPECT_EQ(snapshot.folder.files(), 0u);

@@ -57,8 +57,8 @@ TEST_P(Identity, ImageIsTheMemoryAtTheCut) {
     const uint64_t populated = ram.populated();
 
     Snapshot snapshot({&ram, &rom});
-    snapshot.options.cluster_pages = setup.cluster_pages;
-    snapshot.options.staging_bytes = setup.staging_bytes;
+    snapshot.options.tuning.cluster_pages = setup.cluster_pages;
+    snapshot.options.tuning.staging_bytes = setup.staging_bytes;
     Writers writers({&ram, &rom}, setup.writers, size / 2);
     snapshot.options.vcpu_tids = writers.tids().data();
     snapshot.options.vcpu_tid_count = writers.tids().size();
@@ -139,7 +139,7 @@ TEST(IdentityControl, WithoutTheTrapTheImageIsTorn) {
     ram.fill(0, 64 * MiB / 4096);
     Snapshot snapshot({&ram});
     snapshot.options.engine = "none";
-    snapshot.options.bandwidth = 256 * MiB; // time for the writers to get ahead of the copy
+    snapshot.options.tuning.bandwidth = 256 * MiB; // time for the writers to get ahead of the copy
     Writers writers({&ram}, 2, 64 * MiB);
     ASSERT_EQ(snapshot.create(), "");
     ASSERT_EQ(snapshot.arm(), "");

@@ -50,9 +50,9 @@ TEST_P(KvmIdentity, ImageIsTheMemoryAtTheCut) {
     ram.fill(0, size / 4096 / 4); // half of what is written is absent at first
     rom.fill(3, 77);
     KvmCase test({&ram, &rom}, setup.ring_entries);
-    test.options.cluster_pages = setup.cluster_pages;
-    test.options.staging_bytes = setup.staging_bytes;
-    test.options.bandwidth = 64 * MiB;
+    test.options.tuning.cluster_pages = setup.cluster_pages;
+    test.options.tuning.staging_bytes = setup.staging_bytes;
+    test.options.tuning.bandwidth = 64 * MiB;
     test.run_vcpus(2);
     test.run_devices(1);
     test.run_kvm(2);

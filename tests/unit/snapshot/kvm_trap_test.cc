@@ -60,7 +60,7 @@ TEST(KvmTrap, RingOverflowIsDrained) {
     Region ram("pc.ram", Kind::anonymous, 4 * MiB);
     ram.fill(0, 1024);
     KvmCase test({&ram}, 4);
-    test.options.staging_bytes = 1;
+    test.options.tuning.staging_bytes = 1;
     test.create();
     test.cut();
     const std::vector<std::byte> at_cut = ram.copy();
@@ -110,8 +110,8 @@ TEST(KvmTrap, AbortLetsEveryoneGoOn) {
     ram.fill(0, 8192);
     for (int round = 0; round < 8; round++) {
         KvmCase test({&ram}, 4);
-        test.options.staging_bytes = 1;
-        test.options.bandwidth = 1;
+        test.options.tuning.staging_bytes = 1;
+        test.options.tuning.bandwidth = 1;
         test.run_vcpus(2);
         test.run_devices(1);
         test.run_kvm(1);

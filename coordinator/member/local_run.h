@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// The local life of a run in one member; hotsnap/member.h holds the contract, member/states.h the
+// states.
+//
+// Between the coordinator and the machine. It decides what is done next, and when; the machine does
+// it. One answer at most is owed at a time, so that two tasks never run at once, no task runs
+// beside the cut, and an undo begins when nothing else is under way.
+#ifndef HOTSNAP_MEMBER_LOCAL_RUN_H
+#define HOTSNAP_MEMBER_LOCAL_RUN_H
+
+#include <cstdint>
+#include <deque>
+#include <optional>
+#include <string>
+
+#include "member/states.h"
+#include "member/steps.h"
+#include "member/work.h"
+#include "network/mediator.h"
+
+namespace hotsnap::member {
+
+class LocalRun {
+  public:
+    // What went wrong; nothing if all went well.
+    using Fault = std::optional<std::string>;
+
+    LocalRun(std::string name, network::Mediator &mediator, std::string boot_id)
+        : name_(std::move(name)), mediator_(mediator), boot_id_(std::move(boot_id)) {}
+
+    void work(LocalWork work);
+
+    // Answers
+    void begun(const Fault &fault);
+    void task_done(hs_task task, const Fault &fault);
+    void cut_done(const Fault &fault, Json pause);
+    void report(const Fault &fault, Json report);
+    void undone(const Fault &fault);
+    void loaded(const Fault &fault, Json report);
+    void started(const Fault &fault, Json report);
+
+    // News
+    void memory_done(const Fault &fault);
+    void failed(const std::string &reason);
+    void red_frame();
+    bool frame_received(); // whether steps are due
+    void beat(uint64_t done, uint64_t total);
+
+    std::optional<Step> next_step();
+
+    State state() const { return state_; }
+    bool busy() const { return state_ != State::idle; }
+    bool aborting() const { return state_ == State::ending || state_ == State::undoing; }
+    bool has_table() const { return has_table_; }
+    uint64_t ignored() const { return ignored_; }
+    const std::optional<Json> &manifest() const { return manifest_; } // while it is published
+
+  private:
+    // The answer that the machine owes.
+    enum class Owed : uint8_t { nothing, begun, task, cut, report, undone, loaded, started };
+
+    // The ordinary way of a snapshot
+    void handle(PrepareWork &work);
+    void handle(InstallWork &work);
+    void handle(ArmWork &work);
+    void handle(CutWork &work);
+    void handle(ExpectWork &work);
+    void handle(CloseChannelsWork &work);
+    void handle(EndColoringWork &work);
+    void handle(PublishWork &work);
+    void handle(CommitWork &work);
+    void handle(AbortWork &work);
+    void handle(LoadWork &work);
+    void handle(StartWork &work);
+    void task_succeeded(hs_task task);
+    void begin_cut(const char *cause);
+    void channels_fin();
+    void record_if_ready();
+
+    // How it ends otherwise
+    void fail(const std::string &reason);
+    void release_all();
+    void undo();
+    bool end_if_ending(); // after an answer that was waited for
+    void abort_load();
+    void forget(bool kept, bool in_doubt, const std::string &reason);
+
+    bool legal(Input input); // counts what is not
+    void ignore() { ignored_++; }
+    // The machine is to do something, and owes an answer.
+    void demand(Step step, Owed owed);
+    void demand_task(hs_task task);
+    bool settle_debt(Owed owed); // false, and counted, when that is not owed
+    bool take_back_demand();     // of which the machine has not heard yet
+    void tell(LocalEvent event) { steps_.push_back(Tell{std::move(event)}); }
+
+    const std::string name_;
+    network::Mediator &mediator_;
+    const std::string boot_id_;
+    bool has_table_ = false;
+    uint64_t ignored_ = 0;
+
+    State state_ = State::idle;
+    Owed owed_ = Owed::nothing;
+    hs_task task_ = HS_TASK_PREPARE; // which one, when one is owed
+    std::deque<Step> steps_;         // not taken yet
+
+    // The run; meaningless when idle.
+    bool coloring_ = true;
+    std::string cut_cause_;
+    struct { // until the channel can be written
+        bool settle, memory, channels;
+    } missing_ = {true, true, true};
+    std::optional<Json> manifest_;
+    std::string abort_reason_;
+    std::string not_undone_;
+};
+
+} // namespace hotsnap::member
+#endif

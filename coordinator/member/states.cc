@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "member/states.h"
+
+#include <array>
+#include <initializer_list>
+
+namespace hotsnap::member {
+
+namespace {
+
+// A set of inputs.
+class Inputs {
+  public:
+    constexpr Inputs(std::initializer_list<Input> inputs) {
+        for (const Input input : inputs) {
+            bits_ |= bit(input);
+        }
+    }
+    constexpr bool has(Input input) const { return bits_ & bit(input); }
+
+  private:
+    static constexpr uint32_t bit(Input input) { return uint32_t{1} << static_cast<int>(input); }
+
+    uint32_t bits_ = 0;
+};
+
+struct Row {
+    const char *name;
+    Inputs legal;
+    Inputs late = {};
+};
+
+using enum Input;
+
+/*
+ * Why things are late:
+ *   cut             a red frame's cut is under way, or done
+ *   close_channels  the last frame came just before the time to wait was over
+ *   failure         of what goes wrong because the run fails or is aborted, the reason is known;
+ * and once the bundle may exist, nothing that happens here makes it fail all work        the
+ * coordinator did not know yet that the run had failed
+ */
+constexpr std::array<Row, state_count> rows = {{
+    {"idle", {prepare, load, abort}},
+    {"beginning", {abort, failure, beat}},
+    {"preparing", {abort, failure, beat}},
+    {"prepared", {install, abort, failure, beat}},
+    {"installed", {arm, abort, failure, beat}},
+    {"arming", {abort, failure, beat}},
+    {"armed", {cut, red_frame, abort, failure, beat}},
+    {"cutting", {memory_complete, abort, failure, beat}, {cut}},
+    {"saving",
+     {expect, close_channels, end_coloring, memory_complete, abort, failure, frame_received, beat},
+     {cut}},
+    {"recording", {end_coloring, abort, failure, beat}, {cut, close_channels}},
+    {"reporting", {end_coloring, abort, failure, beat}, {cut, close_channels}},
+    {"complete", {end_coloring, publish, commit, abort, failure, beat}, {cut, close_channels}},
+    {"publishing", {abort}, {failure}},
+    {"published", {commit, abort}, {failure}},
+    {"failed",
+     {commit, abort},
+     {install, arm, cut, expect, close_channels, end_coloring, publish, memory_complete, failure}},
+    {"ending", {}, {memory_complete, failure}},
+    {"undoing", {}, {memory_complete, failure}},
+    {"loading", {abort, failure}},
+    {"loaded", {start, abort, failure}},
+    {"starting", {abort}, {failure}},
+    {"running", {commit, abort}, {failure}},
+    {"load-failed", {abort}, {start, failure}},
+}};
+
+// They say what is seen, not what is to be done: harmless in every state.
+constexpr Inputs sights = {red_frame, frame_received, beat};
+
+static_assert(state_count == static_cast<size_t>(State::load_failed) + 1);
+
+constexpr const char *input_names[] = {
+    "prepare",   "install",        "arm",   "cut",  "expect", "close-channels",  "end-coloring",
+    "publish",   "commit",         "abort", "load", "start",  "memory-complete", "failure",
+    "red-frame", "frame-received", "beat",
+};
+
+} // namespace
+
+const char *to_string(State state) {
+    return rows[static_cast<size_t>(state)].name;
+}
+
+const char *to_string(Input input) {
+    return input_names[static_cast<size_t>(input)];
+}
+
+Verdict judge(State state, Input input) {
+    const Row &row = rows[static_cast<size_t>(state)];
+    if (row.legal.has(input)) {
+        return Verdict::legal;
+    }
+    return row.late.has(input) || sights.has(input) ? Verdict::late : Verdict::illegal;
+}
+
+} // namespace hotsnap::member

@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// What a run tells the machine to do; hotsnap/member.h says for each how it is answered.
+#ifndef HOTSNAP_MEMBER_STEPS_H
+#define HOTSNAP_MEMBER_STEPS_H
+
+#include <string>
+#include <variant>
+
+#include "hotsnap/member.h"
+#include "member/work.h"
+
+namespace hotsnap::member {
+
+struct BeginSnapshot { // -> begun
+    PrepareWork job;
+};
+
+struct RunTask { // -> task_done
+    hs_task task;
+};
+
+struct TakeCut { // -> cut_done
+    std::string cause;
+};
+
+struct ReleaseFrames {};
+
+struct MakeReport {}; // -> report
+
+struct UndoRest {}; // -> undone
+
+struct Tell { // the coordinator
+    LocalEvent event;
+};
+
+struct ForgetRun {
+    bool kept = false;
+    bool in_doubt = false;
+    std::string reason;
+};
+
+struct BeginLoad { // -> loaded
+    LoadWork job;
+};
+
+struct StartVm {}; // -> started
+
+struct StopVm {};
+
+struct EndLoad {};
+
+using Step = std::variant<BeginSnapshot, RunTask, TakeCut, ReleaseFrames, MakeReport, UndoRest,
+                          Tell, ForgetRun, BeginLoad, StartVm, StopVm, EndLoad>;
+
+} // namespace hotsnap::member
+#endif

@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// The initiator's half of a snapshot; snapshot_peer.cc has the peer's.
+#include "snapshot_run.h"
+
+#include <algorithm>
+
+#include "wire/manifest.h"
+
+namespace hotsnap::cluster {
+
+namespace {
+
+class SnapshotInitiator final : public InitiatorRun {
+  public:
+    explicit SnapshotInitiator(InitiatorEngine &engine)
+        : engine_(engine), request_(engine.request()) {
+        record_.members.resize(request_.members.size());
+    }
+
+    std::vector<Stage> stages() override;
+    Message opening() const override {
+        return Prepare{engine_.run(),       request_.tag,      request_.directory,
+                       request_.coloring,   request_.drain_us, request_.heartbeat_us,
+                       request_.silence_us, request_.options};
+    }
+    Message closing() const override { return AllFullSnapFin{engine_.run()}; }
+    const char *final_phase() const override { return "committed"; }
+    Json result() const override { return snapshot_manifest(request_, record_, engine_.log()); }
+    uint64_t epoch() const override { return record_.epoch; }
+
+  private:
+    std::string number_epoch(); // returns why it cannot be, or nothing
+    void install();
+    void expect();
+    std::string take_cut(size_t member, const TransientSnapFin &m);
+
+    InitiatorEngine &engine_;
+    const Request &request_;
+    RunRecord record_; // what goes into the manifest
+    std::vector<Member> members_;
+    MemberTable table_;
+};
+
+std::vector<Stage> SnapshotInitiator::stages() {
+    return {
+        {.phase = "prepare",
+         .answer = answer<Prepared>([this](size_t member, const Prepared &m) {
+             record_.members[member].prepared = m;
+             return "";
+         }),
+         .deadline_us = request_.prepare_timeout_us},
+        {.phase = "install",
+         .check = [this] { return number_epoch(); },
+         .begin = [this] { install(); },
+         .answer = answer<Installed>(),
+         .deadline_us = request_.arm_timeout_us},
+        {.phase = "arm",
+         .begin = [this] { engine_.broadcast(Arm{engine_.run()}); },
+         .answer = answer<Armed>(),
+         .deadline_us = request_.arm_timeout_us},
+        // Uncolored frames, sent before their sender was armed, arrive. A member whose cut is
+        // faster sends red frames now; nothing was cut before all were armed, so that is sound.
+        {.deadline_us = request_.settle_us, .waits = true},
+        {.phase = "snapshot",
+         .begin = [this] { engine_.broadcast(Snapshot{engine_.run()}); },
+         .answer = answer<TransientSnapFin>(
+             [this](size_t member, const TransientSnapFin &m) { return take_cut(member, m); }),
+         .deadline_us = request_.cut_timeout_us},
+        {.phase = "transient-fin",
+         .begin = [this] { expect(); },
+         .answer = answer<ChannelsFin>([this](size_t member, const ChannelsFin &m) {
+             record_.members[member].channels = m;
+             return "";
+         }),
+         .deadline_us = after(request_.drain_us, request_.cut_timeout_us)},
+        {.phase = "full",
+         .begin = [this] { engine_.broadcast(ColoringEnd{engine_.run()}); },
+         .answer = answer<FullSnapFin>([this](size_t member, const FullSnapFin &m) {
+             record_.members[member].report = m.report;
+             return "";
+         }),
+         .deadline_us = request_.full_timeout_us,
+         .silence_counts = true,
+         .loss = Loss::aborts_unless_answered, // all channels are closed, and its part is durable
+         .completes = true},
+        {.phase = "publish",
+         .begin = [this] { engine_.work(member::PublishWork{result()}); },
+         .loss = Loss::is_noted,
+         .cancels = false,
+         .decided_by =
+             [](const member::LocalEvent &event) {
+                 return std::holds_alternative<member::Published>(event);
+             },
+         .failure = "cannot publish the bundle: "},
+    };
+}
+
+std::string SnapshotInitiator::number_epoch() {
+    uint64_t newest = 0;
+    for (size_t i = 0; i < record_.members.size(); i++) {
+        const Prepared &prepared = record_.members[i].prepared;
+        members_.push_back({request_.members[i].name, prepared.macs});
+        newest = std::max(newest, prepared.last_epoch);
+    }
+    if (newest == UINT64_MAX) {
+        return "the epoch numbers are used up; a member reports an impossible one";
+    }
+    std::string error;
+    std::optional<MemberTable> table = MemberTable::build(members_, error);
+    if (!table) {
+        return error;
+    }
+    table_ = std::move(*table);
+    record_.epoch = newest + 1;
+    return "";
+}
+
+void SnapshotInitiator::install() {
+    engine_.broadcast(Install{engine_.run(), record_.epoch, std::move(members_)});
+}
+
+std::string SnapshotInitiator::take_cut(size_t member, const TransientSnapFin &m) {
+    for (const auto &[pair, segments] : m.white_sent) {
+        const auto from = table_.find(pair.first);
+        const auto to = table_.find(pair.second);
+        if (!from || from->member != member || !to || to->tint.color != network::Color::natural) {
+            return engine_.describe(member) + " reports a channel that is not its own, " +
+                   pair.first.to_string() + " to " + pair.second.to_string();
+        }
+    }
+    record_.members[member].cut = m;
+    return "";
+}
+
+void SnapshotInitiator::expect() {
+    std::vector<PairCounts> expected(record_.members.size());
+    for (const MemberRecord &member : record_.members) {
+        for (const auto &[pair, segments] : member.cut.white_sent) {
+            if (const auto to = table_.find(pair.second)) { // as take_cut() made sure
+                expected[to->member][pair] = segments;
+            }
+        }
+    }
+    for (size_t i = 0; i < expected.size(); i++) {
+        engine_.send(i, AllTransientSnapFin{engine_.run(), std::move(expected[i])});
+    }
+}
+
+} // namespace
+
+std::unique_ptr<InitiatorRun> make_snapshot_initiator(InitiatorEngine &engine) {
+    return std::make_unique<SnapshotInitiator>(engine);
+}
+
+} // namespace hotsnap::cluster

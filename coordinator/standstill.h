@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Notices that the machine's main loop does not beat any more: it waits for the bundle's storage,
+// and while that has failed it hears no command, not even the one to give up.
+//
+// Seconds are counted, not measured: a process that was stopped, and a host that was suspended,
+// find nothing amiss when they go on. Part of one run, so that it ends with the run.
+#ifndef HOTSNAP_COORDINATOR_STANDSTILL_H
+#define HOTSNAP_COORDINATOR_STANDSTILL_H
+
+#include <cstdint>
+
+#include "deadline.h"
+
+namespace hotsnap::cluster {
+
+class Standstill {
+  public:
+    static constexpr unsigned most_missed = 30;
+
+    // The watch begins with the first one: a machine that does not beat is not watched.
+    void beat(uint64_t now_us) {
+        missed_ = 0;
+        if (!ended_ && due_us_ == never) {
+            due_us_ = after(now_us, second_us);
+        }
+    }
+
+    // True, once, when the machine stands still.
+    bool tick(uint64_t now_us) {
+        if (now_us < due_us_) {
+            return false;
+        }
+        due_us_ = after(now_us, second_us);
+        if (++missed_ <= most_missed) {
+            return false;
+        }
+        end();
+        return true;
+    }
+
+    void end() {
+        ended_ = true;
+        due_us_ = never;
+    }
+
+    uint64_t deadline() const { return due_us_; }
+
+  private:
+    static constexpr uint64_t second_us = 1'000'000;
+
+    uint64_t due_us_ = never;
+    unsigned missed_ = 0; // seconds since the last beat, the one under way included
+    bool ended_ = false;
+};
+
+} // namespace hotsnap::cluster
+#endif

@@ -1,0 +1,190 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * hotsnap-cluster, hotsnap-restore, hotsnap-set-bandwidth.
+ */
+#include "qemu/osdep.h"
+#include "block/thread-pool.h"
+#include "job.h"
+#include "../local.h"
+#include "../member.h"
+#include "qapi/error.h"
+#include "qapi/qapi-commands-hotsnap.h"
+#include "qapi/qapi-visit-hotsnap.h"
+#include "qapi/qobject-output-visitor.h"
+#include "qobject/qjson.h"
+#include "qobject/qlist.h"
+#include "system/hotsnap.h"
+
+/*
+ * Only waited out when a frame was lost; short of a busy host's scheduling
+ * delays a late frame would be taken for a lost one.
+ */
+#define DRAIN_MS 1000
+#define DUMP_CUT_TIMEOUT_US (600 * 1000000LL)
+
+static QList *members_json(HotsnapMemberAddressList *list)
+{
+    QList *members = qlist_new();
+
+    for (; list; list = list->next) {
+        QDict *member = qdict_new();
+
+        qdict_put_str(member, "name", list->value->name);
+        qdict_put_str(member, "address", list->value->address);
+        qlist_append(members, member);
+    }
+    return members;
+}
+
+/* Takes the name: the member that makes TAG.partial leads this snapshot. */
+static char *claim_tag(const char *directory, const char *tag, Error **errp)
+{
+    g_autofree char *final = g_build_filename(directory, tag, NULL);
+    g_autofree char *partial = g_strdup_printf("%s.partial", final);
+
+    if (!*tag || strchr(tag, '/') || *tag == '.' || strlen(tag) > 200) {
+        error_setg(errp, "'%s' is no name for a snapshot: use a file name "
+                   "that does not begin with a dot", tag);
+        return NULL;
+    }
+    if (!g_path_is_absolute(directory)) {
+        error_setg(errp, "Directory '%s' is not an absolute path", directory);
+        return NULL;
+    }
+    if (!access(final, F_OK)) {
+        error_setg(errp, "Snapshot '%s' exists already; use another tag, or "
+                   "remove it first", final);
+        return NULL;
+    }
+    if (mkdir(partial, 0700)) {
+        if (errno == EEXIST) {
+            error_setg(errp, "'%s' exists: a snapshot with this tag is being "
+                       "made, or one was interrupted; if nobody is making it, "
+                       "remove it", partial);
+        } else {
+            error_setg(errp, "Cannot create folder '%s': %s; choose a "
+                       "directory that exists and that QEMU can write to",
+                       partial, strerror(errno));
+        }
+        return NULL;
+    }
+    return g_steal_pointer(&partial);
+}
+
+typedef struct Claim {
+    const HotsnapClusterArguments *args;
+    char *partial;
+    Error *err;
+} Claim;
+
+static int claim_in_worker(void *opaque)
+{
+    Claim *c = opaque;
+
+    c->partial = claim_tag(c->args->directory, c->args->tag, &c->err);
+    return 0;
+}
+
+static bool may_begin(HotsnapMember *m, Error **errp)
+{
+    if (hotsnap_refuses(errp, "hotsnap-cluster")) {
+        return false;
+    }
+    if (hotsnap_job_id(m)) {
+        error_setg(errp, "Job '%s' is in progress", hotsnap_job_id(m));
+        return false;
+    }
+    return true;
+}
+
+/*
+ * The options that each member gets, as they were given: this file knows none
+ * of them.
+ */
+static QObject *options_json(HotsnapClusterArguments *args)
+{
+    HotsnapSnapshotOptions *options = qapi_HotsnapClusterArguments_base(args);
+    QObject *json = NULL;
+    Visitor *v = qobject_output_visitor_new(&json);
+
+    visit_type_HotsnapSnapshotOptions(v, NULL, &options, &error_abort);
+    visit_complete(v, &json);
+    visit_free(v);
+    return json;
+}
+
+static char *snapshot_request(HotsnapClusterArguments *args)
+{
+    g_autoptr(QDict) request = qdict_new();
+    g_autoptr(GString) text = NULL;
+
+    qdict_put_str(request, "tag", args->tag);
+    qdict_put_str(request, "directory", args->directory);
+    qdict_put(request, "members", members_json(args->members));
+    qdict_put_bool(request, "coloring",
+                   !args->has_coloring || args->coloring);
+    qdict_put_int(request, "drain_us",
+                  (args->has_drain_ms ? args->drain_ms : DRAIN_MS) * 1000LL);
+    if (args->x_dump) {
+        /* The pause is O(RAM): nobody must give up waiting for it. */
+        qdict_put_int(request, "cut_timeout_us", DUMP_CUT_TIMEOUT_US);
+    }
+    qdict_put_obj(request, "options", options_json(args));
+    text = qobject_to_json(QOBJECT(request));
+    return g_strdup(text->str);
+}
+
+void coroutine_fn qmp_hotsnap_cluster(HotsnapClusterArguments *args,
+                                      Error **errp)
+{
+    HotsnapMember *m = hotsnap_member(errp);
+    g_autofree char *request = NULL;
+    Claim claim = { .args = args };
+
+    if (!m || !may_begin(m, errp)) {
+        return;
+    }
+    /* A worker's work: the storage may stall, which must not stop the VM. */
+    thread_pool_submit_co(claim_in_worker, &claim);
+    if (!claim.partial) {
+        error_propagate(errp, claim.err);
+        return;
+    }
+    if (may_begin(m, errp)) { /* still */
+        request = snapshot_request(args);
+        m->job_partial = claim.partial;
+        if (hotsnap_job_begin(m, args->job_id, HOTSNAP_JOB_CLUSTER, request,
+                              errp)) {
+            return;
+        }
+        m->job_partial = NULL;
+    }
+    rmdir(claim.partial);
+    g_free(claim.partial);
+}
+
+void qmp_hotsnap_restore(const char *job_id, const char *bundle,
+                         HotsnapMemberAddressList *members, Error **errp)
+{
+    HotsnapMember *m = hotsnap_member(errp);
+    g_autoptr(QDict) request = qdict_new();
+    g_autoptr(GString) text = NULL;
+
+    if (!m || hotsnap_refuses(errp, "hotsnap-restore")) {
+        return;
+    }
+    qdict_put_str(request, "bundle", bundle);
+    qdict_put(request, "members", members_json(members));
+    text = qobject_to_json(QOBJECT(request));
+    hotsnap_job_begin(m, job_id, HOTSNAP_JOB_RESTORE, text->str, errp);
+}
+
+void qmp_hotsnap_set_bandwidth(uint64_t bandwidth, Error **errp)
+{
+    HotsnapMember *m = hotsnap_member(errp);
+
+    if (m && !hotsnap_local_set_bandwidth(m->local, bandwidth)) {
+        error_setg(errp, "No snapshot is in progress; a snapshot takes its "
+                   "limit from the 'bandwidth' of hotsnap-cluster");
+    }
+}

@@ -1,0 +1,242 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "qemu/osdep.h"
+#include "../counters.h"
+#include "net/net.h"
+#include "net/vhost_net.h"
+#include "network.h"
+#include "../pause_clock.h"
+#include "qapi/error.h"
+
+#include <hotsnap/snapshot.h>
+
+typedef struct Channel {
+    HotsnapRun *run;
+    uint64_t pcap_xxh3, vnet_xxh3; /* of its files */
+} Channel;
+
+bool hotsnap_network_init(HotsnapNetwork *n, Object *owner, Error **errp)
+{
+    n->owner = owner;
+    QTAILQ_INIT(&n->filters);
+    n->mediator = hs_mediator_new();
+    if (!n->mediator) {
+        error_setg(errp, "There is no memory for the packet mediator");
+    }
+    return n->mediator;
+}
+
+void hotsnap_network_clear(HotsnapNetwork *n)
+{
+    hs_mediator_free(n->mediator);
+}
+
+void hotsnap_network_set_ops(HotsnapNetwork *n, const HotsnapNetworkOps *ops,
+                             void *opaque)
+{
+    n->ops = ops;
+    n->opaque = opaque;
+}
+
+bool hotsnap_network_is_unused(HotsnapNetwork *n)
+{
+    return QTAILQ_EMPTY(&n->filters);
+}
+
+void hotsnap_network_identify(HotsnapNetwork *n)
+{
+    FilterHotsnap *f;
+
+    QTAILQ_FOREACH(f, &n->filters, next_filter) {
+        if (f->nic_added) {
+            hs_mediator_remove_nic(n->mediator, f->nic);
+            f->nic_added = false;
+        }
+    }
+    QTAILQ_FOREACH(f, &n->filters, next_filter) {
+        NetFilterState *nf = NETFILTER(f);
+        NetClientState *peer = nf->netdev->peer;
+
+        if (peer && peer->info->type == NET_CLIENT_DRIVER_NIC) {
+            f->nic = hs_mediator_add_nic(n->mediator, nf->netdev_id,
+                                         qemu_get_nic(peer)->conf->macaddr.a);
+            f->nic_added = true;
+        }
+    }
+}
+
+FilterHotsnap *hotsnap_network_filter(HotsnapNetwork *n, uint32_t nic)
+{
+    FilterHotsnap *f;
+
+    QTAILQ_FOREACH(f, &n->filters, next_filter) {
+        if (f->nic_added && f->nic == nic) {
+            return f;
+        }
+    }
+    return NULL;
+}
+
+static hs_mediator_stats get_stats(HotsnapNetwork *n)
+{
+    hs_mediator_stats s = { .struct_size = sizeof(s) };
+
+    hs_mediator_get_stats(n->mediator, &s);
+    return s;
+}
+
+HotsnapMediatorInfo *hotsnap_network_info(HotsnapNetwork *n)
+{
+    HotsnapMediatorInfo *info = g_new0(HotsnapMediatorInfo, 1);
+    hs_mediator_stats s = get_stats(n);
+
+    HOTSNAP_COPY_COUNTERS(HS_MEDIATOR_COUNTERS, info, s);
+    return info;
+}
+
+/* The part. */
+
+static FilterHotsnap *filter_of_netdev(HotsnapNetwork *n,
+                                       NetClientState *netdev)
+{
+    FilterHotsnap *f;
+
+    QTAILQ_FOREACH(f, &n->filters, next_filter) {
+        NetFilterState *nf = NETFILTER(f);
+
+        if (nf->netdev == netdev && nf->on &&
+            nf->direction == NET_FILTER_DIRECTION_ALL) {
+            return f;
+        }
+    }
+    return NULL;
+}
+
+typedef struct NicCheck {
+    HotsnapNetwork *network;
+    Error **errp;
+    bool ok;
+} NicCheck;
+
+static void check_nic(NICState *nic, void *opaque)
+{
+    NicCheck *c = opaque;
+    NetClientState *nc = qemu_get_queue(nic);
+    NetClientState *peer = nc->peer;
+
+    if (!c->ok || !peer) {
+        return; /* without a backend no frame ever leaves */
+    }
+    c->ok = false;
+    if (get_vhost_net(peer)) {
+        error_setg(c->errp, "Packets of NIC '%s' bypass QEMU (vhost); use "
+                   "-netdev tap,...,vhost=off", nc->name);
+    } else if (nic->conf->peers.queues > 1) {
+        error_setg(c->errp, "NIC '%s' has several queues, which keep no "
+                   "common order of frames; use queues=1 on its netdev",
+                   nc->name);
+    } else if (peer->vnet_hdr_len > 12) {
+        error_setg(c->errp, "NIC '%s' puts a hash into the header of each "
+                   "packet, which cannot be recorded; use hash=off on its "
+                   "device", nc->name);
+    } else if (!filter_of_netdev(c->network, peer)) {
+        error_setg(c->errp, "Network backend '%s' of NIC '%s' has no packet "
+                   "mediator; start QEMU with -object "
+                   "filter-hotsnap,id=ID,netdev=%s,member=ID",
+                   peer->name, nc->name, peer->name);
+    } else {
+        c->ok = true;
+    }
+}
+
+static void *network_begin(HotsnapRun *r, Error **errp)
+{
+    NicCheck nics = { .network = r->network, .errp = errp, .ok = true };
+    Channel *c;
+
+    qemu_foreach_nic(check_nic, &nics);
+    if (!nics.ok) {
+        return NULL;
+    }
+    hotsnap_network_identify(r->network);
+    c = g_new0(Channel, 1);
+    c->run = r;
+    return c;
+}
+
+static bool network_cut(void *opaque, Error **errp)
+{
+    Channel *c = opaque;
+
+    hs_mediator_cut(c->run->network->mediator);
+    hotsnap_pause_step(&c->run->pause, "color");
+    return true;
+}
+
+static char *channel_file(const char *folder, const char *suffix)
+{
+    return g_strdup_printf("%s/channel.%s", folder, suffix);
+}
+
+/* Reads the mediator without the BQL; hotsnap/member.h says why it may. */
+static bool network_finish(void *opaque, Error **errp)
+{
+    Channel *c = opaque;
+    g_autofree char *pcap = channel_file(c->run->folder, "pcap");
+    g_autofree char *vnet = channel_file(c->run->folder, "vnet");
+    char *error = NULL;
+
+    if (!hs_mediator_write_channel(c->run->network->mediator, pcap, vnet,
+                                   &error) ||
+        !hs_file_xxh3(pcap, &c->pcap_xxh3, &error) ||
+        !hs_file_xxh3(vnet, &c->vnet_xxh3, &error)) {
+        error_setg(errp, "%s", error);
+        hs_string_free(error);
+        return false;
+    }
+    return true;
+}
+
+static void put_xxh3(QDict *json, const char *key, uint64_t xxh3)
+{
+    g_autofree char *hex = g_strdup_printf("%016" PRIx64, xxh3);
+
+    qdict_put_str(json, key, hex);
+}
+
+static void network_report(void *opaque, QDict *json)
+{
+    Channel *c = opaque;
+    hs_mediator_stats s = get_stats(c->run->network);
+    g_autofree char *pcap = channel_file(c->run->member, "pcap");
+    g_autofree char *vnet = channel_file(c->run->member, "vnet");
+    QDict *channel = qdict_new();
+
+    qdict_put_str(channel, "file", pcap);
+    qdict_put_str(channel, "vnet", vnet);
+    put_xxh3(channel, "pcap_xxh3", c->pcap_xxh3);
+    put_xxh3(channel, "vnet_xxh3", c->vnet_xxh3);
+    qdict_put_int(channel, "frames", s.recorded);
+    qdict_put_int(channel, "bytes", s.recorded_bytes);
+    HOTSNAP_REPORT_COUNTERS(HS_MEDIATOR_COUNTERS, channel, s);
+    qdict_put(json, "channel", channel);
+}
+
+static void network_undo(void *opaque, const char *reason)
+{
+    Channel *c = opaque;
+    g_autofree char *pcap = channel_file(c->run->folder, "pcap");
+    g_autofree char *vnet = channel_file(c->run->folder, "vnet");
+
+    unlink(pcap);
+    unlink(vnet);
+}
+
+const HotsnapPart hotsnap_network_part = {
+    .name = "network",
+    .begin = network_begin,
+    .cut = network_cut,
+    .finish = network_finish,
+    .report = network_report,
+    .undo = network_undo,
+    .free = g_free,
+};

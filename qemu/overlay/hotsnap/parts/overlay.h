@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Files of disk overlays: empty qcow2 images over a backing file.
+ */
+#ifndef HOTSNAP_PARTS_OVERLAY_H
+#define HOTSNAP_PARTS_OVERLAY_H
+
+typedef struct HotsnapOverlay {
+    const char *folder;
+    const char *prefix;       /* of the file's name */
+    const char *backing;
+    const char *backing_format;
+    uint64_t size;            /* of the disk, a multiple of 512 */
+} HotsnapOverlay;
+
+/*
+ * Makes a durable file with a name in @o->folder that is not taken, and
+ * returns its path; NULL after an error. Without the BQL: it takes as long as
+ * the storage does. The block layer's own bdrv_img_create() needs the BQL
+ * all the while, and no vCPU runs then if the storage does not answer.
+ */
+char *hotsnap_overlay_create(const HotsnapOverlay *o, Error **errp);
+
+/* Removes the file of an overlay that must not be found again. */
+void hotsnap_overlay_remove(const char *path);
+
+#endif

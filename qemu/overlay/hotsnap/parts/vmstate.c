@@ -1,0 +1,131 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "qemu/osdep.h"
+#include "exec/memory.h"
+#include "exec/ramblock.h"
+#include "exec/ramlist.h"
+#include "exec/target_page.h"
+#include "hw/core/cpu.h"
+#include "io/channel-buffer.h"
+#include "migration/migration.h"
+#include "migration/options.h"
+#include "migration/qemu-file.h"
+#include "migration/ram.h"
+#include "migration/savevm.h"
+#include "qapi/error.h"
+#include "qemu/rcu.h"
+#include "qobject/json-writer.h"
+#include "system/hostmem.h"
+#include "vmstate.h"
+
+GByteArray *hotsnap_vmstate_head(void)
+{
+    MigrationState *ms = migrate_get_current();
+    bool *capability = &ms->capabilities[MIGRATION_CAPABILITY_MAPPED_RAM];
+    QIOChannelBuffer *bioc = qio_channel_buffer_new(4096);
+    QEMUFile *f = qemu_file_new_output(QIO_CHANNEL(bioc));
+    GByteArray *head = g_byte_array_new();
+    bool before = *capability;
+
+    /*
+     * The configuration section names the capabilities that the other side
+     * has to have. Nobody can see the change: the BQL is held, and no
+     * migration runs.
+     */
+    *capability = true;
+    qemu_savevm_state_header(f);
+    *capability = before;
+    qemu_fflush(f);
+    g_byte_array_append(head, bioc->data, bioc->usage);
+    qemu_fclose(f);
+    object_unref(OBJECT(bioc));
+    return head;
+}
+
+/*
+ * Guest RAM, which QEMU reaches through the memory core (dma.c). Everything
+ * else belongs to a device that may write to it through a pointer: its own
+ * memory, or a backend that it does not show to the guest (acpi-erst).
+ */
+static bool is_plain_ram(RAMBlock *rb)
+{
+    return object_dynamic_cast(rb->mr->owner, TYPE_MEMORY_BACKEND) &&
+           memory_region_is_mapped(rb->mr);
+}
+
+GArray *hotsnap_vmstate_blocks(void)
+{
+    GArray *blocks = g_array_new(false, true, sizeof(hs_ram_block));
+    RAMBlock *rb;
+
+    RCU_READ_LOCK_GUARD();
+    RAMBLOCK_FOREACH_MIGRATABLE(rb) {
+        hs_ram_block b = {
+            .idstr = rb->idstr,
+            .host = rb->host,
+            .length = rb->used_length,
+            .page_size = qemu_ram_pagesize(rb),
+            .fd = qemu_ram_get_fd(rb),
+            .fd_offset = rb->fd_offset,
+            .shared = qemu_ram_is_shared(rb),
+            .read_only = rb->flags & RAM_READONLY,
+            .save_at_cut = !is_plain_ram(rb),
+        };
+
+        if (b.length) {
+            g_array_append_val(blocks, b);
+        }
+    }
+    return blocks;
+}
+
+GArray *hotsnap_vmstate_vcpus(void)
+{
+    GArray *tids = g_array_new(false, true, sizeof(int));
+    CPUState *cpu;
+
+    CPU_FOREACH(cpu) {
+        int tid = cpu->thread_id;
+
+        g_array_append_val(tids, tid);
+    }
+    return tids;
+}
+
+bool hotsnap_vmstate_has_footers(void)
+{
+    return migrate_get_current()->send_section_footer;
+}
+
+GByteArray *hotsnap_vmstate_devices(Error **errp)
+{
+    MigrationState *ms = migrate_get_current();
+    JSONWriter *before = ms->vmdesc;
+    GByteArray *tail = NULL;
+    QIOChannelBuffer *bioc = qio_channel_buffer_new(512 * 1024);
+    QEMUFile *f = qemu_file_new_output(QIO_CHANNEL(bioc));
+    int ret;
+
+    if (should_send_vmdesc()) {
+        ms->vmdesc = json_writer_new(false);
+        json_writer_start_object(ms->vmdesc, NULL);
+        json_writer_int64(ms->vmdesc, "page_size", qemu_target_page_size());
+        json_writer_start_array(ms->vmdesc, "devices");
+    }
+    ret = qemu_savevm_state_complete_precopy_non_iterable(f, false);
+    if (!ret) {
+        ret = qemu_fflush(f);
+    }
+    if (ms->vmdesc != before) {
+        json_writer_free(ms->vmdesc);
+        ms->vmdesc = before;
+    }
+    if (ret) {
+        error_setg_errno(errp, -ret, "Cannot save the state of the devices");
+    } else {
+        tail = g_byte_array_sized_new(bioc->usage);
+        g_byte_array_append(tail, bioc->data, bioc->usage);
+    }
+    qemu_fclose(f);
+    object_unref(OBJECT(bioc));
+    return tail;
+}

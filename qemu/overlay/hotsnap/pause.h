@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The transient snapshot: what happens while the VM is paused.
+ */
+#ifndef HOTSNAP_PAUSE_H
+#define HOTSNAP_PAUSE_H
+
+#include "part.h"
+
+/*
+ * Main loop, under the BQL. Pauses the VM, takes the instant of each part,
+ * resumes. After an error the VM runs again, and the run must be undone.
+ */
+bool hotsnap_pause_and_cut(HotsnapRun *r, const HotsnapPart *const *parts,
+                           Error **errp);
+
+#endif

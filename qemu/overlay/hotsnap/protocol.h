@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The cluster protocol of this member: the coordinator (hotsnap/coordinator.h)
+ * with its connections and its timer, in an iothread of its own, so that a
+ * busy main loop delays no message.
+ */
+#ifndef HOTSNAP_PROTOCOL_H
+#define HOTSNAP_PROTOCOL_H
+
+#include "qom/object.h"
+
+#include <hotsnap/coordinator.h>
+#include <hotsnap/member.h>
+
+typedef struct HotsnapProtocol HotsnapProtocol;
+
+/* All in the iothread. */
+typedef struct HotsnapProtocolOps {
+    /* Local work is due; taken. */
+    void (*work)(void *opaque, hs_work *work);
+    /* HS_SAY_...: for the user of this member. @text lives in the call. */
+    void (*say)(void *opaque, hs_action_kind kind, const char *text,
+                bool failed);
+} HotsnapProtocolOps;
+
+/* Main loop: listens from now on. */
+HotsnapProtocol *hotsnap_protocol_new(const char *name, const char *listen,
+                                      const HotsnapProtocolOps *ops,
+                                      void *opaque, Error **errp);
+
+/* Main loop: nothing is heard or said any more. NULL is allowed. */
+void hotsnap_protocol_free(HotsnapProtocol *p);
+
+int hotsnap_protocol_thread_id(HotsnapProtocol *p);
+
+/* Any thread: answers of the local side, in their order. Takes @event. */
+void hotsnap_protocol_event(HotsnapProtocol *p, hs_event *event);
+
+/* Main loop: this member leads a run from now on, or an error is set. */
+bool hotsnap_protocol_snapshot(HotsnapProtocol *p, const char *request,
+                               Error **errp);
+bool hotsnap_protocol_restore(HotsnapProtocol *p, const char *request,
+                              Error **errp);
+
+/* Main loop: the user cancels that run. */
+void hotsnap_protocol_cancel(HotsnapProtocol *p);
+
+#endif

@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * A member's part in a restore. Main loop.
+ */
+#ifndef HOTSNAP_RESTORE_H
+#define HOTSNAP_RESTORE_H
+
+#include "parts/network.h"
+#include "qobject/qdict.h"
+
+typedef struct HotsnapRestore HotsnapRestore;
+
+/*
+ * Begins to load the state of @member in @bundle; NULL after an error. From
+ * now on frames to the guest wait. @loaded is called when the VM is ready to
+ * start, or with an error, which it takes; not after hotsnap_restore_end().
+ */
+HotsnapRestore *hotsnap_restore_begin(HotsnapNetwork *network,
+                                      const char *bundle, const char *member,
+                                      void (*loaded)(void *opaque,
+                                                     Error *err),
+                                      void *opaque, Error **errp);
+
+/*
+ * Starts the VM, plays the channel back, lets waiting frames through, frees
+ * @r. Returns {"start_ns","played"}.
+ */
+QDict *hotsnap_restore_start(HotsnapRestore *r);
+
+/* Without starting: lets waiting frames through, frees @r. */
+void hotsnap_restore_end(HotsnapRestore *r);
+
+/*
+ * Another member did not start, or nobody knows whether it did. A part of
+ * the cluster must not run on without the rest.
+ */
+void hotsnap_restore_stop_vm(void);
+
+/* A load is under way, also after hotsnap_restore_end(), which ends none. */
+bool hotsnap_restore_loading(void);
+
+#endif

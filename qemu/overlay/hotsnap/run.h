@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * One snapshot in this member: its parts, its worker thread, its end.
+ *
+ * What to do when is decided by the local life of the run (hotsnap/member.h);
+ * here are the means. Functions are for the main loop unless a comment names
+ * another thread.
+ */
+#ifndef HOTSNAP_RUN_H
+#define HOTSNAP_RUN_H
+
+#include "part.h"
+
+/* What a run needs of the member; outlives the run. */
+typedef struct HotsnapRunPlace {
+    const HotsnapRunOps *ops;
+    void *opaque;            /* of @ops */
+    HotsnapQueue *main;
+    HotsnapNetwork *network;
+    const char *member;      /* its name */
+    int iothread_tid;        /* 0: none */
+} HotsnapRunPlace;
+
+/* Refuses what cannot be saved; NULL after an error, and nothing is left. */
+HotsnapRun *hotsnap_run_begin(const HotsnapRunPlace *place,
+                              const char *directory, const char *tag,
+                              HotsnapSnapshotOptions *options, /* taken */
+                              Error **errp);
+
+/*
+ * Runs @task in the worker thread. @done is called in the main loop, with the
+ * error or NULL. No other task of this run may be under way. @manifest, which
+ * is taken, is for HS_TASK_PUBLISH.
+ */
+void hotsnap_run_task(HotsnapRun *r, hs_task task, char *manifest,
+                      void (*done)(void *opaque, hs_task task,
+                                   const char *error));
+
+/* The pause. On success the background copies have been started. */
+bool hotsnap_run_cut(HotsnapRun *r, Error **errp);
+
+QDict *hotsnap_run_report(HotsnapRun *r);
+void hotsnap_run_info(HotsnapRun *r, HotsnapSnapshotInfo *info);
+void hotsnap_run_progress(HotsnapRun *r, uint64_t *done, uint64_t *total);
+void hotsnap_run_set_bandwidth(HotsnapRun *r, uint64_t bandwidth);
+
+/* After HS_TASK_UNDO: the main loop's part of it. */
+void hotsnap_run_undo(HotsnapRun *r);
+
+/*
+ * Iothread or main loop, the caller sees to it that the run is not freed
+ * meanwhile: guest memory is let go of soon, whatever waits for storage. The
+ * caller of this holds a lock of its own and no other, touches no guest
+ * memory, and waits for nothing but the start of a thread.
+ */
+void hotsnap_run_stop(HotsnapRun *r, const char *reason);
+
+/* The run is over. Its memory is freed by a thread. */
+void hotsnap_run_free(HotsnapRun *r);
+
+/* Waits for that thread. */
+void hotsnap_run_join_free(void);
+
+#endif

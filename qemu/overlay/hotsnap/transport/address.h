@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Addresses of members.
+ */
+#ifndef HOTSNAP_TRANSPORT_ADDRESS_H
+#define HOTSNAP_TRANSPORT_ADDRESS_H
+
+#include "qapi/qapi-types-sockets.h"
+#include <sys/un.h>
+
+/*
+ * unix:PATH or tcp:HOST:PORT; HOST must be loopback until there is TLS. No
+ * name is looked up, as that can take as long as a name server likes:
+ * localhost is 127.0.0.1.
+ */
+SocketAddress *hotsnap_address_parse(const char *str, Error **errp);
+
+void hotsnap_unix_sockaddr(const char *path, struct sockaddr_un *un);
+
+#endif

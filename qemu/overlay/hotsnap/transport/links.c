@@ -1,0 +1,339 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The member's sockets. All of it runs in the member's iothread, but for
+ * hotsnap_links_listen(), which runs before that thread knows of them.
+ *
+ * Sockets are non-blocking; what cannot be written at once waits in the
+ * link's queue for G_IO_OUT. Connecting does not block either: connect.c.
+ *
+ * Whoever can connect must not be able to exhaust the host: the number of
+ * inbound links is bounded, what one has not read of our words, and, by the
+ * coordinator, what it has sent of an unfinished message.
+ */
+#include "qemu/osdep.h"
+#include "address.h"
+#include "../clock.h"
+#include "io/channel-socket.h"
+#include "links.h"
+#include "qapi/error.h"
+#include "qapi/qapi-visit-sockets.h"
+#include "qemu/sockets.h"
+#include "qemu/units.h"
+#include "../trace.h"
+
+/* A peer needs one; the rest is for those that it will refuse. */
+#define INBOUND_MAX 32
+#define BACKLOG 16
+/* Two of the largest messages may be on the way, and some words. */
+#define OUT_MAX (33 * MiB)
+
+typedef struct HotsnapLink {
+    HotsnapLinks *links;
+    hs_link id;
+    char *address;        /* that we connected to, or NULL */
+    QIOChannelSocket *ioc;
+    GSource *read_watch;
+    GSource *write_watch;
+    GByteArray *out;
+    bool closing;         /* close once `out` is empty */
+} HotsnapLink;
+
+static void link_free(gpointer opaque)
+{
+    HotsnapLink *l = opaque;
+
+    if (l->read_watch) {
+        g_source_destroy(l->read_watch);
+        g_source_unref(l->read_watch);
+    }
+    if (l->write_watch) {
+        g_source_destroy(l->write_watch);
+        g_source_unref(l->write_watch);
+    }
+    qio_channel_close(QIO_CHANNEL(l->ioc), NULL);
+    object_unref(OBJECT(l->ioc));
+    g_byte_array_unref(l->out);
+    g_free(l->address);
+    g_free(l);
+}
+
+static void link_lost(HotsnapLink *l, const char *reason)
+{
+    HotsnapLinks *ls = l->links;
+    hs_link id = l->id;
+    g_autofree char *address = g_strdup(l->address);
+    bool tell = !l->closing;
+
+    trace_hotsnap_link(id, reason);
+    g_hash_table_remove(ls->links, &l->id);
+    if (tell) {
+        hs_coordinator_link_down(ls->coordinator, id, address, reason,
+                                 hotsnap_now_us());
+        ls->dispatch(ls->opaque);
+    }
+}
+
+static gboolean link_readable(QIOChannel *ioc, GIOCondition condition,
+                              gpointer opaque)
+{
+    HotsnapLink *l = opaque;
+    HotsnapLinks *ls = l->links;
+    uint8_t buf[16384];
+    Error *err = NULL;
+    ssize_t n = qio_channel_read(ioc, (char *)buf, sizeof(buf), &err);
+
+    if (n == QIO_CHANNEL_ERR_BLOCK) {
+        return G_SOURCE_CONTINUE;
+    }
+    if (n <= 0) {
+        link_lost(l, err ? error_get_pretty(err) :
+                  "the other side closed the connection");
+        error_free(err);
+        return G_SOURCE_REMOVE;
+    }
+    if (!l->closing) {
+        hs_coordinator_bytes(ls->coordinator, l->id, buf, n, hotsnap_now_us());
+        ls->dispatch(ls->opaque); /* may have freed the link and its watch */
+    }
+    return G_SOURCE_CONTINUE;
+}
+
+static gboolean link_writable(QIOChannel *ioc, GIOCondition condition,
+                              gpointer opaque);
+
+/* Returns false if the link is gone. */
+static bool link_flush(HotsnapLink *l)
+{
+    while (l->out->len) {
+        Error *err = NULL;
+        ssize_t n = qio_channel_write(QIO_CHANNEL(l->ioc),
+                                      (char *)l->out->data, l->out->len,
+                                      &err);
+        if (n == QIO_CHANNEL_ERR_BLOCK) {
+            if (!l->write_watch) {
+                l->write_watch = qio_channel_add_watch_source(
+                    QIO_CHANNEL(l->ioc), G_IO_OUT, link_writable, l, NULL,
+                    l->links->gctx);
+            }
+            return true;
+        }
+        if (n < 0 && !l->closing) {
+            /*
+             * The other side has closed. Its last words may wait to be read,
+             * such as that the snapshot is complete: reading goes on, to the
+             * end that comes after them.
+             */
+            trace_hotsnap_link(l->id, error_get_pretty(err));
+            error_free(err);
+            g_byte_array_set_size(l->out, 0);
+            qio_channel_shutdown(QIO_CHANNEL(l->ioc),
+                                 QIO_CHANNEL_SHUTDOWN_BOTH, NULL);
+            return true;
+        }
+        if (n < 0) {
+            link_lost(l, error_get_pretty(err));
+            error_free(err);
+            return false;
+        }
+        g_byte_array_remove_range(l->out, 0, n);
+    }
+    if (l->closing) {
+        g_hash_table_remove(l->links->links, &l->id);
+        return false;
+    }
+    return true;
+}
+
+static gboolean link_writable(QIOChannel *ioc, GIOCondition condition,
+                              gpointer opaque)
+{
+    HotsnapLink *l = opaque;
+
+    g_source_destroy(l->write_watch);
+    g_source_unref(l->write_watch);
+    l->write_watch = NULL;
+    link_flush(l);
+    return G_SOURCE_REMOVE;
+}
+
+void hotsnap_link_new(HotsnapLinks *ls, QIOChannelSocket *ioc,
+                      const char *address)
+{
+    HotsnapLink *l = g_new0(HotsnapLink, 1);
+
+    l->links = ls;
+    l->id = ++ls->next_link;
+    l->address = g_strdup(address);
+    l->ioc = ioc;
+    object_ref(OBJECT(ioc));
+    l->out = g_byte_array_new();
+    qio_channel_set_name(QIO_CHANNEL(ioc), "hotsnap-link");
+    qio_channel_set_blocking(QIO_CHANNEL(ioc), false, NULL);
+    qio_channel_set_delay(QIO_CHANNEL(ioc), false);
+    g_hash_table_insert(ls->links, &l->id, l);
+    l->read_watch = qio_channel_add_watch_source(QIO_CHANNEL(ioc),
+                                                 G_IO_IN | G_IO_HUP,
+                                                 link_readable, l, NULL,
+                                                 ls->gctx);
+    trace_hotsnap_link(l->id, address ?: "inbound");
+    hs_coordinator_link_up(ls->coordinator, l->id, !address, address,
+                           hotsnap_now_us());
+}
+
+static gboolean link_is_closing(gpointer key, gpointer value, gpointer opaque)
+{
+    HotsnapLink *l = value;
+
+    return l->closing;
+}
+
+/*
+ * Refuses by closing; the other side sees its connection lost. A link that
+ * only waits for its last words to be read has no right to a place.
+ */
+static bool link_has_room(HotsnapLinks *ls)
+{
+    GHashTableIter iter;
+    gpointer value;
+    unsigned inbound = 0;
+
+    if (g_hash_table_size(ls->links) < INBOUND_MAX) {
+        return true;
+    }
+    g_hash_table_foreach_remove(ls->links, link_is_closing, NULL);
+    g_hash_table_iter_init(&iter, ls->links);
+    while (g_hash_table_iter_next(&iter, NULL, &value)) {
+        inbound += !((HotsnapLink *)value)->address;
+    }
+    return inbound < INBOUND_MAX;
+}
+
+static void link_accepted(QIONetListener *listener, QIOChannelSocket *ioc,
+                          gpointer opaque)
+{
+    HotsnapLinks *ls = opaque;
+
+    if (!link_has_room(ls)) {
+        trace_hotsnap_link(0, "too many connections");
+        return; /* the listener drops its reference, which closes it */
+    }
+    hotsnap_link_new(ls, ioc, NULL);
+    ls->dispatch(ls->opaque);
+}
+
+void hotsnap_links_send(HotsnapLinks *ls, hs_link link, const uint8_t *data,
+                       size_t size)
+{
+    HotsnapLink *l = g_hash_table_lookup(ls->links, &link);
+
+    if (l && !l->closing) {
+        bool idle = !l->out->len;
+
+        if (l->out->len + size > OUT_MAX) {
+            link_lost(l, "the other side does not read what it is sent");
+            return;
+        }
+        g_byte_array_append(l->out, data, size);
+        if (idle) {
+            link_flush(l);
+        }
+    }
+}
+
+void hotsnap_links_close(HotsnapLinks *ls, hs_link link)
+{
+    HotsnapLink *l = g_hash_table_lookup(ls->links, &link);
+
+    if (l && !l->closing) {
+        l->closing = true;
+        if (!l->out->len) {
+            g_hash_table_remove(ls->links, &l->id);
+        }
+    }
+}
+
+/*
+ * Whoever can connect commands this VM, so that the socket's file must never
+ * exist with a wider mode. A umask() of our own would hold for all threads:
+ * each could be creating a file. On Linux a Unix socket's file takes the
+ * mode that the socket itself has when it is bound.
+ */
+static bool listen_unix(HotsnapLinks *ls, const char *path, Error **errp)
+{
+    g_autoptr(QIOChannelSocket) ioc = NULL;
+    struct sockaddr_un un = { 0 };
+    int fd = qemu_socket(AF_UNIX, SOCK_STREAM, 0);
+
+    hotsnap_unix_sockaddr(path, &un);
+    if (fd < 0 || fchmod(fd, 0600) < 0 ||
+        (unlink(path) < 0 && errno != ENOENT) ||
+        bind(fd, (struct sockaddr *)&un, sizeof(un)) < 0 ||
+        listen(fd, BACKLOG) < 0) {
+        error_setg_errno(errp, errno, "Cannot listen at '%s'", path);
+    } else {
+        ioc = qio_channel_socket_new_fd(fd, errp);
+    }
+    if (!ioc) {
+        if (fd >= 0) {
+            close(fd);
+        }
+        return false;
+    }
+    /* Removes the file when it is closed. */
+    qio_channel_set_feature(QIO_CHANNEL(ioc), QIO_CHANNEL_FEATURE_LISTEN);
+    qio_net_listener_add(ls->listener, ioc);
+    return true;
+}
+
+bool hotsnap_links_listen(HotsnapLinks *ls, const char *address,
+                          Error **errp)
+{
+    g_autoptr(SocketAddress) addr = hotsnap_address_parse(address, errp);
+
+    if (!addr) {
+        return false;
+    }
+    ls->listener = qio_net_listener_new();
+    qio_net_listener_set_name(ls->listener, "hotsnap-member");
+    if (addr->type == SOCKET_ADDRESS_TYPE_UNIX
+        ? !listen_unix(ls, addr->u.q_unix.path, errp)
+        : qio_net_listener_open_sync(ls->listener, addr, BACKLOG, errp) < 0) {
+        return false;
+    }
+    for (size_t i = 0; i < ls->listener->nsioc; i++) {
+        /* A caller may be gone again before its connection is accepted. */
+        qio_channel_set_blocking(QIO_CHANNEL(ls->listener->sioc[i]), false,
+                                 NULL);
+    }
+    qio_net_listener_set_client_func_full(ls->listener, link_accepted, ls, NULL,
+                                          ls->gctx);
+    return true;
+}
+
+HotsnapLinks *hotsnap_links_new(hs_coordinator *coordinator, AioContext *ctx,
+                                GMainContext *gctx,
+                                void (*dispatch)(void *opaque), void *opaque)
+{
+    HotsnapLinks *ls = g_new0(HotsnapLinks, 1);
+
+    ls->coordinator = coordinator;
+    ls->ctx = ctx;
+    ls->gctx = gctx;
+    ls->dispatch = dispatch;
+    ls->opaque = opaque;
+    ls->links = g_hash_table_new_full(g_int64_hash, g_int64_equal, NULL,
+                                      link_free);
+    return ls;
+}
+
+void hotsnap_links_free(HotsnapLinks *ls)
+{
+    if (ls) {
+        if (ls->listener) {
+            qio_net_listener_disconnect(ls->listener);
+            object_unref(OBJECT(ls->listener));
+        }
+        g_hash_table_unref(ls->links);
+        g_free(ls);
+    }
+}

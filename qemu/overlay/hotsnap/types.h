@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The object hotsnap-member: what its files share. The logic lives in two
+ * libraries (hotsnap/snapshot.h, hotsnap/coordinator.h, hotsnap/member.h,
+ * hotsnap/mediator.h); what is here owns sockets, threads, disks and the
+ * pause.
+ *
+ * Threads
+ *   main loop   under the BQL: the mediator, the local life of a run, disks,
+ *               the pause, commands. All fields here are its own.
+ *   iothread    the coordinator and its connections (protocol.h).
+ *   part.h names the others.
+ */
+#ifndef HOTSNAP_TYPES_H
+#define HOTSNAP_TYPES_H
+
+#include "parts/network.h"
+#include "qapi/qapi-types-hotsnap.h"
+#include "qom/object.h"
+#include "queue.h"
+
+#define TYPE_HOTSNAP_MEMBER "hotsnap-member"
+OBJECT_DECLARE_SIMPLE_TYPE(HotsnapMember, HOTSNAP_MEMBER)
+
+struct HotsnapMember {
+    Object parent_obj;
+
+    char *name;
+    char *listen;
+
+    HotsnapQueue *main;      /* work for the main loop */
+    HotsnapNetwork network;
+    struct HotsnapLocal *local;
+    struct HotsnapProtocol *protocol;
+
+    struct HotsnapJob *job;  /* monitor/job.c */
+    char *job_partial;       /* TAG.partial made for the job */
+
+    /* As the coordinator said them last. */
+    HotsnapPhase phase;
+    char *role;
+    uint64_t epoch;
+    char *error;
+};
+
+#endif

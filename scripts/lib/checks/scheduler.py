@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Runs test programs side by side: as many at once as there are slots, results in a fixed order.
+
+Each program has a process of this module's above it, its keeper, which adopts the program's orphans
+and ends them (process.run). So programs that run at once are told apart by their keepers, and an
+interrupt has one process for each program to tell.
+
+Programs start in the order of schedule(), which depends on the programs alone, as slots become
+free (one that waits may find half a slot before its turn), and are reported in that order, whichever
+ends first.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+
+from . import process
+
+HEARTBEAT = 10.0  # seconds between two signs of life
+POLL = 0.5
+
+
+@dataclass(frozen=True)
+class Program:
+    """A test program to run. `alone`: nothing else runs while it does. `waits`: it hardly uses a
+    processor, so that two of them share a slot."""
+
+    name: str
+    command: Sequence[str]
+    log: str
+    timeout: float
+    alone: bool = False
+    waits: bool = False
+    env: Mapping[str, str] = field(default_factory=dict)
+    cwd: str | None = None
+
+
+def slots() -> int:
+    """How many programs run at once: two, where there are two processors."""
+    wanted = os.environ.get("HOTSNAP_CHECK_JOBS")
+    return max(1, int(wanted)) if wanted else min(2, os.cpu_count() or 1)
+
+
+def schedule(programs: Sequence[Program]) -> list[int]:
+    """The order to start in: what may take longest first, so that no long program is left over at
+    the end; and those that run alone last, since nobody can wait beside them."""
+    return sorted(range(len(programs)),
+                  key=lambda i: (programs[i].alone, -programs[i].timeout, i))
+
+
+@dataclass
+class Keeper:
+    """The process above a program that runs; `pipe` gives its account when it ends."""
+
+    program: Program
+    pid: int
+    pipe: int
+    started: float
+
+
+def keep(program: Program) -> Keeper:
+    reading, writing = os.pipe()
+    parent = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.close(reading)
+            # Ctrl-C reaches the parent alone, which passes it on.
+            os.setpgid(0, 0)
+            process.install(parent)
+            end = process.run(program.command, program.log, program.timeout,
+                              env=program.env, cwd=program.cwd)
+            os.write(writing, json.dumps(asdict(end)).encode())
+            os._exit(0)
+        except process.Interrupted as interrupt:
+            os._exit(interrupt.status)
+        except BaseException as error:  # pylint: disable=broad-except # told by process.lost
+            os.write(2, f"{program.name}: {type(error).__name__}: {error}\n".encode())
+        finally:
+            os._exit(1)
+    os.close(writing)
+    return Keeper(program, pid, reading, time.monotonic())
+
+
+def account(keeper: Keeper) -> process.Finished:
+    """How its program ended; called when the keeper has closed its pipe."""
+    text = b""
+    while piece := os.read(keeper.pipe, 65536):
+        text += piece
+    os.close(keeper.pipe)
+    _, status = os.waitpid(keeper.pid, 0)
+    if text:
+        return process.Finished(**json.loads(text))
+    # Without an account nothing that the program has printed can be believed.
+    return process.lost(time.monotonic() - keeper.started, os.waitstatus_to_exitcode(status))
+
+
+def run(programs: Sequence[Program], done: Callable[[int, process.Finished], None],
+        at_once: int | None = None, begun: Callable[[int], None] = lambda _: None) -> None:
+    """Runs them all. `done` is called for each, with its index, in the order of schedule(); before
+    that `begun`, when it starts."""
+    at_once = at_once or slots()
+    order = schedule(programs)
+    waiting, to_report = list(order), list(order)
+    running: dict[int, Keeper] = {}
+    ended: dict[int, process.Finished] = {}
+    beat = Heartbeat()
+    try:
+        while to_report:
+            for index in startable(programs, waiting, running, at_once):
+                waiting.remove(index)
+                begun(index)
+                running[index] = keep(programs[index])
+            beat.beat(running.values(), len(waiting))
+            for index in ready(running):
+                ended[index] = account(running.pop(index))
+                if ended[index].lost:  # its program may live on, and is nobody's now but ours
+                    process.end_orphans(0, [keeper.pid for keeper in running.values()])
+                if index != to_report[0]:
+                    beat.say(f"{programs[index].name} has ended after "
+                             f"{ended[index].seconds:.0f} s; its results follow in their turn")
+            while to_report and to_report[0] in ended:
+                beat.clear()
+                done(to_report[0], ended.pop(to_report[0]))
+                del to_report[0]
+    except BaseException:
+        end(running)
+        raise
+    finally:
+        beat.clear()
+
+
+def startable(programs: Sequence[Program], waiting: Sequence[int], running: Mapping[int, Keeper],
+              at_once: int) -> list[int]:
+    """Those of the waiting ones that may start now, in their order."""
+    active = [programs[index] for index in running]
+    found: list[int] = []
+    for index in waiting:
+        program = programs[index]
+        if any(other.alone for other in active) or (program.alone and active):
+            break
+        if halves(active) + halves([program]) > 2 * at_once:
+            continue  # one that waits may fit into half a slot
+        active.append(program)
+        found.append(index)
+    return found
+
+
+def halves(programs: Iterable[Program]) -> int:
+    """How many halves of a slot they take."""
+    return sum(1 if program.waits else 2 for program in programs)
+
+
+def ready(running: Mapping[int, Keeper]) -> list[int]:
+    """Those whose keeper has something to say, after a while at most."""
+    pipes = {keeper.pipe: index for index, keeper in running.items()}
+    found, _, _ = select.select(list(pipes), [], [], POLL)
+    return [pipes[pipe] for pipe in found]
+
+
+def end(running: Mapping[int, Keeper]) -> None:
+    """Ends every program with its keeper, and waits for all."""
+    for keeper in running.values():
+        try:
+            os.kill(keeper.pid, signal.SIGTERM)
+        except ProcessLookupError:
+            pass
+    for keeper in running.values():
+        os.close(keeper.pipe)
+        try:
+            os.waitpid(keeper.pid, 0)
+        except ChildProcessError:
+            pass
+    process.end_orphans(0)  # of a keeper that was killed
+
+
+class Heartbeat:
+    """Says on standard error which programs are running: a line that is overwritten on a terminal,
+    otherwise one every ten seconds."""
+
+    def __init__(self) -> None:
+        self.terminal = sys.stderr.isatty()
+        self.next = time.monotonic() + (1.0 if self.terminal else HEARTBEAT)
+
+    def beat(self, running: Iterable[Keeper], waiting: int) -> None:
+        now = time.monotonic()
+        if now < self.next:
+            return
+        self.next = now + (POLL if self.terminal else HEARTBEAT)
+        parts = [f"{keeper.program.name} {now - keeper.started:.0f} s "
+                 f"{last_result(keeper.program.log)}".strip() for keeper in running]
+        text = "; ".join(parts) + (f"; {waiting} to come" if waiting else "")
+        if self.terminal:
+            sys.stderr.write(f"\r{text[:100]}\x1b[K")
+        else:
+            sys.stderr.write(f"... {text}\n")
+        sys.stderr.flush()
+
+    def say(self, text: str) -> None:
+        self.clear()
+        print(f"   {text}", file=sys.stderr, flush=True)
+
+    def clear(self) -> None:
+        if self.terminal:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+
+
+def last_result(log: str) -> str:
+    """The last result in the log, so that one sees how far the program is."""
+    try:
+        with open(log, "rb") as stream:
+            stream.seek(max(0, os.path.getsize(log) - 8192))
+            lines = stream.read().decode("utf-8", "replace").splitlines()
+    except FileNotFoundError:  # it has hardly begun
+        return ""
+    for line in reversed(lines):
+        if line.startswith(("ok", "not ok", "skip", "[ ")):
+            return f"({line[:60]})"
+    return ""

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+#
+# Completion of hotsnap for bash; in a checkout:  source scripts/python/completion/hotsnap.bash
+# shellcheck shell=bash
+
+# Asks the command itself, so that tags and members are those of the cluster at hand.
+_hotsnap_names() { # FILTER COMMAND...: the values of a JSON key, one a line
+    local key=$1
+    shift
+    "${COMP_WORDS[0]}" "${file[@]}" "$@" --json 2>/dev/null |
+        sed -n "s/^ *\"$key\": \"\(.*\)\",\$/\1/p"
+}
+
+_hotsnap() {
+    local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]}
+    local command='' word words='' i file=()
+    COMPREPLY=()
+    for ((i = 1; i < COMP_CWORD; i++)); do
+        word=${COMP_WORDS[i]}
+        case $word in
+        -f | --file) file=(--file "${COMP_WORDS[++i]}") ;;
+        -*) ;;
+        *) command=${command:-$word} ;;
+        esac
+    done
+
+    case $previous in
+    -f | --file | --svg)
+        mapfile -t COMPREPLY < <(compgen -f -- "$current")
+        return
+        ;;
+    --initiator)
+        mapfile -t COMPREPLY < <(compgen -W "$(_hotsnap_names member ps)" -- "$current")
+        return
+        ;;
+    --engine)
+        mapfile -t COMPREPLY < <(compgen -W 'auto kvm uffd' -- "$current")
+        return
+        ;;
+    --bandwidth | --timeout) return ;;
+    esac
+
+    case $command in
+    '') words='up ps snapshot ls show verify restore rm down --file --version --help' ;;
+    up) words='--fresh' ;;
+    snapshot) words='--initiator --bandwidth --engine --timeout' ;;
+    show) words='--svg' ;;
+    restore) words='--replace --force-stop --no-verify --timeout' ;;
+    down) words='--force' ;;
+    esac
+    if [[ $command ]]; then
+        words+=' --json --file --help'
+        case $command in
+        show | verify | restore | rm)
+            [[ $current == -* ]] || words=$(_hotsnap_names tag ls)
+            ;;
+        esac
+    fi
+    mapfile -t COMPREPLY < <(compgen -W "$words" -- "$current")
+}
+
+complete -F _hotsnap hotsnap scripts/hotsnap ./scripts/hotsnap

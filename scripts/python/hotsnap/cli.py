@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The command line of hotsnap."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from . import __version__, errors
+from .commands import lifecycle, listing, snapshot, snapshot_options, verify
+from .errors import HotsnapError, Interrupted, UsageError
+from .model import bundle, cluster
+from .model.state import State
+from .qemu.fleet import Fleet
+from .ui import timeline
+from .ui.output import print_json, say
+
+DEFAULT_FILE = "cluster.toml"
+EXIT_CODES = """exit codes:
+  0    done; for verify: nothing is damaged
+  1    failed: one message on standard error says why and what to do
+  2    the command line or the cluster file is wrong; nothing was touched
+  130  interrupted; what was under way was undone
+"""
+
+Handler = Callable[[argparse.Namespace], int]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = build_parser()
+    options = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGHUP, _interrupt)
+    try:
+        return options.handler(options)
+    except KeyboardInterrupt:
+        say("hotsnap: interrupted")
+        return errors.EXIT_INTERRUPTED
+    except HotsnapError as error:
+        say(f"hotsnap: {error}")
+        return error.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return errors.EXIT_FAILED
+    except OSError as error:
+        say(f"hotsnap: {error.filename or 'the system'}: {error.strerror}")
+        return errors.EXIT_FAILED
+
+
+def _interrupt(number: int, _: Any) -> None:
+    raise Interrupted(f"ended by {signal.Signals(number).name}")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="hotsnap", description="Save a running cluster of VMs as one instant, and bring it "
+        "back.", epilog=EXIT_CODES, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-f", "--file", metavar="TOML", help="cluster file "
+                        f"(default: $HOTSNAP_CLUSTER, else {DEFAULT_FILE})")
+    parser.add_argument("--version", action="version", version=f"hotsnap {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def command(name: str, handler: Handler, text: str, json: bool = True
+                ) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".",
+                                  epilog=EXIT_CODES,
+                                  formatter_class=argparse.RawDescriptionHelpFormatter)
+        sub.set_defaults(handler=handler)
+        # The option is accepted after the command as well, and wins there.
+        sub.add_argument("-f", "--file", metavar="TOML", default=argparse.SUPPRESS,
+                         help="cluster file")
+        if json:
+            sub.add_argument("--json", action="store_true", help="print JSON")
+        return sub
+
+    sub = command("up", _up, "start the members that do not run, with their network")
+    sub.add_argument("--fresh", action="store_true",
+                     help="start over from the golden images: what the disks hold is dropped, "
+                          "snapshots are kept")
+    command("ps", _ps, "list the members: state, phase, uptime, disk layers")
+    sub = command("snapshot", _snapshot, "save the running cluster as one instant")
+    sub.add_argument("tag", metavar="TAG")
+    sub.add_argument("--initiator", metavar="MEMBER",
+                     help="the member that leads the snapshot (default: the first)")
+    snapshot_options.add_to(sub)
+    sub.add_argument("--timeout", metavar="SECONDS", type=float,
+                     help="cancel the snapshot when it takes longer (default: no limit)")
+    command("ls", _ls, "list the snapshots, incomplete and damaged ones included")
+    sub = command("show", _show, "show one snapshot: pauses, backoff, pages by manner")
+    sub.add_argument("tag", metavar="TAG|PATH")
+    sub.add_argument("--svg", metavar="FILE", help="also draw its timeline")
+    sub = command("verify", _verify, "check every checksum of a snapshot")
+    sub.add_argument("tag", metavar="TAG|PATH")
+    sub = command("restore", _restore, "bring the cluster back from a snapshot; what its disks "
+                  "hold since then is dropped")
+    sub.add_argument("tag", metavar="TAG|PATH")
+    sub.add_argument("--replace", "--force-stop", action="store_true",
+                     help="end the cluster first if it runs")
+    sub.add_argument("--no-verify", action="store_true",
+                     help="do not check every checksum first: the guests start sooner, but may "
+                          "find damaged memory or disks")
+    sub.add_argument("--timeout", metavar="SECONDS", type=float,
+                     help="cancel the restore when it takes longer (default: no limit)")
+    sub = command("rm", _rm, "remove a snapshot and join the disk layers that only it needed")
+    sub.add_argument("tag", metavar="TAG")
+    sub = command("down", _down, "end all members and remove their network")
+    sub.add_argument("--force", action="store_true",
+                     help="kill the members, as a power failure would")
+    return parser
+
+
+def commands_of(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """The parser of each command, in the order of --help."""
+    return next(action.choices for action in parser._actions  # pylint: disable=protected-access
+                if isinstance(action, argparse._SubParsersAction))
+
+
+def _open(options: argparse.Namespace) -> tuple[State, Fleet]:
+    path = options.file or os.environ.get("HOTSNAP_CLUSTER") or DEFAULT_FILE
+    if not options.file and not os.path.exists(path):
+        raise UsageError(f"no cluster file {path} here: name one with --file or $HOTSNAP_CLUSTER")
+    state = State(cluster.load(path))
+    return state, Fleet(state)
+
+
+def _bundle_path(options: argparse.Namespace) -> str:
+    """TAG or PATH; what has a slash is a path, so that a bundle can be shown without its
+    cluster."""
+    if os.sep in options.tag:
+        return os.path.abspath(options.tag)
+    state, _ = _open(options)
+    return os.path.join(state.bundles, options.tag)
+
+
+def _up(options: argparse.Namespace) -> int:
+    state, fleet = _open(options)
+    with state.locked():
+        started = lifecycle.up(state, fleet, options.fresh)
+    if options.json:
+        print_json({"started": started})
+    else:
+        print(f"started {', '.join(started)}" if started else "all members run already")
+    return 0
+
+
+def _ps(options: argparse.Namespace) -> int:
+    lifecycle.ps(*_open(options), options.json)
+    return 0
+
+
+def _snapshot(options: argparse.Namespace) -> int:
+    state, fleet = _open(options)
+    with state.locked():
+        made = snapshot.snapshot(state, fleet, options.tag, options.initiator, options.timeout,
+                                 options.json, **snapshot_options.chosen(options))
+    if options.json:
+        print_json(listing.summary(state.bundles, made.tag))
+    else:
+        print(listing.report(made))
+    return 0
+
+
+def _ls(options: argparse.Namespace) -> int:
+    listing.ls(_open(options)[0], options.json)
+    return 0
+
+
+def _show(options: argparse.Namespace) -> int:
+    found = bundle.read(_bundle_path(options))
+    if options.svg:
+        timeline.draw(found, options.svg)
+    if options.json:
+        print_json(found.manifest.dump())
+    else:
+        print(listing.details(found))
+    return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    whole = verify.report(bundle.read(_bundle_path(options)), options.json)
+    return 0 if whole else errors.EXIT_FAILED
+
+
+def _restore(options: argparse.Namespace) -> int:
+    state, fleet = _open(options)
+    path = _bundle_path(options)
+    with state.locked():
+        saved = bundle.read(path)
+        snapshot.restore(state, fleet, saved, options.replace, options.timeout,
+                         not options.no_verify, options.json)
+    if options.json:
+        print_json({"restored": saved.tag, "members": fleet.names()})
+    else:
+        print(f"restored {saved.tag}: {', '.join(fleet.names())} go on")
+    return 0
+
+
+def _rm(options: argparse.Namespace) -> int:
+    state, fleet = _open(options)
+    with state.locked():
+        done = listing.rm(state, fleet, options.tag, options.json)
+    if options.json:
+        print_json(done)
+        return 0
+    merged = sum(len(m["removed"]) for m in done["merged"])
+    print(f"removed {options.tag}; disk layers: {len(done['deleted'])} deleted, {merged} merged")
+    for path in done["kept_unneeded"]:
+        print(f"kept {path}: several layers lie over it")
+    if done["remark"]:
+        say(done["remark"])
+    return 0
+
+
+def _down(options: argparse.Namespace) -> int:
+    state, fleet = _open(options)
+    with state.locked():
+        ended = lifecycle.down(state, fleet, options.force)
+    if options.json:
+        print_json({"ended": ended})
+    else:
+        print(f"ended {', '.join(ended)}" if ended else "no member ran")
+    return 0

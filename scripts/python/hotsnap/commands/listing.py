@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""ls, show and rm: lists, describes and removes bundles."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from ..disks import merge, survey
+from ..errors import HotsnapError
+from ..model import bundle
+from ..model.state import State
+from ..qemu.fleet import Fleet
+from ..ui.output import human_size, print_json, say, table
+from . import recovery
+
+MANNERS = (("background", "BACKGROUND"), ("guest_write", "GUEST"), ("dma_write", "DMA"),
+           ("kvm_write", "KVM"))
+
+
+def summary(directory: str, name: str) -> dict[str, Any]:
+    """One line of `ls`."""
+    path = os.path.join(directory, name)
+    row: dict[str, Any] = {"tag": name, "path": path, "status": "complete", "error": None}
+    if name.endswith(bundle.PARTIAL):
+        row.update(status="incomplete", error="left of a snapshot that did not complete: "
+                                              f"'hotsnap rm {name}' removes it")
+        return row
+    try:
+        found = bundle.read(path)
+    except HotsnapError as error:
+        row.update(status="damaged", error=str(error))
+        return row
+    backoff = found.backoff_max_ms()
+    row.update(created=found.manifest.created, epoch=found.manifest.epoch,
+               initiator=found.manifest.initiator,
+               members=[member.name for member in found.members],
+               downtime_max_ms=round(found.downtime_max_ms(), 3),
+               backoff_max_ms=None if backoff is None else round(backoff, 3),
+               frames=found.frames(), lost=found.lost(), bytes=found.disk_bytes())
+    return row
+
+
+def _or_dash(milliseconds: float | None) -> str:
+    return "-" if milliseconds is None else f"{milliseconds:.1f}ms"
+
+
+def ls(state: State, as_json: bool) -> None:
+    rows = [summary(state.bundles, name) for name in bundle.folders(state.bundles)]
+    if as_json:
+        print_json({"directory": state.bundles, "bundles": rows})
+        return
+    print(table(("TAG", "STATUS", "CREATED", "MEMBERS", "DOWNTIME", "BACKOFF", "FRAMES", "SIZE"),
+                [(r["tag"], r["status"], r["created"], len(r["members"]),
+                  f"{r['downtime_max_ms']:.1f}ms", _or_dash(r["backoff_max_ms"]), r["frames"],
+                  human_size(r["bytes"])) if r["status"] == "complete"
+                 else (r["tag"], r["status"], *"------") for r in rows],
+                right="MEMBERS DOWNTIME BACKOFF FRAMES SIZE"))
+    for row in rows:
+        if row["error"]:
+            say(f"{row['tag']}: {row['error']}")
+
+
+def report(found: bundle.Bundle) -> str:
+    """What `snapshot` and `show` print: pauses, backoff, pages by manner, channels, disks."""
+    manifest = found.manifest
+    backoff = found.backoff_max_ms()
+    lines = [f"{found.tag}: {len(found.members)} members, led by {manifest.initiator}, "
+             f"{manifest.created}, epoch {manifest.epoch}",
+             f"downtime {found.downtime_max_ms():.2f} ms at most, TCP backoff "
+             f"{'unknown' if backoff is None else f'{backoff:.2f} ms at most'}, {found.frames()} "
+             f"frames of channel state, {found.lost()} lost", ""]
+    lines.append(table(
+        ("MEMBER", "PAUSE", "CAUSE", "PAGES", "ZERO", *(label for _, label in MANNERS),
+         "FAULTS", "FRAMES"),
+        [(m.name, f"{m.pause.ms:.2f}ms", m.cause or "-", m.memory.pages.total,
+          m.memory.pages.zero, *(getattr(m.memory.pages, key) for key, _ in MANNERS),
+          "-" if m.memory.faults is None else m.memory.faults, m.channel.frames)
+         for m in found.members],
+        right="PAUSE PAGES ZERO BACKGROUND GUEST DMA KVM FAULTS FRAMES"))
+    lines += ["", "PAGES are of 4 KiB: ZERO of them take no space; BACKGROUND to KVM tell in "
+                  "which manner they were saved"]
+    return "\n".join(lines)
+
+
+def details(found: bundle.Bundle) -> str:
+    lines = [report(found), ""]
+    lines.append(table(("PAIR", "BACKOFF"),
+                       [(f"{pair.a} - {pair.b}", f"{pair.us / 1000:.2f}ms")
+                        for pair in found.manifest.cut.pairs], right="BACKOFF"))
+    lines.append("")
+    steps = [step.name for step in found.members[0].pause.steps] if found.members else []
+    lines.append(table(("PAUSE (us)", *(m.name for m in found.members)),
+                       [(name, *(_step(m, name) for m in found.members)) for name in steps],
+                       right=" ".join(m.name for m in found.members)))
+    lines.append("")
+    lines.append(table(("MEMBER", "DISK", "FROZEN LAYER"),
+                       [(m.name, d.device, d.file) for m, d in found.layers()]))
+    return "\n".join(lines)
+
+
+def _step(member: bundle.SavedMember, name: str) -> str:
+    return next((f"{step.us:.0f}" for step in member.pause.steps if step.name == name), "-")
+
+
+def rm(state: State, fleet: Fleet, tag: str, quiet: bool = False) -> dict[str, Any]:
+    """Removes a bundle and joins the disk layers that only it needed; the caller holds the lock."""
+    if "/" in tag or tag in ("", ".", ".."):
+        raise HotsnapError(f"{tag!r} is not a tag: 'hotsnap ls' lists them")
+    path = os.path.join(state.bundles, tag)
+    if not os.path.isdir(path):
+        raise HotsnapError(f"no snapshot {tag!r}: 'hotsnap ls' lists those there are")
+    # A merge may wait for the removal of this bundle, and need not be mentioned.
+    recovery.recover(state, fleet, quiet, tell=False)
+    for name in fleet.running_names():
+        with fleet.monitor(name) as qmp:
+            survey.check_rest(fleet, name, qmp)
+    survey.check_state(state, fleet, survey.scan(state))
+    bundle.remove(path)
+    merge.recover(state, fleet, quiet)
+    try:
+        done = merge.tidy(state, fleet, quiet=quiet)
+        done["remark"] = None
+    except (bundle.BundleError, survey.Busy) as error:
+        done = {"deleted": [], "merged": [], "kept_unneeded": [],
+                "remark": f"all disk layers were kept: {error}"}
+    return {"removed": tag, **done}

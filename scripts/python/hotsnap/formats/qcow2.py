@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Reads headers of qcow2 files. qemu-img would refuse files that a running QEMU has open."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+
+from ..errors import HotsnapError
+
+_HEADER = struct.Struct(">4sIQIIQ")  # magic, version, backing offset and size, cluster bits, size
+_L1, _L1_AT = struct.Struct(">IQ"), 36  # number of entries, and where they are
+_MAGIC = b"QFI\xfb"
+
+
+def backing_file(path: str) -> str | None:
+    """The file that a qcow2 file lies over, its path resolved; None if there is none."""
+    with open(path, "rb") as stream:
+        head = stream.read(_HEADER.size)
+        if len(head) < _HEADER.size or head[:4] != _MAGIC:
+            raise HotsnapError(f"{path} is not a qcow2 file: the disk layer is damaged")
+        _, _, offset, size, _, _ = _HEADER.unpack(head)
+        if not offset:
+            return None
+        stream.seek(offset)
+        name = stream.read(size).decode(errors="surrogateescape")
+    if name.startswith("json:"):
+        options = json.loads(name[5:])
+        name = options.get("file", {}).get("filename") or options.get("file.filename") or ""
+    return os.path.realpath(os.path.join(os.path.dirname(path), name.removeprefix("file:")))
+
+
+def written(path: str) -> bool:
+    """Whether anything was ever written to a layer: its L1 table then has an entry. A new file that
+    a power failure has cut short has none."""
+    with open(path, "rb") as stream:
+        if len(stream.read(_HEADER.size)) < _HEADER.size:
+            return False
+        stream.seek(_L1_AT)
+        size, offset = _L1.unpack(stream.read(_L1.size).ljust(_L1.size, b"\0"))
+        stream.seek(offset)
+        return any(stream.read(size * 8))
+
+
+def cluster_size(path: str) -> int:
+    with open(path, "rb") as stream:
+        return 1 << _HEADER.unpack(stream.read(_HEADER.size))[4]
+
+
+def chain(path: str) -> list[str]:
+    """A layer and all the layers below it, topmost first; ends before what is not qcow2."""
+    found: list[str] = []
+    lower: str | None = os.path.realpath(path)
+    while lower and lower not in found:
+        found.append(lower)
+        if not os.path.exists(lower):
+            raise HotsnapError(f"disk layer {lower} is missing: nothing over it can be used")
+        try:
+            lower = backing_file(lower)
+        except HotsnapError:
+            if len(found) == 1:
+                raise
+            return found[:-1]  # a raw golden image
+    return found

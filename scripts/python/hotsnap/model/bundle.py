@@ -1,0 +1,284 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Bundles: reading and checking manifest.json (docs/formats/bundle.md)."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from ..errors import HotsnapError, UsageError
+from ..host.atomic import sync_folder, write_json
+from ..record import Malformed, Record
+
+FORMAT = "hotsnap-bundle"
+VERSION = 1
+PARTIAL = ".partial"
+TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+class BundleError(HotsnapError):
+    """A bundle that is missing, incomplete or altered; the text names the file."""
+
+
+# --- the manifest --------------------------------------------------------------------------------
+#
+# The records name the keys that this package reads; the file has more.
+
+@dataclass
+class Pages(Record):
+    """Pages of 4 KiB: in all, those that are zero, and by the manner in which they were saved."""
+
+    total: int
+    zero: int
+    background: int
+    guest_write: int
+    dma_write: int
+    kvm_write: int
+    neighbors: int
+
+    @property
+    def by_writes(self) -> int:
+        return self.guest_write + self.dma_write + self.kvm_write
+
+
+@dataclass
+class Memory(Record):
+    """A member's memory image; file names are relative to the bundle's folder."""
+
+    file: str
+    sums: str
+    sums_xxh3: str
+    size: int
+    pages: Pages
+    faults: int | None = None
+    fault_us_max: float | None = None
+    cut_pages: int | None = None
+    arm_us: float | None = None
+    copy_us: float | None = None
+    bytes_written: int | None = None
+    direct_io: bool | None = None
+
+
+@dataclass
+class SavedDisk(Record):
+    """A frozen layer: `file` is absolute, and lies outside the bundle."""
+
+    device: str
+    file: str
+    format: str
+    overlay: str
+    sums: str
+    sums_xxh3: str
+
+
+@dataclass
+class SavedNic(Record):
+    nic: str
+    mac: str
+
+
+@dataclass
+class Channel(Record):
+    """A member's recorded packets; file names are relative to the bundle's folder."""
+
+    file: str
+    vnet: str
+    frames: int
+    lost: int
+    pcap_xxh3: str
+    vnet_xxh3: str
+    held: int | None = None
+
+
+@dataclass
+class Step(Record):
+    name: str
+    us: float
+
+
+@dataclass
+class Pause(Record):
+    begin_ns: int
+    end_ns: int
+    steps: list[Step]
+
+    @property
+    def ms(self) -> float:
+        return (self.end_ns - self.begin_ns) / 1e6
+
+
+@dataclass
+class SavedMember(Record):
+    name: str
+    qemu: str
+    machine: str
+    argv: list[str]
+    nics: list[SavedNic]
+    memory: Memory
+    disks: list[SavedDisk]
+    channel: Channel
+    pause: Pause
+    cause: str | None = None  # of its cut: the message, or a red frame
+
+
+@dataclass
+class Pair(Record):
+    """The time from the first suspend to the last resume of two members."""
+
+    a: str
+    b: str
+    us: float
+
+
+@dataclass
+class Cut(Record):
+    """`backoff_max_us` is null when the members' clocks cannot be compared."""
+
+    backoff_max_us: float | None
+    pairs: list[Pair]
+    comparable: bool = True
+
+
+@dataclass
+class Instant(Record):
+    """When the initiator reached a phase."""
+
+    phase: str
+    us: float
+
+
+@dataclass
+class Manifest(Record):
+    tag: str
+    epoch: int
+    initiator: str
+    created: str
+    members: list[SavedMember]
+    cut: Cut
+    timeline: list[Instant] = field(default_factory=list)
+
+
+# --- the bundle ----------------------------------------------------------------------------------
+
+@dataclass
+class Bundle:
+    """A complete bundle, its manifest checked for what readers rely on."""
+
+    path: str
+    manifest: Manifest
+
+    @property
+    def tag(self) -> str:
+        return self.manifest.tag
+
+    @property
+    def members(self) -> list[SavedMember]:
+        return self.manifest.members
+
+    def file(self, relative: str) -> str:
+        return os.path.join(self.path, relative)
+
+    def layers(self) -> Iterator[tuple[SavedMember, SavedDisk]]:
+        """Each (member, disk)."""
+        for member in self.members:
+            for disk in member.disks:
+                yield member, disk
+
+    def downtime_max_ms(self) -> float:
+        return max((member.pause.ms for member in self.members), default=0.0)
+
+    def backoff_max_ms(self) -> float | None:
+        """None when the members' clocks could not be compared."""
+        longest = self.manifest.cut.backoff_max_us
+        return None if longest is None else longest / 1000
+
+    def frames(self) -> int:
+        return sum(member.channel.frames for member in self.members)
+
+    def lost(self) -> int:
+        return sum(member.channel.lost for member in self.members)
+
+    def disk_bytes(self) -> int:
+        """Space that the folder takes; the disk layers are elsewhere."""
+        return sum(os.lstat(os.path.join(folder, name)).st_blocks * 512
+                   for folder, _, names in os.walk(self.path) for name in names)
+
+    def save_manifest(self) -> None:
+        write_json(self.file("manifest.json"), self.manifest.dump())
+
+
+def check_tag(tag: str) -> None:
+    if not TAG.fullmatch(tag) or tag.endswith(PARTIAL):
+        raise UsageError(f"{tag!r} cannot be a tag: use 1 to 64 letters, digits, '.', '_' or '-', "
+                         f"the first a letter or digit, and not {PARTIAL} at the end")
+
+
+def read(path: str) -> Bundle:
+    """Reads a bundle's manifest and checks its form; BundleError says what is wrong with it."""
+    manifest_file = os.path.join(path, "manifest.json")
+    if not os.path.isdir(path):
+        raise BundleError(f"no bundle at {path}: 'hotsnap ls' lists all bundles")
+    try:
+        with open(manifest_file, encoding="utf-8") as stream:
+            manifest = json.load(stream)
+    except FileNotFoundError as error:
+        raise BundleError(f"{manifest_file} is missing: {path} is not a complete bundle") from error
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{manifest_file} is damaged: {error}") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise BundleError(f"{manifest_file} is damaged: it does not say \"format\": \"{FORMAT}\"")
+    version = manifest.get("version")
+    if version != VERSION:
+        raise BundleError(f"{manifest_file} has version {version}; this program reads version "
+                          f"{VERSION}: use the one that wrote it")
+    try:
+        return Bundle(os.path.abspath(path), Manifest.parse(manifest, manifest_file))
+    except Malformed as error:
+        raise BundleError(str(error)) from error
+
+
+def folders(directory: str) -> list[str]:
+    """Names of all folders in a bundle directory, complete or not, oldest first."""
+    if not os.path.isdir(directory):
+        return []
+    entries = [entry for entry in os.scandir(directory) if entry.is_dir(follow_symlinks=False)]
+    return [entry.name for entry in sorted(entries, key=lambda e: (e.stat().st_mtime_ns, e.name))]
+
+
+def survey(directory: str) -> tuple[list[Bundle], list[BundleError]]:
+    """All bundles that are not leftovers: those that can be read, and what is wrong with others."""
+    whole, damage = [], []
+    for name in folders(directory):
+        if not name.endswith(PARTIAL):
+            try:
+                whole.append(read(os.path.join(directory, name)))
+            except BundleError as error:
+                damage.append(error)
+    return whole, damage
+
+
+def complete(directory: str) -> list[Bundle]:
+    """All bundles that are not leftovers. BundleError if one of them is damaged, since the disk
+    layers that it needs are then unknown."""
+    whole, damage = survey(directory)
+    if damage:
+        raise damage[0]
+    return whole
+
+
+def remove(path: str) -> None:
+    """Removes a bundle's folder. A crash leaves an incomplete one, and never a bundle with parts
+    missing under its own name."""
+    if not path.endswith(PARTIAL):
+        doomed = path + PARTIAL
+        if os.path.exists(doomed):
+            shutil.rmtree(doomed)
+        os.rename(path, doomed)
+        sync_folder(os.path.dirname(path))
+        path = doomed
+    shutil.rmtree(path)
+    sync_folder(os.path.dirname(path))

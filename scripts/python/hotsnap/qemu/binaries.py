@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Where QEMU, qemu-img and the firmware are."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+
+from ..errors import HotsnapError
+from ..host.atomic import sync_file, sync_folder
+
+PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+PROGRAM = "qemu-system-x86_64"
+FIRMWARE = ("/usr/share/qemu", "/usr/share/seabios")
+
+
+def _checkout() -> str:
+    root = os.path.dirname(os.path.dirname(os.path.dirname(PACKAGE)))
+    return root if os.path.exists(os.path.join(root, "scripts", "build")) else ""
+
+
+CHECKOUT = _checkout()  # empty if this package is installed
+
+
+def _prefix() -> str | None:
+    """The prefix that this package is installed in: the nearest folder with bin/hotsnap."""
+    folder = PACKAGE
+    while folder != os.path.dirname(folder):
+        folder = os.path.dirname(folder)
+        if os.path.exists(os.path.join(folder, "bin", "hotsnap")):
+            return folder
+    return None
+
+
+def beside_installation() -> str | None:
+    """Where an installed hotsnap looks for its QEMU; None in a checkout."""
+    prefix = None if CHECKOUT else _prefix()
+    return prefix and os.path.join(prefix, "libexec", "hotsnap", PROGRAM)
+
+
+def qemu(configured: str | None = None) -> str:
+    """HotSnap's QEMU: what $HOTSNAP_QEMU names, else what the cluster file names, else the one
+    beside the installation, else the one that the checkout has built."""
+    for named, by in ((os.environ.get("HOTSNAP_QEMU"), "HOTSNAP_QEMU"),
+                      (configured, "the cluster file")):
+        if named:
+            if not os.access(named, os.X_OK):
+                raise HotsnapError(f"no QEMU at {named}, which {by} names: name HotSnap's "
+                                   f"{PROGRAM}; 'scripts/build qemu' in a checkout builds it")
+            return os.path.abspath(named)
+    if CHECKOUT:
+        path = os.path.join(CHECKOUT, "build", "qemu", PROGRAM)
+        if not os.access(path, os.X_OK):
+            raise HotsnapError(f"no QEMU at {path}: run 'scripts/build qemu', or set HOTSNAP_QEMU")
+        return path
+    beside = beside_installation()
+    if beside and os.access(beside, os.X_OK):
+        return beside
+    raise HotsnapError("no QEMU of HotSnap: build it in a checkout with 'scripts/build qemu'; then "
+                       f"set HOTSNAP_QEMU to its build/qemu/{PROGRAM}, or copy that and qemu-img "
+                       f"to {os.path.dirname(beside or '') or 'PREFIX/libexec/hotsnap'}")
+
+
+def qemu_img(configured: str | None = None) -> str:
+    """The one beside QEMU, else the system's."""
+    beside = os.path.join(os.path.dirname(qemu(configured)), "qemu-img")
+    if os.access(beside, os.X_OK):
+        return beside
+    found = shutil.which("qemu-img")
+    if not found:
+        raise HotsnapError(f"no qemu-img beside QEMU ({beside}): run 'scripts/build qemu', or "
+                           "install the package qemu-utils")
+    return found
+
+
+def firmware_arguments() -> list[str]:
+    """-L for each folder that Debian's packages put firmware in."""
+    if not os.path.exists(os.path.join(FIRMWARE[1], "bios-256k.bin")):
+        raise HotsnapError("no SeaBIOS: run 'apt-get install seabios qemu-system-data'")
+    return [argument for folder in FIRMWARE for argument in ("-L", folder)]
+
+
+def run_img(image_tool: str, *arguments: str) -> str:
+    """Run qemu-img; HotsnapError with what it said when it fails."""
+    done = subprocess.run([image_tool, *arguments], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise HotsnapError(f"qemu-img {arguments[0]}: {done.stderr.strip()}")
+    return done.stdout
+
+
+def create_overlay(image_tool: str, path: str, backing: str, backing_format: str) -> None:
+    _create(image_tool, path, "-F", backing_format, "-b", backing, path)
+
+
+def create_empty(image_tool: str, path: str, size: int) -> None:
+    _create(image_tool, path, path, str(size))
+
+
+def _create(image_tool: str, path: str, *arguments: str) -> None:
+    run_img(image_tool, "create", "-q", "-f", "qcow2", *arguments)
+    sync_file(path)  # before state.json names it
+    sync_folder(os.path.dirname(path))

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The QEMU command line of a member.
+
+A pure function of the cluster file, the paths of the moment and the accelerator, so that a restore
+starts the machine that was saved. `hardware` reduces a command line to what the guest can see, to
+tell whether two of them describe the same machine.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from ..host.netns import tap_netdev
+from ..model.cluster import MIB, Disk, Member
+from ..model.state import Paths
+
+MEMBER_OBJECT = "hs0"
+
+
+def command_line(qemu: str, firmware: Sequence[str], member: Member, accelerator: str,
+                 paths: Paths, disk_files: dict[str, str], taps: dict[str, str],
+                 machine: str | None = None, incoming: bool = False,
+                 snapshots: bool = True) -> list[str]:
+    """`disk_files`: disk id to the file it writes to; `taps`: NIC id to its tap; `machine`: the
+    resolved type of a saved member; `snapshots` False leaves out what only the fork has."""
+    line = [qemu, "-name", f"guest={member.name},debug-threads=on", "-no-user-config",
+            "-nodefaults", "-display", "none", *firmware,
+            "-machine", machine or member.machine,
+            "-accel", "tcg,thread=multi" if accelerator == "tcg" else "kvm",
+            "-m", f"size={member.memory // MIB}M", "-smp", str(member.cpus)]
+    if member.cpu:
+        line += ["-cpu", member.cpu]
+    line += ["-pidfile", paths.pidfile]
+    for name, path in (("qmp", paths.qmp), ("monitor", paths.monitor)):
+        line += ["-chardev", f"socket,id={name},path={_quote(path)},server=on,wait=off",
+                 "-mon", f"chardev={name},mode=control"]
+    line += ["-chardev", f"file,id=serial0,path={_quote(paths.serial)},append=on",
+             "-serial", "chardev:serial0"]
+    if snapshots:
+        line += ["-object", f"hotsnap-member,id={MEMBER_OBJECT},name={member.name},"
+                            f"listen=unix:{_quote(paths.listen)}"]
+    if member.kernel:
+        line += ["-kernel", member.kernel]
+        if member.initrd:
+            line += ["-initrd", member.initrd]
+        if member.append:
+            line += ["-append", member.append]
+    line += _disks(member.disks, disk_files)
+    for nic in member.nics:  # no boot ROM, which would be one more file to find at a restore
+        line += ["-netdev", tap_netdev(nic.id, taps[nic.id]),
+                 "-device", f"{nic.model},netdev={nic.id},mac={nic.mac},id={nic.id}-dev"
+                            + ("" if nic.model.endswith("_isa") else ",romfile=")]
+        if snapshots:
+            line += ["-object", f"filter-hotsnap,id=hsf-{nic.id},netdev={nic.id},"
+                                f"member={MEMBER_OBJECT}"]
+    line += member.args
+    if incoming:
+        line += ["-incoming", "defer", "-S"]
+    return line
+
+
+def _quote(value: str) -> str:
+    """A value in a QEMU option string: a comma is written twice."""
+    return value.replace(",", ",,")
+
+
+def _disks(disks: Sequence[Disk], files: dict[str, str]) -> list[str]:
+    line: list[str] = []
+    scsi = [disk for disk in disks if disk.interface == "virtio-scsi"]
+    if any(disk.iothread for disk in scsi):  # one controller, so one thread for all its disks
+        line += ["-object", "iothread,id=iothread-scsi0",
+                 "-device", "virtio-scsi-pci,id=scsi0,iothread=iothread-scsi0"]
+    elif scsi:
+        line += ["-device", "virtio-scsi-pci,id=scsi0"]
+    if any(d.interface == "ahci" for d in disks):
+        line += ["-device", "ahci,id=ahci0"]
+    ports = 0
+    for disk in disks:
+        if disk.read_only:
+            files = {**files, disk.id: disk.image or ""}
+        node = {"node-name": disk.id, "driver": disk.format if disk.read_only else "qcow2",
+                "read-only": disk.read_only, "discard": "unmap",
+                "file": {"driver": "file", "filename": files[disk.id]}}
+        line += ["-blockdev", json.dumps(node)]
+        common = f"drive={disk.id},id={disk.id}-dev"
+        if disk.serial:
+            common += f",serial={_quote(disk.serial)}"
+        if disk.interface == "virtio-blk":
+            if disk.iothread:
+                line += ["-object", f"iothread,id=iothread-{disk.id}"]
+                common += f",iothread=iothread-{disk.id}"
+            line += ["-device", f"virtio-blk-pci,{common}"]
+        elif disk.interface == "virtio-scsi":
+            line += ["-device", f"scsi-hd,bus=scsi0.0,{common}"]
+        elif disk.interface == "ahci":
+            line += ["-device", f"ide-hd,bus=ahci0.{ports},{common}"]
+            ports += 1
+        else:
+            line += ["-device", f"ide-hd,{common}"]
+    return line
+
+
+# Options that name only where things are on the host, or how it runs the guest.
+_HOST_OPTIONS = {"-L", "-pidfile", "-chardev", "-mon", "-serial", "-incoming", "-accel", "-name",
+                 "-blockdev", "-netdev", "-machine", "-D", "-display"}
+# The guest has read these files into its memory: another file makes no other machine, no file does.
+_PRESENCE_OPTIONS = {"-kernel", "-initrd", "-append"}
+
+
+def hardware(argv: Sequence[str]) -> list[str]:
+    """The options of a command line that the guest can see. The machine type is left out, since the
+    manifest has the resolved one; so are objects of this project and of the host."""
+    kept: list[str] = []
+    position = 1
+    while position < len(argv):
+        option = argv[position]
+        value = argv[position + 1] if position + 1 < len(argv) else ""
+        has_value = not value.startswith("-") and position + 1 < len(argv)
+        position += 2 if has_value else 1
+        if option in _HOST_OPTIONS or option == "-S":
+            continue
+        if option == "-object" and value.startswith(("hotsnap-member,", "filter-hotsnap,",
+                                                      "iothread,")):
+            continue
+        shown = has_value and option not in _PRESENCE_OPTIONS
+        kept.append(f"{option} {value}" if shown else option)
+    return kept
+
+
+def hardware_difference(saved: Sequence[str], wanted: Sequence[str]) -> str | None:
+    """One line that says how two command lines differ for the guest, or None."""
+    before, now = hardware(saved), hardware(wanted)
+    gone = [a for a in before if a not in now]
+    new = [a for a in now if a not in before]
+    if not gone and not new:
+        return None
+    return f"saved: {'; '.join(gone) or 'nothing'} | now: {'; '.join(new) or 'nothing'}"

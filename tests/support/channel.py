@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Reads a member's recorded channel state (a pcap file) for the guests' numbered UDP messages.
+
+The message is that of tests/guest/src/hs-message.h.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Collection, Iterator
+
+from hotsnap.errors import HotsnapError
+
+CHATTER_PORT = 7701
+LINKTYPE_ETHERNET = 1
+ETHERTYPE_IPV4, ETHERTYPE_VLAN, PROTOCOL_UDP = 0x0800, 0x8100, 17
+_MESSAGE = struct.Struct("<8sQQ32sQ")
+_MESSAGE_MAGIC = b"HSCHAT01"
+_PCAP_MAGICS = {b"\xd4\xc3\xb2\xa1": "<", b"\x4d\x3c\xb2\xa1": "<",
+                b"\xa1\xb2\xc3\xd4": ">", b"\xa1\xb2\x3c\x4d": ">"}
+
+
+class ChannelError(HotsnapError):
+    """The file is no whole pcap file of Ethernet frames; the text says what is wrong with it."""
+
+
+def frames(path: str | os.PathLike[str]) -> Iterator[bytes]:
+    """The frames of a pcap file, in order."""
+    with open(path, "rb") as file:
+        header = file.read(24)
+        order = _PCAP_MAGICS.get(header[:4])
+        if order is None or len(header) < 24:
+            raise ChannelError(f"{path}: is no pcap file")
+        if struct.unpack_from(f"{order}I", header, 20)[0] & 0xFFFFFFF != LINKTYPE_ETHERNET:
+            raise ChannelError(f"{path}: holds something else than Ethernet frames")
+        while record := file.read(16):
+            at = file.tell()
+            size = struct.unpack_from(f"{order}I", record, 8)[0] if len(record) == 16 else 0
+            frame = file.read(size)
+            if len(record) < 16 or len(frame) < size:
+                raise ChannelError(f"{path}: truncated at offset {at}")
+            yield frame
+
+
+def udp_payload(frame: bytes, port: int) -> bytes | None:
+    """The payload of an unfragmented UDP datagram over IPv4 to `port`; None for other frames."""
+    at = 12
+    while frame[at:at + 2] == ETHERTYPE_VLAN.to_bytes(2, "big"):
+        at += 4
+    if frame[at:at + 2] != ETHERTYPE_IPV4.to_bytes(2, "big"):
+        return None
+    ip = frame[at + 2:]
+    header = (ip[0] & 0xF) * 4 if ip else 0
+    if header < 20 or len(ip) < header + 8 or ip[9] != PROTOCOL_UDP:
+        return None
+    if int.from_bytes(ip[6:8], "big") & 0x3FFF:
+        return None
+    if int.from_bytes(ip[header + 2:header + 4], "big") != port:
+        return None
+    return ip[header + 8:header + int.from_bytes(ip[header + 4:header + 6], "big")]
+
+
+def numbered_messages(path: str | os.PathLike[str],
+                      macs: Collection[str] | None = None) -> dict[str, list[int]]:
+    """The numbers of the messages in the file, by the name of their sender, in order.
+
+    `macs`, when given, are the receiver's addresses; frames to other ones (a bridge may flood
+    them) are passed over.
+    """
+    own = None if macs is None else {bytes.fromhex(mac.replace(":", "")) for mac in macs}
+    found: dict[str, list[int]] = {}
+    for frame in frames(path):
+        if own is not None and frame[:6] not in own:
+            continue
+        payload = udp_payload(frame, CHATTER_PORT)
+        if payload is None or len(payload) != _MESSAGE.size:
+            continue
+        magic, _, number, sender, _ = _MESSAGE.unpack(payload)
+        if magic == _MESSAGE_MAGIC:
+            name = sender.split(b"\0", 1)[0].decode("ascii", "replace")
+            found.setdefault(name, []).append(number)
+    return found

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Clusters of test guests: members on one bridge, their snapshots and restores."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from hotsnap.host.netns import tap_netdev
+
+from .outcome import check
+from .paths import GUEST
+from .vm import Vm
+from .workplace import Workplace, img_create
+
+
+class Member:
+    """One member of a test cluster: how to start it, and the VM while it runs."""
+
+    def __init__(self, cluster: Cluster, index: int, name: str, role: str, options: dict[str, Any]):
+        self.cluster, self.index, self.name, self.role = cluster, index, name, role
+        self.options = options
+        self.ip = f"10.77.0.{index + 1}"
+        self.mac = f"52:54:00:77:00:{index + 1:02x}"
+        self.tap = f"tap{index}"
+        # All ports are free in the cluster's own network namespace.
+        self.tcp = f"tcp:127.0.0.1:{7000 + index}" if options.get("tcp") else None
+        self.socket = cluster.place.path / f"{name}.sock"
+        self.vm: Vm | None = None
+        self.disks: list[tuple[str, Path]] = []
+        self.restored_disks: list[tuple[str, Path]] = []
+
+    @property
+    def address(self) -> dict[str, str]:
+        return {"name": self.name, "address": self.tcp or f"unix:{self.socket}"}
+
+    def make_disks(self) -> None:
+        directory = self.cluster.place.path / self.name
+        directory.mkdir(exist_ok=True)
+        # A golden image is a link; an overlay must name what the link leads to now.
+        self.disks = [("root", img_create(directory / "root.qcow2",
+                                          backing=(GUEST / "rootfs.raw").resolve()))]
+        if "db" in self.role:
+            self.disks.append(("pgdata", img_create(directory / "pgdata.qcow2",
+                                                    backing=(GUEST / "pgdata.raw").resolve())))
+        if self.options.get("disktag"):
+            self.disks.append(("hsdisktag", img_create(directory / "tag.raw", "16M",
+                                                       image_format="raw")))
+
+    def disk_args(self, disks: list[tuple[str, Path]]) -> list[str]:
+        args: list[str] = []
+        for index, (serial, path) in enumerate(disks):
+            device = self.options.get("disk_device", "virtio-blk-pci").format(index=index)
+            image_format = "raw" if path.suffix == ".raw" else "qcow2"
+            cache = self.options.get("cache", "none")
+            aio = "native" if cache == "none" else "threads"
+            args += ["-drive", f"if=none,id={serial},file={path},format={image_format},"
+                               f"cache={cache},aio={aio}",
+                     "-device", f"{device},drive={serial},serial={serial}"]
+        return args
+
+    def start(self, disks: list[tuple[str, Path]] | None = None,
+              extra: list[str] | None = None) -> Vm:
+        o = self.options
+        peers = ",".join(f"{m.name}:{m.ip}" for m in self.cluster.members if m is not self)
+        append = (f"console=ttyS0 quiet mitigations=off no_timer_check hs.name={self.name} "
+                  f"hs.ip={self.ip}/24 hs.role={self.role} "
+                  f"{f'hs.peers={peers}' if peers else ''} {o.get('append', '')}")
+        memory = o.get("memory", 256)
+        args = ["-machine", o.get("machine", "q35"), "-accel", "tcg", "-cpu", "max",
+                "-smp", str(o.get("cpus", 1)), "-m", str(memory),
+                *o.get("memory_args", []),
+                "-kernel", str(GUEST / o.get("kernel", "vmlinuz")),
+                "-initrd", str(GUEST / o.get("initrd", "initrd.img")), "-append", append,
+                "-object", f"hotsnap-member,id=hs0,name={self.name},listen={self.address['address']}",
+                "-netdev", tap_netdev("net0", self.tap),
+                "-device", f"{o.get('nic', 'virtio-net-pci')},netdev=net0,mac={self.mac},romfile=",
+                *([] if o.get("no_mediator") else
+                  ["-object", "filter-hotsnap,id=med0,netdev=net0,member=hs0"]),
+                "-device", "virtio-rng-pci",
+                *o.get("before_disks", []), *self.disk_args(disks or self.disks),
+                *o.get("args", []), *(extra or [])]
+        self.vm = Vm(self.cluster.place, self.name, args, network=self.cluster.network)
+        return self.vm
+
+
+class Cluster:
+    """Members on one bridge: [(name, role, options)]."""
+
+    def __init__(self, place: Workplace, members: list[tuple[str, str, dict[str, Any]]]):
+        self.place = place
+        self.network = place.network([f"tap{i}" for i in range(len(members))])
+        self.members: list[Member] = []
+        for index, (name, role, options) in enumerate(members):
+            self.members.append(Member(self, index, name, role, options))
+        for member in self.members:
+            member.make_disks()
+        self.bundles = place.path / "bundles"
+        self.bundles.mkdir(exist_ok=True)
+
+    def __getitem__(self, name: str) -> Member:
+        return next(m for m in self.members if m.name == name)
+
+    def up(self, timeout: float = 180) -> None:
+        for member in self.members:
+            member.start()
+        for member in self.members:
+            member.vm.wait_console(rf"hotsnap-guest: ready {member.name}\b", timeout)
+
+    def snapshot(self, tag: str, initiator: int = 0, timeout: float = 300,
+                 **arguments: Any) -> dict[str, Any]:
+        """Takes a snapshot; returns the manifest."""
+        error = self.try_snapshot(tag, initiator, timeout, **arguments)
+        check(error is None, f"snapshot {tag}: {error}")
+        return json.loads((self.bundles / tag / "manifest.json").read_text())
+
+    def begin_snapshot(self, tag: str, initiator: int = 0, **arguments: Any) -> None:
+        """Starts job snap-TAG."""
+        request = {"job-id": f"snap-{tag}", "tag": tag, "directory": str(self.bundles),
+                   "members": [m.address for m in self.members]}
+        request.update({key.replace("_", "-"): value for key, value in arguments.items()})
+        self.members[initiator].vm.qmp.execute("hotsnap-cluster", request)
+
+    def try_snapshot(self, tag: str, initiator: int = 0, timeout: float = 300,
+                     **arguments: Any) -> str | None:
+        self.begin_snapshot(tag, initiator, **arguments)
+        return self.members[initiator].vm.wait_job(f"snap-{tag}", timeout)
+
+    def kill(self) -> None:
+        for member in self.members:
+            if member.vm:
+                member.vm.kill()
+
+    def start_for_restore(self, tag: str) -> None:
+        """All members on fresh overlays, waiting for hotsnap-restore."""
+        manifest = json.loads((self.bundles / tag / "manifest.json").read_text())
+        for member in self.members:
+            report = next(m for m in manifest["members"] if m["name"] == member.name)
+            disks = []
+            for disk in report["disks"]:
+                count = len(list((self.place.path / member.name).glob("restored-*")))
+                path = self.place.path / member.name / f"restored-{count}.qcow2"
+                disks.append((disk["device"], img_create(path, backing=Path(disk["file"]),
+                                                         backing_format=disk["format"])))
+            member.restored_disks = disks
+            member.start(disks, ["-incoming", "defer", "-S"])
+
+    def begin_restore(self, tag: str, initiator: int = 0, **arguments: Any) -> None:
+        """Starts job restore-TAG."""
+        self.members[initiator].vm.qmp.execute("hotsnap-restore", {
+            "job-id": f"restore-{tag}", "bundle": str(self.bundles / tag),
+            "members": [m.address for m in self.members], **arguments})
+
+    def restore(self, tag: str, initiator: int = 0, timeout: float = 300) -> None:
+        self.start_for_restore(tag)
+        self.begin_restore(tag, initiator)
+        error = self.members[initiator].vm.wait_job(f"restore-{tag}", timeout)
+        check(error is None, f"restore {tag}: {error}")

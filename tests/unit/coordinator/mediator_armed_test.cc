@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Red frames that come before this member can take its cut, and those that are not what they seem.
+#include "mediator_case.h"
+
+namespace hotsnap::network {
+namespace {
+
+TEST_F(MediatorTest, ARedFrameBeforeArmedWaitsAndForcesTheCutThen) {
+    prepare();
+    mediator.start_coloring();
+    EXPECT_EQ(receive(mac_a, red_even, 1).verdict, HS_HOLD);
+    EXPECT_EQ(receive(mac_a, red_even, 2).verdict, HS_HOLD);
+    EXPECT_EQ(receive(mac_c, white_even, 3).verdict, HS_HOLD); // keeps its place
+    EXPECT_EQ(released(HS_TO_GUEST), Payloads());
+    EXPECT_TRUE(mediator.armed());
+    EXPECT_EQ(receive(mac_a, red_even, 4).verdict, HS_HOLD); // the cut is asked for once
+    mediator.cut();
+    EXPECT_EQ(released(HS_TO_GUEST), Payloads({1, 2, 3, 4}));
+    EXPECT_EQ(recorded(), Payloads({3}));
+    EXPECT_EQ(mediator.stats().on_the_fly, 3u);
+}
+
+TEST_F(MediatorTest, ARedFrameBeforeColoringWaits) {
+    prepare();
+    EXPECT_EQ(receive(mac_a, red_even, 1).verdict, HS_HOLD);
+    mediator.start_coloring();
+    EXPECT_EQ(receive(mac_c, 0, 2).verdict, HS_HOLD);
+    EXPECT_TRUE(mediator.armed());
+    mediator.cut();
+    EXPECT_EQ(released(HS_TO_GUEST), Payloads({1, 2}));
+}
+
+TEST_F(MediatorTest, AnEarlyRedFrameIsDeliveredAfterAnAbort) {
+    prepare();
+    mediator.start_coloring();
+    receive(mac_a, red_even, 1);
+    mediator.reset();
+    EXPECT_EQ(released(HS_TO_GUEST), Payloads({1}));
+    EXPECT_FALSE(mediator.armed()); // comes too late, and does no harm
+    arm(3);                         // where nothing waits
+    EXPECT_EQ(receive(mac_a, white_odd).verdict, HS_PASS);
+}
+
+TEST_F(MediatorTest, ArmedWithoutColoringAsksForNoCut) {
+    prepare();
+    receive(mac_a, red_even);
+    EXPECT_FALSE(mediator.armed());
+}
+
+TEST_F(MediatorTest, WhatNoMemberSentForcesNoCut) {
+    arm();
+    const Mac stranger = *Mac::parse("52:54:00:00:00:0d");
+    EXPECT_EQ(receive(stranger, red_even).verdict, HS_PASS);
+    EXPECT_EQ(receive(stranger, red_even).mask, 0);
+    EXPECT_EQ(receive(mac_b, red_even).verdict, HS_PASS); // our own color, before our cut
+    EXPECT_EQ(receive(mac_b2, red_even, 0, everyone).verdict, HS_PASS);
+    EXPECT_EQ(receive(mac_a, red_even).verdict, HS_HOLD_AND_CUT);
+}
+
+TEST_F(MediatorTest, AForgedColorDoesNotLeaveBeforeColoringEither) {
+    prepare();
+    EXPECT_EQ(frame(HS_FROM_GUEST, mac_a.masked(red_even), mac_c).verdict, HS_HOLD);
+    EXPECT_EQ(frame(HS_FROM_GUEST, mac_b.masked(red_even), mac_c).verdict, HS_HOLD);
+    EXPECT_EQ(frame(HS_FROM_GUEST, mac_b.masked(red_even), everyone).verdict, HS_HOLD);
+    mediator.start_coloring();
+    EXPECT_EQ(frame(HS_FROM_GUEST, mac_b.masked(red_even), everyone).verdict, HS_HOLD);
+    EXPECT_EQ(mediator.stats().dropped, 4u);
+    mediator.cut();
+    mediator.end_coloring();
+    EXPECT_EQ(released(HS_FROM_GUEST), Payloads());
+}
+
+} // namespace
+} // namespace hotsnap::network

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// A machine that carries out the steps of a LocalRun, and notes them: member "b" among "a" and "c".
+#ifndef HOTSNAP_TESTS_MEMBER_MACHINE_H
+#define HOTSNAP_TESTS_MEMBER_MACHINE_H
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "member/local_run.h"
+
+namespace hotsnap::member {
+
+using Log = std::vector<std::string>;
+
+class Machine {
+  public:
+    Machine() { mediator.add_nic("net0", mac_b); }
+
+    // What it was told to do since the last call; it owes what the last of it asks for.
+    Log take();
+    // Answers what is owed; none: does nothing.
+    void answer(const LocalRun::Fault &fault = std::nullopt);
+    // Does both until nothing is owed; what it was told on the way.
+    Log answer_all(const LocalRun::Fault &fault = std::nullopt);
+
+    // From idle, by the ordinary way.
+    void go_to(State state);
+
+    bool owes() const { return owed.has_value(); }
+    void work(LocalWork work) { run.work(std::move(work)); }
+    // One frame for the guest, with that color of epoch 2.
+    hs_verdict receive(uint8_t color);
+    size_t count(const std::string &entry) const; // in all that was ever taken
+
+    static InstallWork table() {
+        return {2, {{"a", {mac_a}}, {"b", {mac_b}}, {"c", {network::Mac(0x52540000000c)}}}};
+    }
+
+    static constexpr uint8_t natural = 0, white = 0x04, red = 0x08;
+    static inline const network::Mac mac_a{0x52540000000a}, mac_b{0x52540000000b};
+
+    network::Mediator mediator;
+    LocalRun run{"b", mediator, "boot-1"};
+    std::optional<Step> owed; // the step whose answer is due
+    size_t frames_held = 0;   // by the mediator, and not released
+    Log all;
+    std::vector<LocalEvent> events;
+};
+
+std::string describe(const Step &step);
+
+inline PrepareWork prepare_work() {
+    PrepareWork work;
+    work.run = "r";
+    work.tag = "t";
+    work.leads = true;
+    return work;
+}
+
+inline LoadWork load_work() {
+    LoadWork work;
+    work.run = "r";
+    work.bundle = "/bundles/t";
+    return work;
+}
+
+inline const std::vector<State> all_states = [] {
+    std::vector<State> states;
+    for (size_t i = 0; i < state_count; i++) {
+        states.push_back(static_cast<State>(i));
+    }
+    return states;
+}();
+
+} // namespace hotsnap::member
+#endif

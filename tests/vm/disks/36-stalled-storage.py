@@ -1,0 +1,148 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The bundle's storage stands still while the copies run. A member whose guest writes a lot then
+waits, its main loop too. A cancel gets it going again, long before the storage is back; and when
+nobody can cancel, it gives the snapshot up by itself."""
+
+# waits: for storage that has stopped, until the product gives up
+
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+
+sys.path.insert(0, __file__.rpartition("/tests/")[0] + "/tests")
+from support.cluster import Cluster, Member
+from support.outcome import Report, Skipped, check, wait_until
+from support.unharmed import no_trace, settle
+from support.workplace import Workplace
+
+CANCELLED = "cancelled: by the user"
+MEMBERS = [
+    ("a", "idle", {}),
+    ("b", "writer", {"append": "hs.writer.mib=160 hs.writer.rate=20000 hs.writer.disk=20"}),
+]
+
+
+class FreezableFilesystem:
+    """An ext4 of its own in a file, which can be frozen: then every write to it waits."""
+
+    def __init__(self, place: Workplace):
+        self.place = place
+        self.image, self.path = place.path / "ext4.img", place.path / "ext4"
+        self.frozen = False
+
+    def __enter__(self) -> "FreezableFilesystem":
+        self.path.mkdir()
+        with open(self.image, "wb") as file:
+            file.truncate(1 << 30)
+        for command in (["mkfs.ext4", "-q", str(self.image)],
+                        ["mount", "-o", "loop", str(self.image), str(self.path)]):
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode:
+                self.path.rmdir()
+                raise Skipped(f"no ext4 can be mounted: {done.stderr.strip()}")
+        return self
+
+    def freeze(self) -> None:
+        subprocess.run(["fsfreeze", "-f", str(self.path)], check=True)
+        self.frozen = True
+
+    def thaw(self) -> None:
+        if self.frozen:
+            self.frozen = False
+            subprocess.run(["fsfreeze", "-u", str(self.path)], check=True)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self.thaw()
+        for vm in self.place.vms:
+            vm.kill()  # they hold files there
+        subprocess.run(["umount", str(self.path)], check=False)
+
+
+def progress(member: Member, seconds: float) -> int:
+    """How many lines the guest's writer prints in that time."""
+    before = len(member.vm.text())
+    time.sleep(seconds)
+    return len(re.findall(r"^writer \S+ pages=", member.vm.lines_after(before), re.M))
+
+
+def start(cluster: Cluster, initiator: Member, bundles: Path,
+          storage: FreezableFilesystem) -> None:
+    """A snapshot whose storage is frozen before b's guest writes: it has to wait."""
+    b = cluster["b"].vm
+    bundles.mkdir(exist_ok=True)
+    b.qmp.execute("stop")
+    initiator.vm.qmp.execute("hotsnap-cluster", {
+        "job-id": "snap", "tag": "t", "directory": str(bundles), "bandwidth": 4 << 20,
+        "members": [m.address for m in cluster.members]})
+    initiator.vm.reach("full")
+    b.reach("full")
+    storage.freeze()
+    b.qmp.execute("cont")
+    wait_until(lambda: progress(cluster["b"], 5) == 0, "b's guest runs on without storage")
+
+
+def undone(cluster: Cluster, initiator: Member, bundles: Path, reason: str) -> None:
+    """The storage is back: all goes its way, and nothing is left."""
+    error = initiator.vm.wait_job("snap")
+    print(f"# {error}")
+    check(error and reason in error, f"the error does not say {reason!r}: {error}")
+    settle(cluster)
+    no_trace(cluster, "t")
+    wait_until(lambda: not list(bundles.iterdir()), "files are left")
+
+
+def cancelled(cluster: Cluster, storage: FreezableFilesystem) -> None:
+    a, b = cluster["a"], cluster["b"]
+    bundles = storage.path / "cancelled"
+    start(cluster, a, bundles, storage)
+    a.vm.qmp.execute("job-cancel", {"id": "snap"})
+    wait_until(lambda: progress(b, 3) > 0, "b's guest still waits after the cancel")
+    time.sleep(12)  # until after abort_timeout_us, which ends the wait for ABORTED
+    for member in cluster.members:
+        check(member.vm.running(), f"{member.name} does not run")
+    wait_until(lambda: progress(b, 3) > 0, "b's guest stands still again")
+    print(f"# frozen still: a {a.vm.phase()}, b {b.vm.phase()}")
+    storage.thaw()
+    undone(cluster, a, bundles, CANCELLED)
+    error = b.vm.qmp.execute("query-hotsnap").get("error")
+    check(error == CANCELLED, f"it was not the cancel that helped b: {error}")
+
+
+def nobody_can_cancel(cluster: Cluster, storage: FreezableFilesystem) -> None:
+    """The member that stands still is the one that leads."""
+    b = cluster["b"]
+    bundles = storage.path / "alone"
+    start(cluster, b, bundles, storage)
+    wait_until(lambda: progress(b, 3) > 0, "b's guest waits for ever")
+    check(b.vm.running(), "b does not run")
+    storage.thaw()
+    undone(cluster, b, bundles, "stood still")
+
+
+def run(report: Report) -> None:
+    with Workplace() as place:
+        cluster = Cluster(place, MEMBERS)
+        cluster.up()
+        cluster["b"].vm.wait_console(r"writer b pages=[1-9]")
+        wait_until(lambda: progress(cluster["b"], 3) > 0, "the writer prints nothing")
+        try:
+            with FreezableFilesystem(place) as storage:
+                report.run("stalled-storage-cancelled", lambda: cancelled(cluster, storage))
+                storage.thaw()
+                report.run("stalled-storage-nobody-can-cancel",
+                           lambda: nobody_can_cancel(cluster, storage))
+                storage.thaw()
+                report.run("stalled-storage-snapshot-afterwards",
+                           lambda: cluster.snapshot("after"))
+        except Skipped as reason:
+            print(f"skip stalled-storage - {reason}", flush=True)
+
+
+main = Report()
+run(main)
+main.exit()

@@ -1,0 +1,81 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The cut is consistent because of coloring, and not by luck.
+
+The SNAPSHOT message to one peer is held up for a while. With coloring, the first red frame makes
+that peer take its cut in time: no orphan. Without, it receives messages that the others sent after
+their cut: the checker must find orphans, or it would prove nothing.
+"""
+
+import json
+import sys
+from contextlib import suppress
+from typing import Callable
+
+sys.path.insert(0, __file__.rpartition("/tests/")[0] + "/tests")
+from support.chatter import Chatter
+from support.cluster import Cluster
+from support.cutcheck import check_bundle
+from support.gate import Gate
+from support.outcome import Failed, Report, check, wait_until
+from support.workplace import Workplace
+
+HELD = 8  # seconds at most; the time-out of the cut is 10
+
+
+def take(cluster: Cluster, tag: str, coloring: bool, enough: Callable[[], bool]) -> dict:
+    """SNAPSHOT reaches c only when `enough` has happened since b has taken its cut."""
+    with Gate(cluster["c"].socket, cluster.place.path / f"{tag}.sock", "SNAPSHOT") as way:
+        members = [cluster["a"].address, cluster["b"].address,
+                   {"name": "c", "address": f"unix:{way.path}"}]
+        cluster.begin_snapshot(tag, members=members, coloring=coloring)
+        cluster["b"].vm.reach("transient-fin")
+        with suppress(Failed):
+            wait_until(enough, "", timeout=HELD)
+        way.open()
+        error = cluster["a"].vm.wait_job(f"snap-{tag}")
+        check(error is None, f"snapshot {tag}: {error}")
+    return json.loads((cluster.bundles / tag / "manifest.json").read_text())
+
+
+def run(report: Report) -> None:
+    load = {"append": "hs.chatter.rate=200"}
+    with Workplace() as place:
+        cluster = Cluster(place, [("a", "idle", load), ("b", "idle", load), ("c", "idle", load)])
+        cluster.up()
+        Chatter.wait_flow(cluster)
+
+        def colored() -> None:
+            manifest = take(cluster, "on", True,
+                            lambda: cluster["c"].vm.phase() == "transient-fin")
+            c = next(m for m in manifest["members"] if m["name"] == "c")
+            print(f"# c took its cut for a {c['cause']}; {c['channel']['on_the_fly']} frames on "
+                  f"the fly, {sum(m['channel']['frames'] for m in manifest['members'])} recorded")
+            check(c["cause"] == "red-frame", f"c took its cut for a {c['cause']}")
+            check(c["channel"]["on_the_fly"] > 0, "no frame was held")
+            result = check_bundle(cluster.bundles / "on")
+            check(result.orphans == 0, f"{result.orphans} orphans")
+
+        def control() -> None:
+            def received() -> int:
+                return Chatter.read(cluster).pairs["c", "b"]["udp_received"]
+
+            before: list[int] = []  # from b's cut on
+            take(cluster, "off", False,
+                 lambda: before.append(received()) or received() > before[0] + 300)
+            orphans = check_bundle(cluster.bundles / "off").orphans
+            print(f"# without coloring {orphans} orphans")
+            check(orphans > 0, "without coloring nothing is wrong: the checker sees nothing")
+
+        report.run("red-frame-makes-the-cut", colored)
+        report.run("control-without-coloring", control)
+
+        def still_unharmed() -> None:
+            Chatter.wait(cluster).must_be_unharmed()
+
+        report.run("no-frame-was-dropped", still_unharmed)
+
+
+main = Report()
+run(main)
+main.exit()

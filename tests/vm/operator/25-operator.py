@@ -1,0 +1,237 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""scripts/hotsnap as an operator uses it: a cluster from a file, its snapshots, damage found, layers
+merged away, restore; with --json, and with the exit codes that the user guide promises."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+sys.path.insert(0, __file__.rpartition("/tests/")[0] + "/tests")
+from support.outcome import Failed, Report, check, wait_until
+from support.paths import GUEST, PATIENCE, QEMU, ROOT
+from support.workplace import Workplace
+from hotsnap.model import cluster
+from hotsnap.model.state import State
+from hotsnap.qemu.qmp import Qmp, QmpError
+
+CLUSTER = """
+[cluster]
+name = "operator-test"
+directory = "state"
+accel = "tcg"
+machine = "q35"
+cpu = "max"
+memory = "256M"
+
+[[network]]
+name = "lan"
+"""
+MEMBER = """
+[[member]]
+name = "{name}"
+kernel = "{guest}/vmlinuz"
+initrd = "{guest}/initrd.img"
+append = "console=ttyS0 quiet mitigations=off no_timer_check hs.name={name} hs.ip={ip}/24 hs.peers={peer} hs.role=writer hs.writer.mib=16 hs.writer.rate=200 hs.writer.disk=5"
+args = ["-device", "virtio-rng-pci"]
+
+  [[member.disk]]
+  image = "{guest}/rootfs.raw"
+
+  [[member.disk]]
+  size = "16M"
+  serial = "hsdisktag"
+
+  [[member.nic]]
+  network = "lan"
+"""
+
+ENVIRONMENT = {**os.environ, "HOTSNAP_QEMU": str(QEMU)}
+
+
+class Operator:
+    def __init__(self, place: Workplace):
+        self.file = place.path / "cluster.toml"
+        self.state = place.path / "state"
+        self.file.write_text(CLUSTER + "".join(
+            MEMBER.format(name=name, ip=ip, peer=peer, guest=GUEST) for name, ip, peer in
+            [("a", "10.77.0.1", "b:10.77.0.2"), ("b", "10.77.0.2", "a:10.77.0.1")]))
+
+    @property
+    def bundles(self) -> Path:
+        return self.state / "bundles"
+
+    def command(self, *arguments: str) -> list[str]:
+        return [str(ROOT / "scripts" / "hotsnap"), "--file", str(self.file), *arguments]
+
+    def run(self, *arguments: str, code: int = 0) -> str:
+        done = subprocess.run(self.command(*arguments), capture_output=True, text=True,
+                              check=False, stdin=subprocess.DEVNULL, env=ENVIRONMENT)
+        check(done.returncode == code, f"hotsnap {' '.join(arguments)}: exit code "
+              f"{done.returncode}, not {code}: {done.stdout[-400:]} {done.stderr[-600:]}")
+        return done.stdout + ("" if code == 0 else done.stderr)
+
+    def data(self, *arguments: str):
+        return json.loads(self.run(*arguments, "--json"))
+
+    def lift(self) -> None:
+        """Lets the copies of a snapshot that is under way end."""
+        state = State(cluster.load(str(self.file)))
+        for name in "ab":
+            with Qmp.connect(state.paths(name).monitor, PATIENCE) as qmp, suppress(QmpError):
+                qmp.execute("hotsnap-set-bandwidth", {"bandwidth": 0})
+
+    def moves(self, name: str) -> None:
+        """The guest writes on, to its disk too."""
+        log = self.state / "members" / name / "serial.log"
+        offset = log.stat().st_size
+
+        def text() -> str:
+            return log.read_text(errors="replace")[offset:]
+
+        def counts() -> set[str]:
+            return set(re.findall(rf"^writer {name} pages=\d+ disk=(\d+)", text(), re.M))
+
+        wait_until(lambda: len(counts()) > 1, lambda: f"{name} stands still: {text()[-300:]}")
+
+    def ready(self) -> None:
+        for name in "ab":
+            log = self.state / "members" / name / "serial.log"
+            wait_until(lambda log=log, name=name:
+                       f"writer {name} pages=" in log.read_text(errors="replace"),
+                       f"{name} does not boot")
+
+
+def members(value) -> list[dict]:
+    return value["members"] if isinstance(value, dict) else value
+
+
+def scenario(report: Report) -> None:
+    with Workplace() as place:
+        operator = Operator(place)
+
+        def up() -> None:
+            operator.run("up")
+            operator.ready()
+            check(len(members(operator.data("ps"))) == 2, "ps does not list both members")
+
+        def snapshots() -> None:
+            for tag, initiator in (("one", "a"), ("two", "b"), ("three", "a")):
+                operator.run("snapshot", tag, "--initiator", initiator)
+                operator.moves("a")
+            text = operator.run("ls")
+            check(all(tag in text for tag in ("one", "two", "three")), text)
+            operator.data("ls")
+            check("exists" in operator.run("snapshot", "one", code=1), "an existing tag")
+
+        def show() -> None:
+            picture = place.path / "picture.svg"
+            operator.run("show", "two", "--svg", str(picture))
+            check("<svg" in picture.read_text(), "no picture")
+            check(operator.data("show", "two")["tag"] == "two", "show --json is not the manifest")
+
+        def verify() -> None:
+            operator.run("verify", "two")
+            state = operator.bundles / "two" / "a" / "state"
+            at = 8 << 20
+            with open(state, "r+b") as file:
+                file.seek(at)
+                before = file.read(1)
+                file.seek(at)
+                file.write(bytes([before[0] ^ 1]))
+            for command in (["verify", "two"], ["restore", "two", "--replace"]):
+                text = operator.run(*command, code=1)
+                check("a/state" in text and re.search(rf"{at}|{at:#x}", text),
+                      f"file and offset are not named: {text}")
+            operator.moves("a")  # a damaged bundle is no reason to end the cluster
+            with open(state, "r+b") as file:
+                file.seek(at)
+                file.write(before)
+            operator.run("verify", "two")
+
+        def begin(tag: str) -> subprocess.Popen[str]:
+            """A snapshot that is under way, and will be until it is ended or lifted."""
+            command = subprocess.Popen(operator.command("snapshot", tag, "--bandwidth", "64K"),
+                                       env=ENVIRONMENT, text=True, stdin=subprocess.DEVNULL,
+                                       stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+            wait_until(lambda: (operator.bundles / f"{tag}.partial" / "a" / "state").exists(),
+                           lambda: f"snapshot {tag} does not begin (exit code {command.poll()})")
+            return command
+
+        def interrupted() -> None:
+            for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 130)):
+                command = begin("never")
+                command.send_signal(number)
+                _, text = command.communicate(timeout=PATIENCE)
+                check(command.returncode == code, f"exit code {command.returncode}: {text}")
+                check(not list(operator.bundles.glob("never*")), "something is left of it")
+                for name in "ab":
+                    operator.moves(name)
+                wait_until(lambda: not list(operator.state.glob("members/*/*never*.qcow2")),
+                           "the layers of the snapshot that was cancelled stay")
+
+        def killed() -> None:
+            command = begin("orphan")
+            command.kill()
+            command.communicate(timeout=PATIENCE)
+            check("still under way" in operator.run("snapshot", "next", code=1), "its successor")
+            operator.lift()
+            wait_until(lambda: (operator.bundles / "orphan").exists(), "it does not go on")
+            time.sleep(1)  # for its job to be concluded
+            operator.run("snapshot", "next")
+            for tag in ("orphan", "next"):
+                operator.run("verify", tag)
+                operator.run("rm", tag)
+
+        def remove() -> None:
+            operator.run("rm", "one")
+            for name in "ab":
+                operator.moves(name)
+            check("one" not in operator.run("ls"), "it is still listed")
+            layers = list(Path(operator.state, "members", "a").glob("*.qcow2"))
+            # Two disks, two snapshots: at most 2 * 2 + 1 layers each.
+            check(len(layers) <= 10, f"too many layers: {layers}")
+            operator.run("verify", "two")
+            operator.run("verify", "three")
+
+        def restore(tag: str) -> None:
+            operator.run("restore", tag, "--replace")
+            for name in "ab":
+                operator.moves(name)
+
+        def refused() -> None:
+            operator.run("restore", "two", code=1)  # it runs
+            operator.run("show", "nothing", code=1)
+            operator.run("frobnicate", code=2)
+
+        def down() -> None:
+            operator.run("down")
+            namespaces = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True,
+                                        check=True).stdout
+            check("operator-test" not in namespaces, namespaces)
+
+        try:
+            for name, function in (("up", up), ("snapshots", snapshots), ("show", show),
+                                   ("verify", verify), ("interrupted", interrupted),
+                                   ("killed", killed), ("rm", remove),
+                                   ("restore-second-after-third", lambda: restore("two")),
+                                   ("restore-twice", lambda: restore("two")),
+                                   ("restore-third", lambda: restore("three")),
+                                   ("refusals", refused), ("down", down)):
+                report.run(f"operator-{name}", function)
+        finally:
+            try:
+                operator.run("down", "--force")
+            except Failed:
+                pass
+
+
+main = Report()
+scenario(main)
+main.exit()

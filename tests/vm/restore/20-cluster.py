@@ -1,0 +1,157 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A cluster of real servers is saved while it works, killed, and brought back.
+
+memcached, its client, PostgreSQL and its client, and numbered UDP and TCP messages on all pairs.
+Two snapshots in a row, the first restored after the second, twice from one bundle, and a snapshot
+of the restored cluster, with another initiator each time.
+"""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+sys.path.insert(0, __file__.rpartition("/tests/")[0] + "/tests")
+from support.chatter import Chatter
+from support.cluster import Cluster
+from support.cutcheck import check_bundle
+from support.outcome import Report, check, wait_until
+from support.paths import GUEST, QEMU_IMG
+from support.vm import Vm
+from support.workplace import Workplace, img_create
+
+MEMBERS = [
+    ("cache", "cache", {}),
+    ("client", "client", {"append": "hs.cache=cache hs.db=db"}),
+    ("db", "db", {"disktag": True}),
+]
+
+
+DISK_WRITES = r"disktag db issued=\d+ completed=(\d+)\s*\n"
+
+
+def consistent(cluster: Cluster, tag: str) -> None:
+    """The images alone: nothing was received that nobody had sent; disks and memory agree."""
+    result = check_bundle(cluster.bundles / tag, str(QEMU_IMG))
+    check(result.consistent, "; ".join(result.problems) or f"{result.orphans} orphans")
+    check(any(disk["member"] == "db" for disk in result.disks), "no disk was compared")
+
+
+def rows_are_there(cluster: Cluster, tag: str) -> None:
+    """The snapshot's disk of the database holds every row that the client's memory says was
+    committed: PostgreSQL is started on it, alone."""
+    result = check_bundle(cluster.bundles / tag, str(QEMU_IMG))
+    acknowledged = max(row["committed"] for row in result.rows)
+    check(acknowledged > 0, "no row was committed before the cut")
+    manifest = json.loads((cluster.bundles / tag / "manifest.json").read_text())
+    disks = next(m for m in manifest["members"] if m["name"] == "db")["disks"]
+    arguments = ["-machine", "q35", "-accel", "tcg", "-cpu", "max", "-m", "256",
+                 "-kernel", str(GUEST / "vmlinuz"), "-initrd", str(GUEST / "initrd.img"),
+                 "-append", "console=ttyS0 quiet no_timer_check hs.name=check hs.role=pgcheck"]
+    for disk in disks:
+        overlay = img_create(cluster.place.path / f"check-{tag}-{disk['device']}.qcow2",
+                             backing=Path(disk["file"]), backing_format=disk["format"])
+        arguments += ["-drive", f"if=virtio,file={overlay},format=qcow2,cache=unsafe"]
+    vm = Vm(cluster.place, f"check-{tag}", arguments)
+    found = vm.wait_console(r"pgcheck: rows=(\d+) max=(\d+) contiguous=(yes|no)", timeout=300)
+    vm.kill()
+    print(f"# {tag}: {acknowledged} rows acknowledged, on disk {found.group(0)}")
+    check(found.group(3) == "yes", f"rows are missing: {found.group(0)}")
+    check(int(found.group(1)) >= acknowledged,
+          f"the client had {acknowledged} rows acknowledged, the disk has {found.group(1)}")
+
+
+def disk_writes(cluster: Cluster) -> int:
+    """How many writes of hs-disktag have completed, waiting for the first line."""
+    console = cluster["db"].vm
+    console.wait_console(DISK_WRITES)
+    return int(re.findall(DISK_WRITES, console.text())[-1])
+
+
+def alive(cluster: Cluster, before: Chatter | None = None, seconds: float = 4) -> Chatter:
+    """All pairs exchange messages, none is missing, no connection was made anew."""
+    disk = disk_writes(cluster)
+    last = Chatter.wait_flow(cluster, seconds)
+    wait_until(lambda: disk_writes(cluster) > disk,
+               "the database member's disk takes no more writes")
+    last.must_be_unharmed(before)
+    return last
+
+
+# What HOTSNAP_PHASE tells, in this order (docs/qmp-reference.md).
+PHASES = ["prepare", "install", "arm", "snapshot", "transient-fin", "full", "publish", "committed"]
+
+
+def told(cluster: Cluster, tag: str, initiator: int) -> None:
+    """Each member told of its phases in order; only the initiator publishes."""
+    for index, member in enumerate(cluster.members):
+        expected = [p for p in PHASES if p != "publish" or index == initiator]
+        found = member.vm.phases(tag)
+        check(found == expected, f"{member.name} told of {found}, not {expected}")
+
+
+def progress_of(vm: Vm, job: str) -> tuple[int, int]:
+    found = next(j for j in vm.qmp.execute("query-jobs") if j["id"] == job)
+    return found["current-progress"], found["total-progress"]
+
+
+def progressed(progress: list[tuple[int, int]], manifest: dict) -> None:
+    """The job's progress grew step by step, up to all memory of all members."""
+    total = 4096 * sum(m["memory"]["pages"]["total"] for m in manifest["members"])
+    done = [now for now, _ in progress]
+    check(done == sorted(done), f"the progress went back: {done}")
+    check(progress[-1] == (total, total), f"progress ended at {progress[-1]}, not {total}")
+
+
+def run(report: Report) -> None:
+    with Workplace() as place:
+        cluster = Cluster(place, MEMBERS)
+        cluster.up()
+        cluster["client"].vm.wait_console(r"pg client committed=[1-9]")
+        alive(cluster)
+
+        def take(tag: str, initiator: int) -> None:
+            # Slow, until some progress was told.
+            cluster.begin_snapshot(tag, initiator, bandwidth=4 << 20)
+            vm, seen = cluster.members[initiator].vm, set()
+            wait_until(lambda: seen.add(progress_of(vm, f"snap-{tag}")) or len(seen) > 4,
+                       lambda: f"no progress is told: {seen}")
+            for member in cluster.members:
+                member.vm.qmp.execute("hotsnap-set-bandwidth", {"bandwidth": 0})
+            error = vm.wait_job(f"snap-{tag}")
+            check(error is None, f"snapshot {tag}: {error}")
+            manifest = json.loads((cluster.bundles / tag / "manifest.json").read_text())
+            check(manifest["initiator"] == MEMBERS[initiator][0], "wrong initiator")
+            told(cluster, tag, initiator)
+            progressed([*sorted(seen), *vm.progress], manifest)
+            pauses = [m["pause"] for m in manifest["members"]]
+            print(f"# {tag}: backoff_max_us={manifest['cut']['backoff_max_us']}, pauses "
+                  f"{[(p['end_ns'] - p['begin_ns']) // 1000 for p in pauses]} us")
+            for member in cluster.members:
+                raised = member.vm.real_time_threads()
+                check(not raised, f"{member.name}: threads kept their priority: {raised}")
+            consistent(cluster, tag)
+            alive(cluster)
+
+        def bring_back(tag: str, initiator: int) -> None:
+            cluster.kill()
+            cluster.restore(tag, initiator)
+            for member in cluster.members:
+                found = member.vm.phases("")
+                check(found == ["load", "start", "restored"], f"{member.name} told of {found}")
+            alive(cluster)
+
+        report.run("snapshot-first", lambda: take("one", 0))
+        report.run("snapshot-second-other-initiator", lambda: take("two", 2))
+        report.run("disk-and-memory-agree-on-rows", lambda: rows_are_there(cluster, "two"))
+        report.run("restore-first-after-second", lambda: bring_back("one", 1))
+        report.run("restore-second", lambda: bring_back("two", 0))
+        report.run("restore-first-again", lambda: bring_back("one", 2))
+        report.run("snapshot-of-the-restored", lambda: take("three", 1))
+        report.run("restore-snapshot-of-the-restored", lambda: bring_back("three", 0))
+
+
+main = Report()
+run(main)
+main.exit()
