@@ -71,7 +71,8 @@ def finish(member: Member, tag: str) -> None:
     vm.qmp.execute("hotsnap-set-bandwidth", {"bandwidth": 0})
     part = member.cluster.bundles / f"{tag}.partial" / member.name
     wait_until((part / "channel.vnet").exists, f"{vm.name} does not finish its part")
-    wait_until(lambda: "hotsnap/full" not in [name for _, name in vm.threads()],
+    working = {"hotsnap/settle", "hotsnap/channel"}
+    wait_until(lambda: working.isdisjoint(name for _, name in vm.threads()),
                f"{vm.name} has something left to do")
     for _ in range(2):  # so that the main loop has done what the last thread left to it
         vm.phase()

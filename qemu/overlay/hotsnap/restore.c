@@ -25,6 +25,7 @@
 #include "restore.h"
 #include "system/runstate.h"
 #include "system/system.h"
+#include "trace.h"
 
 #define POLL_MS 2
 
@@ -199,14 +200,16 @@ HotsnapRestore *hotsnap_restore_begin(HotsnapNetwork *network,
 QDict *hotsnap_restore_start(HotsnapRestore *r)
 {
     QDict *json = qdict_new();
+    size_t played;
 
     qdict_put_int(json, "start_ns", hotsnap_now_ns());
     if (runstate_is_live(global_state_get_runstate())) {
         vm_start(); /* else it was paused at the cut, and stays so */
     }
     /* Before any other frame: this is still the same turn of the loop. */
-    qdict_put_int(json, "played",
-                  hotsnap_playback_play(r->network, r->playback));
+    played = hotsnap_playback_play(r->network, r->playback);
+    trace_hotsnap_played(played);
+    qdict_put_int(json, "played", played);
     restore_free(r);
     return json;
 }

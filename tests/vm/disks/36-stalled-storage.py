@@ -1,14 +1,15 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The bundle's storage stands still while the copies run. A member whose guest writes a lot then
-waits, its main loop too. A cancel gets it going again, long before the storage is back; and when
-nobody can cancel, it gives the snapshot up by itself."""
+"""Storage stands still. While a snapshot is prepared, no guest notices. While the copies run, a
+member whose guest writes a lot waits, its main loop too. A cancel gets it going again, long before
+the storage is back; and when nobody can cancel, it gives the snapshot up by itself."""
 
 # waits: for storage that has stopped, until the product gives up
 
 import re
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from types import TracebackType
@@ -113,6 +114,44 @@ def cancelled(cluster: Cluster, storage: FreezableFilesystem) -> None:
     check(error == CANCELLED, f"it was not the cancel that helped b: {error}")
 
 
+def stalled_in_prepare(cluster: Cluster, storage: FreezableFilesystem) -> None:
+    """No folder, and no overlay, can be made: a worker waits for that, and no guest does."""
+    a, b = cluster["a"], cluster["b"]
+    bundles, overlays = cluster.bundles, storage.path / "overlays"
+    overlays.mkdir()
+    storage.freeze()
+    a.vm.qmp.execute("hotsnap-cluster", {
+        "job-id": "snap", "tag": "t", "directory": str(bundles),
+        "overlay-directory": str(overlays), "members": [m.address for m in cluster.members]})
+    b.vm.reach("prepare")
+    for _ in range(5):  # a guest that stood still once would print nothing in one of them
+        check(progress(b, 3) > 0, "b's guest stands still")
+    check(b.vm.phase() == "prepare", f"b is not being prepared: {b.vm.phase()}")
+    a.vm.qmp.execute("job-cancel", {"id": "snap"})
+    check(progress(b, 3) > 0, "b's guest stands still after the cancel")
+    storage.thaw()
+    undone(cluster, a, overlays, CANCELLED)
+
+
+def stalled_before_the_job(cluster: Cluster, storage: FreezableFilesystem) -> None:
+    """The command itself makes a folder: it waits for the storage, the guest does not."""
+    b = cluster["b"]
+    bundles = storage.path / "command"
+    bundles.mkdir()
+    storage.freeze()
+    done: list[str | None] = []
+    caller = threading.Thread(target=lambda: done.append(b.vm.job("hotsnap-cluster", {
+        "job-id": "late", "tag": "t", "directory": str(bundles),
+        "members": [m.address for m in cluster.members]})))
+    caller.start()
+    for _ in range(3):
+        check(progress(b, 3) > 0, "b's guest stands still")
+    check(not done, "the command did not wait for its folder: this shows nothing")
+    storage.thaw()
+    caller.join()
+    check(done == [None], f"it failed once the storage was back: {done}")
+
+
 def nobody_can_cancel(cluster: Cluster, storage: FreezableFilesystem) -> None:
     """The member that stands still is the one that leads."""
     b = cluster["b"]
@@ -133,6 +172,12 @@ def run(report: Report) -> None:
         try:
             with FreezableFilesystem(place) as storage:
                 report.run("stalled-storage-cancelled", lambda: cancelled(cluster, storage))
+                storage.thaw()
+                report.run("stalled-storage-in-prepare",
+                           lambda: stalled_in_prepare(cluster, storage))
+                storage.thaw()
+                report.run("stalled-storage-before-the-job",
+                           lambda: stalled_before_the_job(cluster, storage))
                 storage.thaw()
                 report.run("stalled-storage-nobody-can-cancel",
                            lambda: nobody_can_cancel(cluster, storage))

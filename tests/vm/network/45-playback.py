@@ -27,7 +27,7 @@ HOLD_UP_US = 200_000
 LOAD = {"append": "hs.chatter.rate=200"}
 LATE = {**LOAD, "args": [
     "-object", f"filter-buffer,id=late,netdev=net0,queue=tx,interval={HOLD_UP_US},position=head",
-    "-trace", "hotsnap_local"]}
+    "-trace", "hotsnap_played"]}
 ENOUGH = 5  # UDP messages on the way, so that their loss cannot be overlooked
 HEADER = 24  # of both files of a channel
 
@@ -73,7 +73,7 @@ def played_back(cluster: Cluster, tag: str) -> None:
     check(manifest["cut"]["recorded"] == sum(m["channel"]["frames"] for m in manifest["members"]),
           str(manifest["cut"]))
     lost = lost_after(cluster, tag)
-    played = re.findall(r'"played": (\d+)', cluster["b"].vm.messages.read_text())
+    played = re.findall(r"hotsnap_played (\d+) frames", cluster["b"].vm.messages.read_text())
     print(f"# {channel['frames']} frames were recorded for b, {played} played back, {lost} lost")
     check(played == [str(channel["frames"])], f"not all frames were played back: {played}")
     check(lost == 0, f"{lost} messages are missing")

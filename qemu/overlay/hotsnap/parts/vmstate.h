@@ -8,13 +8,17 @@
 
 #include <hotsnap/snapshot.h>
 
-/* Section ids only tie the parts of one section together within a stream;
- * QEMU numbers its own from 0. */
+/*
+ * Section ids only tie the parts of one section together within a stream;
+ * QEMU numbers its own from 0.
+ */
 #define HOTSNAP_RAM_SECTION_ID 0x48530000
 #define HOTSNAP_RAM_VERSION_ID 4
 
-/* Main loop. Magic, version and configuration, as a mapped-ram migration
- * writes them. */
+/*
+ * Main loop. Magic, version and configuration, as a mapped-ram migration
+ * writes them.
+ */
 GByteArray *hotsnap_vmstate_head(void);
 bool hotsnap_vmstate_has_footers(void);
 
