@@ -121,8 +121,8 @@ static void network_frame_received(void *opaque)
 {
     HotsnapLocal *l = opaque;
 
-    if (hs_member_frame_received(l->logic)) {
-        post_news(l, tell_nothing, NULL); /* steps are due */
+    if (hs_member_frame_received(l->logic) && !l->stepping) {
+        post_news(l, tell_nothing, NULL); /* steps are due, and not here */
     }
 }
 
