@@ -220,6 +220,7 @@ bool SnapshotPeer::local(const member::Armed &) {
         return false;
     }
     state_ = State::armed;
+    standstill_.end();
     engine_.reply(Armed{engine_.run()});
     return true;
 }
@@ -258,7 +259,11 @@ bool SnapshotPeer::local(const member::FullFin &e) {
 }
 
 bool SnapshotPeer::local(const member::Beat &) {
-    standstill_.beat(engine_.now_us());
+    if (in({State::armed, State::cutting})) {
+        standstill_.end(); // the main loop is the pause's own, however long that is
+    } else {
+        standstill_.beat(engine_.now_us());
+    }
     return true;
 }
 
@@ -277,7 +282,7 @@ void SnapshotPeer::tick() {
     }
     if (standstill_.tick(engine_.now_us())) {
         engine_.fail("The VM stood still for " + std::to_string(Standstill::most_missed) +
-                     " s while its memory was being saved; check the storage of the bundle");
+                     " s; check the storage of the bundle and of the disks");
     }
 }
 

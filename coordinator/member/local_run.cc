@@ -57,7 +57,7 @@ void LocalRun::begun(const Fault &fault) {
 }
 
 void LocalRun::task_done(hs_task task, const Fault &fault) {
-    if (owed_ != Owed::task || task_ != task) {
+    if (owed_ != Owed::task || task_ != task || is_unheard()) {
         ignore();
         return;
     }
@@ -286,7 +286,7 @@ void LocalRun::demand_task(hs_task task) {
 }
 
 bool LocalRun::settle_debt(Owed owed) {
-    if (owed_ != owed) {
+    if (owed_ != owed || is_unheard()) {
         ignore();
         return false;
     }

@@ -92,6 +92,7 @@ class LocalRun {
     void demand_task(hs_task task);
     bool settle_debt(Owed owed); // false, and counted, when that is not owed
     bool take_back_demand();     // of which the machine has not heard yet
+    bool is_unheard() const;     // that there is such a demand: nothing answers it yet
     void tell(LocalEvent event) { steps_.push_back(Tell{std::move(event)}); }
 
     const std::string name_;

@@ -27,6 +27,10 @@ bool is_demand(const Step &step) {
 
 } // namespace
 
+bool LocalRun::is_unheard() const {
+    return std::any_of(steps_.begin(), steps_.end(), is_demand);
+}
+
 bool LocalRun::take_back_demand() {
     const auto at = std::find_if(steps_.begin(), steps_.end(), is_demand);
     if (at == steps_.end()) {

@@ -15,12 +15,19 @@ void hotsnap_guard_close(void)
     closed = true;
 }
 
+bool hotsnap_guard_is_open(Error **errp)
+{
+    if (closed) {
+        error_setg(errp, "The VM is being shut down");
+    }
+    return !closed;
+}
+
 bool hotsnap_guard_check(Error **errp)
 {
     Error *blocked = NULL;
 
-    if (closed) {
-        error_setg(errp, "The VM is being shut down");
+    if (!hotsnap_guard_is_open(errp)) {
         return false;
     }
     if (runstate_check(RUN_STATE_INMIGRATE)) {

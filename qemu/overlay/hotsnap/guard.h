@@ -14,6 +14,9 @@ typedef struct HotsnapGuard {
 /* Main loop: QEMU ends; from now on no snapshot begins. */
 void hotsnap_guard_close(void);
 
+/* Main loop: false, with @errp set, after that. */
+bool hotsnap_guard_is_open(Error **errp);
+
 /* Main loop: can this VM be saved at all, at this moment? */
 bool hotsnap_guard_check(Error **errp);
 

@@ -37,6 +37,7 @@ struct HotsnapLocal {
     char *name;
     QEMUTimer *beat;
     bool stepping;           /* take_steps() is on the stack */
+    bool closed;             /* the member goes: no work is taken */
 
     QemuMutex stop_lock;
     HotsnapRun *run;         /* NULL: no snapshot is on */
@@ -325,8 +326,9 @@ static void step_begin_load(HotsnapLocal *l, const hs_step *step)
 {
     Error *err = NULL;
 
-    l->restore = hotsnap_restore_begin(l->network, step->u.begin_load.bundle,
-                                       l->name, loaded, l, &err);
+    l->restore = hotsnap_restore_begin(l->network, l->main,
+                                       step->u.begin_load.bundle, l->name,
+                                       loaded, l, &err);
     if (!l->restore) {
         hs_member_loaded(l->logic, error_get_pretty(err), NULL);
         error_free(err);
@@ -408,6 +410,10 @@ static void take_work(void *opaque)
     HotsnapLocal *l = call->local;
     const char *abort_reason = hs_work_abort_reason(call->work);
 
+    if (l->closed) {
+        hs_work_free(call->work);
+        return;
+    }
     if (abort_reason) {
         stop_run(l, abort_reason); /* of a run that has begun since */
     }
@@ -495,6 +501,11 @@ HotsnapLocal *hotsnap_local_new(const char *name, HotsnapNetwork *network,
     }
     hotsnap_network_set_ops(network, &network_ops, l);
     return l;
+}
+
+void hotsnap_local_close(HotsnapLocal *l)
+{
+    l->closed = true;
 }
 
 void hotsnap_local_free(HotsnapLocal *l)

@@ -24,6 +24,8 @@ typedef struct HotsnapLocalOps {
 HotsnapLocal *hotsnap_local_new(const char *name, HotsnapNetwork *network,
                                 HotsnapQueue *main, const HotsnapLocalOps *ops,
                                 void *opaque, Error **errp);
+/* The member goes: work that still waits in the queue begins nothing. */
+void hotsnap_local_close(HotsnapLocal *l);
 void hotsnap_local_free(HotsnapLocal *l); /* NULL is allowed */
 
 /*

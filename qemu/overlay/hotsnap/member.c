@@ -121,7 +121,11 @@ static void local_event(void *opaque, hs_event *event)
 {
     HotsnapMember *m = opaque;
 
-    hotsnap_protocol_event(m->protocol, event);
+    if (m->protocol) {
+        hotsnap_protocol_event(m->protocol, event);
+    } else {
+        hs_event_free(event); /* the member goes */
+    }
 }
 
 static int local_iothread_tid(void *opaque)
@@ -171,17 +175,32 @@ static bool hotsnap_member_can_be_deleted(UserCreatable *uc)
     HotsnapMember *m = HOTSNAP_MEMBER(uc);
 
     return !m->local || (!hotsnap_local_busy(m->local) && !m->job &&
-                         hotsnap_network_is_unused(&m->network));
+                         !m->claims && hotsnap_network_is_unused(&m->network));
+}
+
+/*
+ * Before the last reference goes: from here on the iothread posts nothing to
+ * the main loop's queue. What waits there keeps the object alive until it has
+ * been done.
+ */
+static void hotsnap_member_unparent(Object *obj)
+{
+    HotsnapMember *m = HOTSNAP_MEMBER(obj);
+
+    if (the_member == m) {
+        the_member = NULL;
+    }
+    if (m->local) {
+        hotsnap_local_close(m->local);
+    }
+    g_clear_pointer(&m->protocol, hotsnap_protocol_free);
 }
 
 static void hotsnap_member_finalize(Object *obj)
 {
     HotsnapMember *m = HOTSNAP_MEMBER(obj);
 
-    hotsnap_protocol_free(m->protocol);
-    if (the_member == m) {
-        the_member = NULL;
-    }
+    hotsnap_protocol_free(m->protocol); /* it never had a parent */
     hotsnap_local_free(m->local);
     hotsnap_network_clear(&m->network);
     hotsnap_queue_free(m->main);
@@ -235,6 +254,7 @@ static void hotsnap_member_class_init(ObjectClass *oc, void *data)
 {
     UserCreatableClass *ucc = USER_CREATABLE_CLASS(oc);
 
+    oc->unparent = hotsnap_member_unparent;
     ucc->complete = hotsnap_member_complete;
     ucc->can_be_deleted = hotsnap_member_can_be_deleted;
     object_class_property_add_str(oc, "name", member_get_name,

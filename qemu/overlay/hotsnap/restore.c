@@ -31,6 +31,7 @@
 
 struct HotsnapRestore {
     HotsnapNetwork *network;
+    HotsnapQueue *main;
     char *folder;
     hs_playback *playback;
     void (*loaded)(void *opaque, Error *err);
@@ -89,23 +90,43 @@ static void load_failed(HotsnapRestore *r)
     r->loaded(r->opaque, err);
 }
 
-/* Migration tells its state to QMP clients only, so it is asked. */
-static void load_poll(void *opaque)
+static bool load_has_ended(bool *good)
 {
     MigrationStatus state = migration_incoming_get_current()->state;
-    bool loaded = state == MIGRATION_STATUS_COMPLETED &&
-                  !runstate_check(RUN_STATE_INMIGRATE);
 
-    if (!loaded && state != MIGRATION_STATUS_FAILED) {
-        timer_mod(load_timer,
-                  qemu_clock_get_ms(QEMU_CLOCK_REALTIME) + POLL_MS);
-        return;
-    }
+    *good = state == MIGRATION_STATUS_COMPLETED &&
+            !runstate_check(RUN_STATE_INMIGRATE);
+    return *good || state == MIGRATION_STATUS_FAILED;
+}
+
+/*
+ * In the queue's turn: activating disks polls the main loop's AioContext, and
+ * an abort must not free the restore meanwhile.
+ */
+static void load_ended(void *opaque)
+{
+    bool good;
+
+    load_has_ended(&good);
     restore_settings();
-    if (restoring && loaded) {
+    if (restoring && good) {
         load_succeeded(restoring);
     } else if (restoring) {
         load_failed(restoring);
+    }
+}
+
+/* Migration tells its state to QMP clients only, so it is asked. */
+static void load_poll(void *opaque)
+{
+    HotsnapQueue *main = opaque;
+    bool good;
+
+    if (load_has_ended(&good)) {
+        hotsnap_queue_post(main, load_ended, NULL);
+    } else {
+        timer_mod(load_timer,
+                  qemu_clock_get_ms(QEMU_CLOCK_REALTIME) + POLL_MS);
     }
 }
 
@@ -127,7 +148,7 @@ static bool open_channel(HotsnapRestore *r, Error **errp)
     return r->playback;
 }
 
-static bool begin_load(const char *path, Error **errp)
+static bool begin_load(HotsnapRestore *r, const char *path, Error **errp)
 {
     MigrationCapabilityStatus mapped_ram = {
         .capability = MIGRATION_CAPABILITY_MAPPED_RAM, .state = true
@@ -138,7 +159,7 @@ static bool begin_load(const char *path, Error **errp)
 
     mapped_ram_before = migrate_mapped_ram();
     autostart_before = autostart;
-    load_timer = timer_new_ms(QEMU_CLOCK_REALTIME, load_poll, NULL);
+    load_timer = timer_new_ms(QEMU_CLOCK_REALTIME, load_poll, r->main);
     qmp_migrate_set_capabilities(&caps, &err);
     if (!err) {
         /* All members start together, whatever the command line says. */
@@ -160,8 +181,8 @@ static bool begin(HotsnapRestore *r, Error **errp)
     g_autofree char *path = g_build_filename(r->folder, "state", NULL);
 
     if (load_timer) {
-        error_setg(errp, "A restore that was given up is still loading; try "
-                   "again when it has ended");
+        error_setg(errp, "A restore that was given up is still loading; start "
+                   "this QEMU again with -incoming defer");
         return false;
     }
     if (!runstate_check(RUN_STATE_INMIGRATE)) {
@@ -173,10 +194,11 @@ static bool begin(HotsnapRestore *r, Error **errp)
         error_setg_errno(errp, errno, "Cannot read '%s'", path);
         return false;
     }
-    return open_channel(r, errp) && begin_load(path, errp);
+    return open_channel(r, errp) && begin_load(r, path, errp);
 }
 
 HotsnapRestore *hotsnap_restore_begin(HotsnapNetwork *network,
+                                      HotsnapQueue *main,
                                       const char *bundle, const char *member,
                                       void (*loaded)(void *opaque,
                                                      Error *err),
@@ -185,6 +207,7 @@ HotsnapRestore *hotsnap_restore_begin(HotsnapNetwork *network,
     HotsnapRestore *r = g_new0(HotsnapRestore, 1);
 
     r->network = network;
+    r->main = main;
     r->folder = g_build_filename(bundle, member, NULL);
     r->loaded = loaded;
     r->opaque = opaque;

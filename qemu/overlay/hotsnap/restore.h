@@ -16,6 +16,7 @@ typedef struct HotsnapRestore HotsnapRestore;
  * start, or with an error, which it takes; not after hotsnap_restore_end().
  */
 HotsnapRestore *hotsnap_restore_begin(HotsnapNetwork *network,
+                                      HotsnapQueue *main,
                                       const char *bundle, const char *member,
                                       void (*loaded)(void *opaque,
                                                      Error *err),

@@ -155,13 +155,23 @@ HotsnapRun *hotsnap_run_begin(const HotsnapRunPlace *place,
     return r;
 }
 
-/* Calls one step of every part, in order. */
+static bool goes_on(Snapshot *s, Error **errp)
+{
+    if (qatomic_read(&s->base.cancelled)) {
+        error_setg(errp, "%s", qatomic_read(&s->base.cancel_reason));
+        return false;
+    }
+    return true;
+}
+
+/* Calls one step of every part, in order, until one fails or a cancel. */
 #define EACH_PART(s, step, errp)                                       \
     ({                                                                 \
         bool ok_ = true;                                               \
         for (int i_ = 0; ok_ && i_ < HOTSNAP_PARTS; i_++) {            \
             ok_ = !parts[i_]->step ||                                  \
-                  parts[i_]->step((s)->base.part[i_], errp);           \
+                  (goes_on(s, errp) &&                                 \
+                   parts[i_]->step((s)->base.part[i_], errp));         \
         }                                                              \
         ok_;                                                           \
     })
@@ -169,7 +179,8 @@ HotsnapRun *hotsnap_run_begin(const HotsnapRunPlace *place,
 static bool prepare(Snapshot *s, Error **errp)
 {
     hotsnap_run_join_free();
-    return hotsnap_bundle_make_folder(s->base.folder, errp) &&
+    return goes_on(s, errp) &&
+           hotsnap_bundle_make_folder(s->base.folder, errp) &&
            EACH_PART(s, prepare, errp);
 }
 
@@ -278,8 +289,7 @@ bool hotsnap_run_cut(HotsnapRun *r, Error **errp)
     Error *err = NULL;
     bool ok;
 
-    if (qatomic_read(&r->cancelled)) {
-        error_setg(errp, "%s", qatomic_read(&r->cancel_reason));
+    if (!goes_on(s, errp)) {
         return false;
     }
     ok = hotsnap_pause_and_cut(r, parts, errp);

@@ -18,6 +18,11 @@
 #include "system/runstate.h"
 #include "system/system.h"
 
+static bool is_saving(HotsnapMember *m)
+{
+    return m && hotsnap_local_saving(m->local);
+}
+
 static void on_shutdown(Notifier *notifier, void *data)
 {
     HotsnapMember *m = hotsnap_member(NULL);
@@ -26,12 +31,12 @@ static void on_shutdown(Notifier *notifier, void *data)
         return; /* QEMU lives on (-no-shutdown), and so does the snapshot */
     }
     hotsnap_guard_close();
-    if (!m || (!hotsnap_local_saving(m->local) && !hotsnap_disks_undoing())) {
+    if (!is_saving(m) && !hotsnap_disks_undoing()) {
         return;
     }
     /* As QEMU does next. Overlays are committed faster if nobody writes. */
     vm_shutdown();
-    if (hotsnap_local_saving(m->local)) {
+    if (is_saving(m)) {
         g_autofree char *reason =
             g_strdup_printf("The VM '%s' was shut down during the snapshot",
                             m->name);
@@ -42,7 +47,7 @@ static void on_shutdown(Notifier *notifier, void *data)
      * The coordinator answers with an ABORT; or, when this member has
      * promised its part, with what the initiator says, or after its silence.
      */
-    while (hotsnap_local_saving(m->local) || hotsnap_disks_undoing()) {
+    while (is_saving(m) || hotsnap_disks_undoing()) {
         aio_poll(qemu_get_aio_context(), true);
     }
 }

@@ -35,6 +35,7 @@ struct HotsnapMember {
 
     struct HotsnapJob *job;  /* monitor/job.c */
     char *job_partial;       /* TAG.partial made for the job */
+    unsigned claims;         /* commands that are making such a folder */
 
     /* As the coordinator said them last. */
     HotsnapPhase phase;

@@ -61,8 +61,8 @@ TEST_F(StandstillTest, ThirtySecondsWithoutABeatFailTheRun) {
     EXPECT_EQ(state(), "cut");
     world.wait(second);
     EXPECT_EQ(state(), "aborting");
-    EXPECT_EQ(reason(), "The VM stood still for 30 s while its memory was being saved; check the "
-                        "storage of the bundle");
+    EXPECT_EQ(reason(),
+              "The VM stood still for 30 s; check the storage of the bundle and of the disks");
 }
 
 TEST_F(StandstillTest, WhilePreparing) {

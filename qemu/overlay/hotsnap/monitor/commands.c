@@ -4,6 +4,7 @@
  */
 #include "qemu/osdep.h"
 #include "block/thread-pool.h"
+#include "../guard.h"
 #include "job.h"
 #include "../local.h"
 #include "../member.h"
@@ -87,6 +88,9 @@ static int claim_in_worker(void *opaque)
 
 static bool may_begin(HotsnapMember *m, Error **errp)
 {
+    if (!hotsnap_guard_is_open(errp)) {
+        return false;
+    }
     if (hotsnap_refuses(errp, "hotsnap-cluster")) {
         return false;
     }
@@ -145,7 +149,9 @@ void coroutine_fn qmp_hotsnap_cluster(HotsnapClusterArguments *args,
         return;
     }
     /* A worker's work: the storage may stall, which must not stop the VM. */
+    m->claims++;
     thread_pool_submit_co(claim_in_worker, &claim);
+    m->claims--;
     if (!claim.partial) {
         error_propagate(errp, claim.err);
         return;
@@ -159,8 +165,7 @@ void coroutine_fn qmp_hotsnap_cluster(HotsnapClusterArguments *args,
         }
         m->job_partial = NULL;
     }
-    rmdir(claim.partial);
-    g_free(claim.partial);
+    hotsnap_job_remove_partial(claim.partial);
 }
 
 void qmp_hotsnap_restore(const char *job_id, const char *bundle,

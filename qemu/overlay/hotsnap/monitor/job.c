@@ -30,6 +30,13 @@ static int remove_partial(void *opaque)
     return 0;
 }
 
+void coroutine_fn hotsnap_job_remove_partial(char *path)
+{
+    /* Not here: its storage may stand still, which must not stop a VM. */
+    thread_pool_submit_co(remove_partial, path);
+    g_free(path);
+}
+
 static int coroutine_fn hotsnap_job_run(Job *job, Error **errp)
 {
     HotsnapJob *j = container_of(job, HotsnapJob, common);
@@ -43,9 +50,7 @@ static int coroutine_fn hotsnap_job_run(Job *job, Error **errp)
         job_sleep_ns(job, JOB_POLL_NS);
     }
     if (m->job_partial) {
-        /* Not here: its storage may stand still, which must not stop a VM. */
-        thread_pool_submit_co(remove_partial, m->job_partial);
-        g_clear_pointer(&m->job_partial, g_free);
+        hotsnap_job_remove_partial(g_steal_pointer(&m->job_partial));
     }
     m->job = NULL;
     if (j->error) {

@@ -5,6 +5,7 @@
 #ifndef HOTSNAP_MONITOR_JOB_H
 #define HOTSNAP_MONITOR_JOB_H
 
+#include "qemu/coroutine.h"
 #include "../types.h"
 
 typedef enum HotsnapJobKind {
@@ -19,6 +20,9 @@ bool hotsnap_job_begin(HotsnapMember *m, const char *job_id,
 
 /* Of the job that is in progress, or NULL. */
 const char *hotsnap_job_id(HotsnapMember *m);
+
+/* Removes TAG.partial if it is empty. Takes @path. */
+void coroutine_fn hotsnap_job_remove_partial(char *path);
 
 void hotsnap_job_progress(HotsnapMember *m, uint64_t done, uint64_t total);
 void hotsnap_job_finished(HotsnapMember *m, bool failed, const char *text);
