@@ -220,7 +220,7 @@ bool SnapshotPeer::local(const member::Armed &) {
         return false;
     }
     state_ = State::armed;
-    standstill_.end();
+    standstill_.pause();
     engine_.reply(Armed{engine_.run()});
     return true;
 }
@@ -260,7 +260,7 @@ bool SnapshotPeer::local(const member::FullFin &e) {
 
 bool SnapshotPeer::local(const member::Beat &) {
     if (in({State::armed, State::cutting})) {
-        standstill_.end(); // the main loop is the pause's own, however long that is
+        standstill_.pause(); // the cut has the main loop to itself, however long it takes
     } else {
         standstill_.beat(engine_.now_us());
     }

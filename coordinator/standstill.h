@@ -38,6 +38,12 @@ class Standstill {
         return true;
     }
 
+    // Nothing is counted until the next beat.
+    void pause() {
+        missed_ = 0;
+        due_us_ = never;
+    }
+
     void end() {
         ended_ = true;
         due_us_ = never;

@@ -26,12 +26,15 @@ class StandstillTest : public testing::Test {
         message(Prepare{run, "t1", "/b", true, 3600 * second, second, 3600 * second, {}});
         local(member::Prepared{});
     }
-    void until_cut(const std::string &run, uint64_t epoch) {
-        prepare(run);
+    void arm(const std::string &run, uint64_t epoch) {
         message(Install{run, epoch, {}});
         local(member::Installed{});
         message(Arm{run});
         local(member::Armed{});
+    }
+    void until_cut(const std::string &run, uint64_t epoch) {
+        prepare(run);
+        arm(run, epoch);
         message(Snapshot{run});
     }
     void beat_for(unsigned seconds) {
@@ -65,6 +68,20 @@ TEST_F(StandstillTest, ThirtySecondsWithoutABeatFailTheRun) {
               "The VM stood still for 30 s; check the storage of the bundle and of the disks");
 }
 
+TEST_F(StandstillTest, ALongPauseIsNone) {
+    prepare("r1");
+    beat_for(1);
+    arm("r1", 1);
+    beat_for(1);
+    world.wait(100 * second);
+    EXPECT_EQ(state(), "armed");
+    local(member::Cut{});
+    beat_for(1);
+    EXPECT_EQ(state(), "cut");
+    world.wait(31 * second);
+    EXPECT_EQ(state(), "aborting") << "the watch goes on after it";
+}
+
 TEST_F(StandstillTest, WhilePreparing) {
     prepare("r1");
     beat_for(1);
@@ -82,13 +99,14 @@ TEST_F(StandstillTest, AMachineThatNeverBeatsIsNotWatched) {
 // As for a process that was stopped, or a host that was suspended.
 TEST_F(StandstillTest, SecondsAreCounted) {
     until_cut("r1", 1);
+    local(member::Cut{});
     beat_for(1);
     for (int i = 0; i < 29; i++) {
         world.now_us += 1000 * second;
         world.tick();
         message(Heartbeat{"r1"});
     }
-    EXPECT_EQ(state(), "cutting");
+    EXPECT_EQ(state(), "cut");
     world.now_us += second;
     world.tick();
     EXPECT_EQ(state(), "aborting");

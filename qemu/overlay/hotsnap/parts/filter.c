@@ -170,9 +170,9 @@ static void filter_status_changed(NetFilterState *nf, Error **errp)
     HotsnapNetwork *n = FILTER_HOTSNAP(nf)->network;
 
     if (n->ops->busy(n->opaque)) {
-        error_setg(errp, "A filter-hotsnap cannot be turned on or off during "
-                   "a cluster snapshot or restore; wait for it to end or "
-                   "cancel its job");
+        error_setg(errp, "Turning a filter-hotsnap on or off is not allowed "
+                   "during a cluster snapshot or restore; wait for it to end "
+                   "or cancel its job");
         nf->on = !nf->on; /* as it was; this is called after the change */
     }
 }
