@@ -45,7 +45,7 @@ void KvmTrap::attach(const GuestMemory &memory) {
     }
     std::byte *area = kvm_->map(request.mmap_bytes);
     if (area == nullptr) {
-        throw system_error(errno, "cannot map what KVM shares", "free memory and try again");
+        throw system_error(errno, "cannot map KVM's shared memory", "free memory and try again");
     }
     wake_ = Fd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
     if (!wake_) {
