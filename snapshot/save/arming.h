@@ -17,7 +17,7 @@
 // running pass. The fault thread removes a protection first and adds to the list afterwards; the
 // other way round a pass could take and protect the page in between, and then it would be
 // unprotected and in no list. A pass protects after taking, so a write that faults during the pass
-// is noted anew. At the cut: stop() ends the running pass and puts back what it had not reached,
+// is noted anew. At the cut: stop() ends the running pass and puts back the runs not reached yet,
 // so (e) is empty; arm had finished the first pass, so (b) is empty; the caller holds the fault
 // thread quiet, with no fault in its hands, so (c) is empty. finish() protects all of (d). No
 // write can come in between: the VM is paused. Were there one all the same, it would either fault,

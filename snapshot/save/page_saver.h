@@ -31,7 +31,7 @@
 
 namespace hotsnap::memory {
 
-// What saving needs; the parts outlive the savers.
+// The parts that saving needs; they outlive the savers.
 struct SaveParts {
     WriteTrap &trap;
     PageLedger &ledger;

@@ -43,7 +43,7 @@ class WriterService {
     // `size` bytes from `host` on are about to be written: saves the unsaved pages there, with
     // neighbors. When this returns, the bytes may be written. Returns at once before start() and
     // after stop(). False when `host` is not in the snapshot's memory; bytes beyond the end of a
-    // block belong to no page.
+    // block are ignored.
     bool before_write(const void *host, size_t size, Manner manner);
 
     const FaultCounts &counts() const { return counts_; }

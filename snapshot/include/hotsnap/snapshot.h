@@ -20,7 +20,7 @@
  *     on_finished                     image complete, checksummed, fsynced; or failed
  *     hs_snapshot_free                any time: an unfinished snapshot is aborted first
  *
- * What the caller owes while a snapshot exists
+ * Duties of the caller while a snapshot exists
  *
  *  - The blocks stay mapped, where and as long as they are, until on_finished, hs_snapshot_abort or
  *    hs_snapshot_free (QEMU: no memory hot unplug, no resize).
@@ -96,8 +96,8 @@ typedef struct hs_snapshot_options {
     size_t vcpu_tid_count;
     /*
      * Called once, from a library thread, after hs_snapshot_start: `error` is NULL when the image
-     * is complete and durable, else the text of what went wrong (valid during the call only). By
-     * then all traps are released.
+     * is complete and durable, else the reason of the failure (valid during the call only). By then
+     * all traps are released.
      */
     void (*on_finished)(void *opaque, const char *error);
     void *opaque;
@@ -191,7 +191,7 @@ bool hs_snapshot_arm(hs_snapshot *s, uint64_t max_us, char **error);
 
 /*
  * The instant. The caller guarantees that nothing writes to the memory during the call (vCPUs
- * stopped, disk I/O drained, BQL held). Cost: proportional to what was written since the last
+ * stopped, disk I/O drained, BQL held). Cost: proportional to the pages written since the last
  * protect pass, not to the size of memory; once converged, at most about 600 runs of 16 pages.
  */
 bool hs_snapshot_cut(hs_snapshot *s, char **error);
