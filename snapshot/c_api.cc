@@ -32,7 +32,7 @@ static_assert(offsetof(kvm_hotsnap_exit, hva) == offsetof(hs_kvm_exit, hva) &&
 
 namespace {
 
-// A struct as an older or newer caller knows it: what it does not have keeps its default.
+// A struct as an older or newer caller knows it: members that it lacks keep their defaults.
 template <typename T> T versioned(const T &given, T defaults) {
     if (given.struct_size < sizeof(size_t)) {
         throw Error("struct_size is not set");

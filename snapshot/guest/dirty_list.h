@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
-// What was written, and is therefore unprotected, since the last protect pass. Between the fault
-// thread, which adds, and arming, which takes.
+// The pages written since the last protect pass, which are therefore unprotected. The fault thread
+// adds to the list; arming takes from it.
 //
-// It can be given a limit: the fault thread asks for room before it takes more faults, so that
-// what is dirty stays bounded however fast the guest writes.
+// The list can be given a limit: the fault thread asks for room before it takes more faults, so
+// that the list stays bounded however fast the guest writes.
 #ifndef HOTSNAP_GUEST_DIRTY_LIST_H
 #define HOTSNAP_GUEST_DIRTY_LIST_H
 
@@ -25,7 +25,7 @@ class DirtyList {
     std::vector<PageRun> take();
     size_t size() const;
 
-    // How many runs there may be before wait_room waits.
+    // wait_room waits while the list has `limit` runs or more.
     void set_limit(size_t limit);
     void wait_room();
 
@@ -43,8 +43,8 @@ class DirtyList {
     bool stopped_ = false;
 };
 
-// Sorts, removes what is double, and joins runs of one block with at most `gap` pages between them
-// as long as the result has at most `most` pages. `pages`: how many different pages there were.
+// Sorts the runs, removes duplicates, and joins runs of one block with at most `gap` pages between
+// them as long as the result has at most `most` pages. `pages`: the number of different pages.
 std::vector<PageRun> coalesce(std::vector<PageRun> runs, uint64_t gap, uint64_t most,
                               uint64_t &pages);
 

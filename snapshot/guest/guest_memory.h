@@ -27,16 +27,16 @@ struct MemoryBlock {
     uint64_t fd_offset = 0;
     bool shared = false;
     bool read_only = false;
-    bool save_at_cut = false; // is written behind the trap's back (snapshot.h)
+    bool save_at_cut = false; // the caller writes there past the trap (snapshot.h)
     bool split = false;       // the trap takes huge pages apart: one write fault covers 4 KiB
     uint64_t first_page = 0;  // number of its first page among the pages of all blocks
 
     uint64_t pages() const { return length / page_bytes; }
     bool huge() const { return page_size > page_bytes; }
-    // What one write fault covers: a backing page or 4 KiB; and whether it is more than 4 KiB.
+    // One write fault covers a unit: a backing page, or 4 KiB. by_unit: a unit is more than 4 KiB.
     uint64_t unit_pages() const { return split ? 1 : page_size / page_bytes; }
     bool by_unit() const { return unit_pages() > 1; }
-    // Whole backing pages: the last one need not be used to its end, but is trapped as a whole.
+    // In whole backing pages: the last one may be used only in part, but is trapped as a whole.
     uint64_t mapped_length() const { return (length + page_size - 1) & ~(page_size - 1); }
 };
 

@@ -34,7 +34,7 @@ bool PageLedger::claim_unit(uint64_t first, uint64_t count) {
 
 void PageLedger::cede(uint64_t first, GroupMask mask) {
     for (unsigned left = mask; left != 0; left &= left - 1) {
-        // Release: what the claimer read of the page, it has read.
+        // Release: the claimer's reads of the page are over.
         states_[first + static_cast<unsigned>(std::countr_zero(left))].store(
             ceded_state, std::memory_order_release);
     }

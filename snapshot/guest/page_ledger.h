@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
-// Page ledger: one atomic state per page, so that each page is saved exactly once whoever comes
-// first, and so that this can be proved at the end (HotSnap, LISA '13, Table 2: page manners).
+// Page ledger: one atomic state per page, so that each page is saved exactly once, whichever thread
+// comes first, and so that this can be proved at the end (HotSnap, LISA '13, Table 2: page
+// manners).
 //
 //     Unsaved --claim--> Claimed --save--> Saved (manner, zero?, neighbor?)
 //        |                |    ^
@@ -13,22 +14,23 @@
 // Rules that the rest of the library rests on:
 //  1. Only the thread whose claim succeeded copies the page and calls save.
 //  2. Between claim and save that thread does nothing but read the page: it takes its staging
-//     slots before it claims. A claim is therefore always short, and who waits for one may spin.
+//     slots before it claims. A claim is therefore always short, and a waiting thread may spin.
 //  3. Write protection of a page is removed only after its state is Saved. save() stores with
-//     release order and saved() loads with acquire order: who sees Saved knows the copy is done.
+//     release order and saved() loads with acquire order: a thread that sees Saved knows that the
+//     copy is done.
 //  4. Saved is final, and nothing becomes Unsaved again.
 //
 // Where the kernel saves pages too (kvm_trap.h), its bitmap decides whose copy counts, and the
-// ledger follows: a claimer that finds the kernel was first cedes the claim, and the one thread
-// that takes the kernel's copies from its ring claims the page, from Unsaved or from Ceded. Why it
-// never finds Saved: a page is saved by a claimer of claim() only after that claimer has won the
-// page's bit, or by claim_kernels()'s only for a copy with which the kernel has won it; a bit is
-// won once. Why it need not wait for long when it finds Claimed: that claimer only copies (rule 2),
-// and then finds the bit set, so it cedes. Ceded is not Unsaved, so that nobody else claims the
-// page only to find out the same, and who saw that nothing of a group is Unsaved need not take a
-// slot for it.
+// ledger follows. A claimer that finds that the kernel was first cedes its claim. The one thread
+// that takes the kernel's copies from the ring claims the page, from Unsaved or from Ceded:
+//  - It never finds Saved. A claimer of claim() saves a page only after winning the page's bit; the
+//    ring's thread saves only a copy with which the kernel has won the bit; a bit is won once.
+//  - It need not wait for long when it finds Claimed. That claimer only copies (rule 2), then finds
+//    the bit set, and cedes.
+// Ceded differs from Unsaved so that no other thread claims the page only to find out the same, and
+// so that a thread that finds no Unsaved page in a group need not take a slot for it.
 //
-// Of a huge page saved as a unit, the state of the first 4 KiB page stands for all.
+// For a huge page saved as a unit, the state of the first 4 KiB page stands for all.
 #ifndef HOTSNAP_GUEST_PAGE_LEDGER_H
 #define HOTSNAP_GUEST_PAGE_LEDGER_H
 
@@ -58,7 +60,7 @@ class PageLedger {
 
     uint64_t pages() const { return pages_; }
 
-    // Claims those of `count` (at most group_pages) pages that are unsaved; tells which.
+    // Claims the unsaved ones of `count` (at most group_pages) pages; returns which these are.
     GroupMask claim(uint64_t first, uint32_t count);
 
     // Claims a huge page of `count` pages as a whole.
@@ -67,12 +69,12 @@ class PageLedger {
     // Gives up claims of the caller: the kernel has saved these pages, and only its copies count.
     void cede(uint64_t first, GroupMask mask);
 
-    // Claims a page that the kernel has saved. False when it is saved already, which cannot be.
+    // Claims a page that the kernel has saved. False when it is saved already, which cannot happen.
     bool claim_kernels(uint64_t page);
 
     // Saves the pages of `mask`, claimed by the caller, of the group that begins at `first`.
-    // `zero` and `neighbors` tell which of them are. Stores in falling order, so that the first
-    // page, which stands for a huge page, comes last.
+    // `zero` and `neighbors` tell which of them are zero, or neighbors. Stores in falling order, so
+    // that the first page, which stands for a huge page, comes last.
     void save(uint64_t first, GroupMask mask, GroupMask zero, GroupMask neighbors, Manner manner);
 
     bool saved(uint64_t page) const {
@@ -82,7 +84,7 @@ class PageLedger {
         return states_[page].load(std::memory_order_relaxed) == unsaved_state;
     }
 
-    // Spins (rule 2) until a page that someone claimed is saved.
+    // Spins (rule 2) until a claimed page is saved.
     void wait_saved(uint64_t page) const;
 
     // Saved, and not zero: has data in the image.
@@ -94,8 +96,8 @@ class PageLedger {
     uint64_t saved_pages() const { return saved_.load(std::memory_order_acquire); }
     Counts counts() const;
 
-    // Nothing when every page was saved exactly once and the counters agree with the states, else
-    // what is wrong.
+    // Says what is wrong; nothing when every page was saved exactly once and the counters agree
+    // with the states.
     std::optional<std::string> disproof() const;
 
   private:

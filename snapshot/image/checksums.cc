@@ -47,7 +47,7 @@ uint64_t size_of(int fd, const std::string &path) {
     if (fstat(fd, &file) < 0) {
         throw system_error(errno, "cannot tell the size of " + path);
     }
-    if (S_ISBLK(file.st_mode)) { // whose st_size is 0
+    if (S_ISBLK(file.st_mode)) { // st_size of a block device is 0
         const off_t end = lseek(fd, 0, SEEK_END);
         if (end < 0) {
             throw system_error(errno, "cannot tell the size of " + path);
@@ -57,7 +57,7 @@ uint64_t size_of(int fd, const std::string &path) {
     return static_cast<uint64_t>(file.st_size);
 }
 
-// Past the page cache where the file system can.
+// Reads past the page cache where the file system can.
 Fd open_to_read(const std::string &path) {
     Fd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_DIRECT));
     if (!fd && errno == EINVAL) {
@@ -69,7 +69,7 @@ Fd open_to_read(const std::string &path) {
     return fd;
 }
 
-// Reads until `bytes` is full or the file ends; returns how much.
+// Reads until `bytes` is full or the file ends; returns the number of bytes read.
 size_t read_some(int fd, std::span<std::byte> bytes, uint64_t offset, const std::string &path) {
     size_t done = 0;
     while (done < bytes.size()) {
@@ -84,7 +84,7 @@ size_t read_some(int fd, std::span<std::byte> bytes, uint64_t offset, const std:
         }
         const int flags = fcntl(fd, F_GETFL);
         if (errno == EINVAL && (flags & O_DIRECT) != 0) {
-            // Opens with O_DIRECT but does not read with it, or a tail that is not aligned.
+            // The file opens with O_DIRECT but does not read with it, or its tail is not aligned.
             fcntl(fd, F_SETFL, flags & ~O_DIRECT);
         } else if (errno != EINTR) {
             throw system_error(errno,
@@ -192,7 +192,7 @@ SumsTable sum_file(const std::string &path, uint64_t unit, const std::function<b
             if (cancelled()) {
                 throw Error("cancelled while summing " + path);
             }
-            // Up to a whole page at the end of the file, which O_DIRECT insists on.
+            // O_DIRECT insists on a whole page, also at the end of the file.
             const uint64_t padded = (end - at + page_bytes - 1) & ~(page_bytes - 1);
             const size_t want = std::min<size_t>(buffer.bytes().size(), padded);
             const size_t got = read_some(fd.get(), buffer.bytes().first(want), at, path);

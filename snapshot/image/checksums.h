@@ -33,7 +33,7 @@ class SumsTable {
     // Sums `bytes`, which lie at `offset`, a multiple of the unit; only the last unit may be short.
     void add(uint64_t offset, std::span<const std::byte> bytes);
 
-    // The sums file.
+    // The content of the sums file.
     std::vector<std::byte> encode() const;
 
     // Throws Error unless `bytes` are a whole sums file.
@@ -45,17 +45,17 @@ class SumsTable {
     std::vector<uint64_t> sums_;
 };
 
-// Sums a file, holes not being read. `cancelled` is asked now and then.
+// Sums a file without reading its holes. `cancelled` is asked now and then.
 SumsTable sum_file(const std::string &path, uint64_t unit, const std::function<bool()> &cancelled);
 
 // Fills an empty sums file, open as `fd`, and makes it durable; returns the XXH3-64 of the file.
 uint64_t write_sums(const SumsTable &table, int fd, const std::string &sums_path);
 
-// The first offset at which a file is not what its sums say, if there is one.
+// The first offset at which a file differs from its sums, if there is one.
 std::optional<uint64_t> find_mismatch(const std::string &path, const std::string &sums_path,
                                       const std::function<bool()> &cancelled);
 
-// XXH3-64 of a whole file, holes counting as the zeros they read as.
+// XXH3-64 of a whole file; holes count as the zeros they read as.
 uint64_t file_xxh3(const std::string &path);
 
 } // namespace hotsnap::memory

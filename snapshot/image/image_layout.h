@@ -17,9 +17,9 @@
 //     0x03 be32 id, be64 0x10, [0x7e be32 id]      section end
 //     tail                             device sections, end mark (given by QEMU)
 //
-// All that is not pages is "metadata" here: it is known, except for the bits and the tail, when the
-// snapshot is made, and it is written last. Blocks are whole pages and pages begin on 1 MiB, so
-// each piece of metadata begins on a page boundary of the file.
+// Everything but the pages is "metadata" here. Metadata is known when the snapshot is made, except
+// for the bits and the tail, and is written last. Blocks are whole pages and pages begin on 1 MiB,
+// so each piece of metadata begins on a page boundary of the file.
 #ifndef HOTSNAP_IMAGE_IMAGE_LAYOUT_H
 #define HOTSNAP_IMAGE_IMAGE_LAYOUT_H
 
@@ -57,7 +57,7 @@ class ImageLayout {
     // Where the pages of the last block end, which is where the last piece of metadata begins.
     uint64_t pages_end() const { return pages_end_; }
 
-    // Everything that is not pages. `has_data` tells for a page number whether its bit is set.
+    // Everything but the pages. `has_data` tells for a page number whether its bit is set.
     std::vector<Piece> metadata(const std::function<bool(uint64_t)> &has_data,
                                 std::span<const std::byte> tail) const;
 

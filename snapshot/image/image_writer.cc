@@ -191,7 +191,7 @@ void ImageWriter::prepare(Io &io) {
     }
 }
 
-// Starts a write that completes through reap(), or does it at once and says how it went.
+// Starts a write that completes through reap(), or does it at once and returns its result.
 std::optional<long> ImageWriter::begin(Io &io) {
     const iovec *pieces = io.pieces.data() + io.first_piece;
     const int count = static_cast<int>(io.piece_count - io.first_piece);
@@ -220,7 +220,7 @@ void ImageWriter::start(Io &io) {
 
 void ImageWriter::submit_prepared() {
     for (Io *io : prepared_) {
-        // Before the write starts: who completes it gives the slots back.
+        // Before the write starts, since its completion gives the slots back.
         uint64_t offset = io->offset;
         for (size_t i = 0; i < io->piece_count; i++) {
             const iovec &piece = io->pieces[i];
@@ -265,13 +265,13 @@ void ImageWriter::reap() {
     }
 }
 
-// Takes note of what a write achieved; true when the rest of it has to be started again.
+// Takes note of the result of a write; true when the rest of it has to be started again.
 bool ImageWriter::settle(Io &io, long result) {
     if (result > 0) {
         written_.fetch_add(static_cast<uint64_t>(result), std::memory_order_relaxed);
         io.advance(static_cast<uint64_t>(result));
     } else if (result == -EINVAL && direct_) {
-        // Accepted O_DIRECT at open, but not for this write (alignment of the device).
+        // The file accepted O_DIRECT at open, but not for this write (alignment of the device).
         fcntl(fd_.get(), F_SETFL, fcntl(fd_.get(), F_GETFL) & ~O_DIRECT);
         direct_ = false;
     } else if (result != -EAGAIN && result != -EINTR) {
@@ -317,13 +317,13 @@ void ImageWriter::fail(const std::string &message) {
 }
 
 void ImageWriter::write_metadata(uint64_t offset, std::span<const std::byte> bytes) {
-    // Through the page cache: no alignment of lengths, and nothing that O_DIRECT wrote lies in the
-    // same pages of the file.
+    // Through the page cache: lengths need no alignment there, and nothing that O_DIRECT wrote lies
+    // in the same pages of the file.
     fcntl(fd_.get(), F_SETFL, fcntl(fd_.get(), F_GETFL) & ~O_DIRECT);
     write_all(fd_.get(), bytes, offset, path_);
     written_.fetch_add(bytes.size(), std::memory_order_relaxed);
     if (offset >= data_size_) {
-        // What follows the pages ends the file, in a unit that may be short.
+        // The metadata after the pages ends the file, in a unit that may be short.
         sums_.resize(offset + bytes.size());
         sums_.add(offset, bytes);
     } else {

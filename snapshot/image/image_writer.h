@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
 // Writes staged pages to the image: one thread, libaio, O_DIRECT where the file system can, many
-// writes in flight, neighboring groups joined to large writes. Sums what it writes.
+// writes in flight, neighboring groups joined to large writes. It also sums the bytes it writes.
 //
 // After a failed write nothing more is written, and slots go straight back to the pool, so that
-// no fault and no copier waits for a storage that is gone.
+// no fault and no copier waits for storage that has failed.
 #ifndef HOTSNAP_IMAGE_IMAGE_WRITER_H
 #define HOTSNAP_IMAGE_IMAGE_WRITER_H
 
@@ -41,7 +41,7 @@ class ImageWriter {
     ImageWriter(const std::string &path, uint64_t data_size, StagingPool &pool,
                 std::function<void(const std::string &)> on_error);
 
-    // Joins the thread; what was not written yet is dropped.
+    // Joins the thread; groups not written yet are dropped.
     ~ImageWriter();
 
     // Any thread. The writer owns the slots from here and returns them to the pool.
@@ -53,8 +53,9 @@ class ImageWriter {
     // Stops writing. Any thread, any time.
     void discard();
 
-    // After drain(), from the thread that called it: writes a piece of metadata (image_layout.h)
-    // and sums it. Then finish: the file gets its size and is durable. Both throw.
+    // After drain(), from the thread that called it: write_metadata writes a piece of metadata
+    // (image_layout.h) and sums it; then finish gives the file its size and makes it durable. Both
+    // throw.
     void write_metadata(uint64_t offset, std::span<const std::byte> bytes);
     void finish(uint64_t size);
 

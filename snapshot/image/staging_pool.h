@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
-// The buffer between write faults and storage: slots of 64 KiB, aligned for O_DIRECT, touched
-// ahead so that taking one never faults.
+// The buffer between write faults and storage: slots of 64 KiB, aligned for O_DIRECT, touched in
+// advance so that taking one never faults.
 //
 // A part is reserved for faults: the background copy gets a slot only while more than that part is
-// free, so it can never make a guest wait. When it has to wait it sleeps until a quarter of its
-// share is free, rather than waking up for every slot. Who needs several slots takes all or none,
-// so two takers cannot wait for each other; and who holds a claim on a page already has its slots
-// (page_ledger.h, rule 2), so what a taker waits for depends on storage alone.
+// free, so it can never make a guest wait. When it has to wait, it sleeps until a quarter of its
+// share is free, rather than waking up for every slot. A taker of several slots gets all or none,
+// so two takers cannot wait for each other. The holder of a claim on a page already has its slots
+// (page_ledger.h, rule 2), so the wait of a taker depends on storage alone.
 #ifndef HOTSNAP_IMAGE_STAGING_POOL_H
 #define HOTSNAP_IMAGE_STAGING_POOL_H
 
@@ -27,7 +27,7 @@ class StagingPool {
   public:
     enum class User { fault, background };
 
-    // Throws when the memory cannot be had.
+    // Throws when the memory cannot be allocated.
     StagingPool(size_t slots, size_t reserved_for_faults);
     ~StagingPool();
     StagingPool(const StagingPool &) = delete;
@@ -58,7 +58,7 @@ class StagingPool {
     std::condition_variable for_faults_;
     std::condition_variable for_background_;
     std::vector<Slot> free_;
-    size_t background_wants_ = 0; // free slots that a waiting background copy wants to see
+    size_t background_wants_ = 0; // free slots that a waiting background copy waits for
     bool closed_ = false;
 };
 

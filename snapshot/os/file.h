@@ -44,8 +44,8 @@ class AlignedBuffer {
     size_t size_;
 };
 
-// Creates a file of mode 0600 that must not exist. `direct`: tries O_DIRECT first; on return says
-// whether the file is open so.
+// Creates a file of mode 0600 that must not exist. `direct` on entry: try O_DIRECT first; on
+// return: whether the file is open with it.
 Fd create_exclusive(const std::string &path, bool &direct);
 
 // Writes all of `bytes` at `offset`; `path` is for the message.
@@ -54,11 +54,11 @@ void write_all(int fd, std::span<const std::byte> bytes, uint64_t offset, const 
 // Makes the directory entry of `path` durable.
 void sync_directory_of(const std::string &path);
 
-// Bytes an unprivileged process can still write to the file system that will hold `path`; more than
-// there can be for a file system that does not tell.
+// Bytes an unprivileged process can still write to the file system that will hold `path`; the
+// largest number there is for a file system that does not tell.
 uint64_t free_bytes_for(const std::string &path);
 
-// What a failed write means for the user.
+// The message for the user about a failed write, with advice.
 std::string write_failure(int errnum, const std::string &path);
 
 } // namespace hotsnap::memory

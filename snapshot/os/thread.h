@@ -13,9 +13,9 @@ namespace hotsnap::memory {
 // std::system_error when the system has no thread to give.
 std::thread spawn(const char *name, std::function<void()> body);
 
-// Has the calling thread come ahead of others where the system allows it, and changes nothing where
-// it does not. For threads a guest waits for: on a small host that its vCPUs keep busy, a thread of
-// the same rank gets a processor milliseconds late.
+// Puts the calling thread ahead of others where the system allows it, and changes nothing where it
+// does not. For threads that a guest waits for: on a small host that its vCPUs keep busy, a thread
+// of the same priority gets a processor milliseconds late.
 void ask_for_priority();
 
 // One step of a spin loop.
@@ -27,8 +27,8 @@ inline void relax_cpu() {
 #endif
 }
 
-// The same, in a wait for someone who only copies: who has lost its processor meanwhile may need
-// ours, so it is given away after a while.
+// The same, in a wait for a thread that only copies. That thread may have lost its processor and
+// need ours, so ours is given away after a while.
 inline void pause_in_spin(int spins) {
     if (spins < 2000) {
         relax_cpu();

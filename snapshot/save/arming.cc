@@ -11,22 +11,22 @@ namespace hotsnap::memory {
 
 namespace {
 
-// Of one ioctl, which holds mmap_lock meanwhile: about 0.3 ms on 4 KiB pages.
+// The range of one ioctl, which holds mmap_lock meanwhile: about 0.3 ms on 4 KiB pages.
 constexpr uint64_t slice_bytes = 16 << 20;
 constexpr uint64_t most_pages = slice_bytes / page_bytes;
 
 // Runs left when the state counts as converged.
 constexpr size_t converged_runs = 128;
 
-// In the armed state: growth at which a pass is made, at most every few milliseconds, since an
-// armed VM that keeps writing the same pages should not fault on each of them all the time; and the
-// most there may be, give or take the faults read at once. At about 2.5 us a run the cut costs at
-// most 1.5 ms.
+// In the armed state a pass is made when there are more than grown_runs, but only every few
+// milliseconds: an armed VM that keeps writing the same pages should not fault on each of them all
+// the time. There are never more than most_runs, give or take the faults read at once. At about
+// 2.5 us a run the cut costs at most 1.5 ms.
 constexpr size_t grown_runs = 256;
 constexpr size_t most_runs = 512;
 constexpr auto least_interval = std::chrono::milliseconds(5);
 
-// Protecting a page that is protected costs a fraction of another ioctl.
+// Protecting a page that is protected already costs a fraction of another ioctl.
 constexpr uint64_t joined_gap = 16;
 
 } // namespace
@@ -104,8 +104,8 @@ void Arming::first_pass() {
 }
 
 void Arming::pass() {
-    // Held until what was not reached is in the list again: stop() must not see it in between. And
-    // nothing is taken after stop(): finish() would miss it.
+    // Held until the runs that were not reached are in the list again: stop() must not return in
+    // between. Nothing is taken after stop(): finish() would miss it.
     const std::lock_guard lock(working_);
     if (stopping_) {
         return;
@@ -125,7 +125,7 @@ bool Arming::wait_converged(uint64_t max_us) {
     const auto deadline =
         std::chrono::steady_clock::now() + std::chrono::microseconds(std::min(max_us, hour_us));
     std::unique_lock lock(state_mutex_);
-    // Without the first pass done the cut would be O(RAM), so that is waited for in any case.
+    // The end of the first pass is waited for in any case: without it the cut would be O(RAM).
     state_changed_.wait(lock, [this] { return stopping_ || first_pass_done_; });
     state_changed_.wait_until(lock, deadline, [this] { return stopping_ || converged_; });
     return !stopping_;

@@ -1,23 +1,23 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
 // Arming: gets all memory protected without an O(RAM) pause. A thread protects everything in
-// slices while the VM runs; what the VM writes meanwhile is noted (fault_service.h, tracking mode)
-// and protected again, pass by pass. A pass over n runs usually takes less time than the VM needs
-// to write to n more, since each of those costs it a fault, so passes shrink until little is left.
-// Then the thread keeps it so until stop(). finish() protects the small rest, in the pause.
+// slices while the VM runs. Pages that the VM writes meanwhile are noted (fault_service.h, tracking
+// mode) and protected again, pass by pass. A pass over n runs usually takes less time than the VM
+// needs to write to n more, since each of those costs it a fault, so passes shrink until little is
+// left. Then the thread keeps it so until stop(). finish() protects the small rest, in the pause.
 //
 // Where faults are as fast as passes (many vCPUs, a busy host) passes would not shrink by
 // themselves. So while a pass over n runs is under way, no more than n/2 new ones are let in
-// (DirtyList's limit): then whoever writes to yet another protected page waits for the pass, and
-// all others run on. In the armed state the limit is a fixed one; it bounds the cost of the cut.
+// (DirtyList's limit). A thread that then writes to yet another protected page waits for the pass,
+// and all others run on. In the armed state the limit is fixed; it bounds the cost of the cut.
 //
-// Why no write before the cut is missed as unprotected, that is, why after finish() everything is
-// protected. At any time each page is (a) protected, or (b) not yet reached by the first pass, or
+// Why everything is protected after finish(), with no page written before the cut forgotten. At
+// any time each page is (a) protected, or (b) not yet reached by the first pass, or
 // (c) in the hands of the fault thread, or (d) in the dirty list, or (e) taken from the list by a
 // running pass. The fault thread removes a protection first and adds to the list afterwards; the
 // other way round a pass could take and protect the page in between, and then it would be
 // unprotected and in no list. A pass protects after taking, so a write that faults during the pass
-// is noted anew. At the cut: stop() ends the running pass and puts back what it had not reached,
+// is noted anew. At the cut: stop() ends the running pass and puts back the runs not reached yet,
 // so (e) is empty; arm had finished the first pass, so (b) is empty; the caller holds the fault
 // thread quiet, with no fault in its hands, so (c) is empty. finish() protects all of (d). No
 // write can come in between: the VM is paused. Were there one all the same, it would either fault,
@@ -55,7 +55,8 @@ class Arming {
     // of times; waits for one ioctl at most.
     void stop();
 
-    // After stop(), with the fault thread quiet: protects what is dirty; returns how many pages.
+    // After stop(), with the fault thread quiet: protects the dirty runs; returns how many pages
+    // these were.
     uint64_t finish();
 
     uint64_t passes() const { return passes_.load(std::memory_order_relaxed); }

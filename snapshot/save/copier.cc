@@ -28,7 +28,7 @@ void Copier::run() {
             first += chunk.count;
         }
     }
-    // Everything has been claimed, or is on its way from the kernel; both are short.
+    // Each page is claimed, or is on its way from the kernel; neither takes long.
     while (parts_.ledger.saved_pages() < parts_.ledger.pages() && !stopping_) {
         std::this_thread::sleep_for(std::chrono::microseconds(50));
     }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
-// Background copy: walks all memory after the cut and saves what no write fault has saved yet.
+// Background copy: walks all memory after the cut and saves the pages that no write fault has saved
+// yet.
 #ifndef HOTSNAP_SAVE_COPIER_H
 #define HOTSNAP_SAVE_COPIER_H
 
@@ -22,8 +23,8 @@ class Copier {
     // protection cannot be removed.
     void run();
 
-    // Has run() return soon; when this returns, it touches no guest memory any more. The pool
-    // must be closed and the limit cancelled before. Any thread but run()'s.
+    // Makes run() return soon; after stop(), run() touches no guest memory any more. The pool must
+    // be closed and the limit cancelled before. Any thread but run()'s.
     void stop();
 
   private:

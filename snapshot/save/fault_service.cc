@@ -34,8 +34,8 @@ class SpinTime {
 } // namespace
 
 FaultService::Quiet::Quiet(FaultService &service) : service_(service) {
-    // The thread, looking for faults, takes and drops the mutex all the time; without being asked
-    // it could keep anyone else from getting it.
+    // While it looks for faults the thread takes and drops the mutex all the time. Without this
+    // request it could keep every other thread from getting the mutex.
     service_.quiet_wanted_++;
     service_.answering_.lock();
 }
@@ -77,7 +77,7 @@ void FaultService::run() {
     uint64_t idle_since = now_ns();
     bool looked = true;
     while (!stopping_) {
-        // Only before the cut is there a limit. Not under the mutex: the cut must get it.
+        // There is a limit only before the cut. Not under the mutex, since the cut must get that.
         dirty_.wait_room();
         while (quiet_wanted_ > 0) {
             std::this_thread::yield();
@@ -88,7 +88,7 @@ void FaultService::run() {
             count = parts_.trap.next_faults(faults);
             answer({faults.data(), count});
         } catch (const std::exception &error) {
-            // Calls back into abort, which asks for quiet: outside of the lock.
+            // Outside of the lock: this calls back into abort, which asks for quiet.
             on_error_(error.what());
             return;
         }
@@ -126,7 +126,8 @@ void FaultService::answer(std::span<const WriteFault> faults) {
     }
 }
 
-// The aligned cluster around a fault; of a huge page, the page. Empty when it is not of our memory.
+// The aligned cluster around a fault; in a huge page, the page. Empty when the fault is not in our
+// memory.
 PageRun FaultService::cluster_of(const WriteFault &fault, uint64_t *page) const {
     const MemoryBlock *block = memory_.block_of_address(fault.address);
     if (block == nullptr) {
@@ -136,7 +137,8 @@ PageRun FaultService::cluster_of(const WriteFault &fault, uint64_t *page) const 
     return GuestMemory::aligned_run(*block, *page, cluster_pages_);
 }
 
-// Removing a protection wakes all who wait for it, also those whose fault is still in our hands.
+// Removing a protection wakes all threads that wait for it, even if their faults are still in our
+// hands.
 bool FaultService::released_just_now(const WriteFault &fault) const {
     return std::ranges::any_of(released_, [&](const PageRun &run) {
         const auto start = reinterpret_cast<uint64_t>(run.host());
@@ -207,8 +209,9 @@ void FaultService::release(std::span<const WriteFault> faults) {
     }
 }
 
-// KVM may hand a guest's write that faults to a kernel worker (asynchronous page fault): a thread
-// that is not of this process writes for a vCPU. Every other thread of the process is a device's.
+// KVM may hand a guest's write that faults to a kernel worker (asynchronous page fault), so a
+// thread that is not of this process writes for a vCPU. Every other thread of the process is a
+// device's.
 Manner FaultService::manner_of(int tid) const {
     const bool guest = std::ranges::binary_search(vcpu_tids_, tid) || tgkill(getpid(), tid, 0) != 0;
     return guest ? Manner::guest_write : Manner::dma_write;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
-// The thread that answers write faults. What it does with one depends on the mode:
+// The thread that answers write faults. The answer depends on the mode:
 //
 //   tracking  before the cut: the page and its neighbors are unprotected and noted as dirty
 //   cow       after the cut: the original is saved, with its unsaved neighbors, then unprotected
@@ -9,9 +9,9 @@
 // A fault is answered from staging; it waits for storage only when no slot is free, and part of
 // the slots is kept for faults.
 //
-// Quiet: the thread takes faults from the trap and answers them under one mutex. Who holds a
-// Quiet knows that the thread has no fault in hand and touches no guest memory, without waking
-// it or waiting for it to wake up: that is what makes the cut cheap.
+// Quiet: the thread takes faults from the trap and answers them under one mutex. The holder of a
+// Quiet knows that the thread has no fault in hand and touches no guest memory, without waking it
+// or waiting for it to wake up. This makes the cut cheap.
 #ifndef HOTSNAP_SAVE_FAULT_SERVICE_H
 #define HOTSNAP_SAVE_FAULT_SERVICE_H
 
@@ -53,7 +53,7 @@ class FaultService {
     ~FaultService();
 
     void start();
-    // Joins the thread. By then the trap must be detached, or faults would hang.
+    // Joins the thread. The trap must be detached before, or faults would hang.
     void stop();
 
     const FaultCounts &counts() const { return counts_; }

@@ -136,9 +136,9 @@ void PageReader::find_absent_by_pagemap(const PageRun &run, std::vector<bool> &a
     }
 }
 
-// mincore finds the candidates, fast, but counts swapped pages too; SEEK_DATA tells those apart.
-// It is asked at candidates only, where it jumps over the hole: asked for the end of a piece of
-// data (SEEK_HOLE) the kernel would walk all of it, which for full memory is O(RAM) a question.
+// mincore finds the candidates fast, but these include swapped pages; SEEK_DATA tells those apart.
+// It is asked at candidates only, where it jumps over the hole. Asked for the end of a piece of
+// data (SEEK_HOLE), the kernel would walk all of it, which for full memory is O(RAM) a question.
 void PageReader::find_absent_by_seek(const PageRun &run, std::vector<bool> &absent) const {
     const MemoryBlock &block = *run.block;
     const uint64_t start = block.fd_offset + run.first * page_bytes;
@@ -188,8 +188,8 @@ GroupMask PageReader::copy(const MemoryBlock &block, uint64_t first, GroupMask m
     return static_cast<GroupMask>(nonzero);
 }
 
-// Asking about each page would take as long as a pass over all memory; the kernel's own accounts
-// are at hand: of the process for anonymous memory, of the file for shared memory.
+// Asking about each page would take as long as a pass over all memory. The kernel's own accounts
+// are at hand: those of the process for anonymous memory, those of the file for shared memory.
 uint64_t PageReader::resident_bytes(uint64_t not_guest) const {
     uint64_t anonymous = 0;
     uint64_t others = 0;

@@ -15,14 +15,14 @@
 //                             and does not fill it
 //   anything else             not at all: every page is read through the mapping
 //
-// Why an absent page was zero at the cut. find_absent runs while the page is Unsaved, or was
-// before: its caller claims the page afterwards and uses the answer only if the claim succeeds.
-// States never go back, so the page was Unsaved from the cut until then, so its protection, which
-// is removed only from Saved pages, was there all the time, and no write took place since the cut.
-// Nothing takes pages away meanwhile either (discards are forbidden while a snapshot runs, see
-// snapshot.h). So absent at any moment in between means absent at the cut: zero. A page that was
-// saved and released since may well have changed, but then the claim fails and the answer is not
-// used. Read-only blocks are never written. Under engine "none" nothing is guaranteed, by intent.
+// Why an absent page was zero at the cut. The caller of find_absent claims the page afterwards and
+// uses the answer only if the claim succeeds. States never go back, so the page then was Unsaved
+// from the cut until the claim. Its protection, which is removed only from Saved pages, was there
+// all the time, so no write took place since the cut. Nothing takes pages away meanwhile either
+// (discards are forbidden while a snapshot runs, see snapshot.h). So a page that was absent at any
+// moment in between was absent at the cut: zero. A page that was saved and released since may well
+// have changed, but then the claim fails and the answer is not used. Read-only blocks are never
+// written. Under engine "none" nothing is guaranteed, by intent.
 #ifndef HOTSNAP_SAVE_PAGE_READER_H
 #define HOTSNAP_SAVE_PAGE_READER_H
 

@@ -123,7 +123,7 @@ bool PageSaver::save_unit(const PageRun &unit, Manner manner, Wanted wanted) {
             unused.push_back(spare_[i]);
         }
     }
-    // What a huge page did not need is too much to keep.
+    // The slots that a huge page did not need are too many to keep.
     parts_.pool.release(unused);
     spare_.clear();
     if (read_error_) {
@@ -158,7 +158,7 @@ bool PageSaver::get_slots(size_t count) {
     }
     std::vector<Slot> more(count - spare_.size());
     if (!parts_.pool.try_acquire(user_, more)) {
-        // Slots in hand go back first: two that each hold some and wait for more would wait
+        // Slots in hand go back first: two savers that each hold some and wait for more would wait
         // forever.
         flush();
         parts_.pool.release(spare_);
@@ -173,8 +173,9 @@ bool PageSaver::get_slots(size_t count) {
     return true;
 }
 
-// A page that cannot be read still has to leave the Claimed state, or who waits for it would wait
-// forever: it counts as zero, and the error, thrown after save(), fails the snapshot.
+// A page that cannot be read still has to leave the Claimed state, or a thread that waits for it
+// would wait forever. The page counts as zero, and the error, thrown after save(), fails the
+// snapshot.
 GroupMask PageSaver::copy(const PageRun &group, GroupMask mask, Slot slot) {
     try {
         return parts_.reader.copy(*group.block, group.first, mask, slot);

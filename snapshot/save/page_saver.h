@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
-// Saves pages into staging: claim, copy, mark saved, and later hand over to the image writer. The
-// fault thread and the background copy have one each; no two threads use one at the same time.
+// Saves pages into staging: claim, copy, mark saved, and later hand over to the image writer. Each
+// thread that saves has a saver of its own; no two threads use one at the same time.
 //
-// Order of things, which keeps the image right and everyone moving:
+// The order of steps, which keeps the image right and every thread moving:
 //  1. Slots first. A claim is made only with the slots for it in hand, so between claim and save
 //     there is nothing but reading memory (page_ledger.h, rule 2).
-//  2. Nothing staged is kept back while waiting for slots: what was filled goes to the writer
-//     before the wait, so the pool always fills up again as long as storage moves.
-//  3. Protection last: release() touches only pages that are Saved, whoever saved them.
+//  2. Nothing staged is kept back while waiting for slots: filled slots go to the writer before the
+//     wait, so the pool always fills up again as long as storage moves.
+//  3. Protection last: release() touches only pages that are Saved, by whichever thread.
 //
-// A trap in which the kernel saves pages too (kvm_trap.h) is asked after the copy which of them
-// count (WriteTrap::confirm). The others have been saved by the kernel before: the own copies,
-// which may be of later content, are thrown away, and the claims are ceded to whoever brings the
-// kernel's copies (ring_service.h).
+// A trap in which the kernel saves pages too (kvm_trap.h) is asked after the copy which pages count
+// (WriteTrap::confirm). The other pages were saved by the kernel before. Their copies made here,
+// which may be of later content, are thrown away, and their claims are ceded to the thread that
+// brings the kernel's copies (ring_service.h).
 #ifndef HOTSNAP_SAVE_PAGE_SAVER_H
 #define HOTSNAP_SAVE_PAGE_SAVER_H
 
@@ -31,7 +31,7 @@
 
 namespace hotsnap::memory {
 
-// What saving needs; the parts outlive the savers.
+// The parts that saving needs; they outlive the savers.
 struct SaveParts {
     WriteTrap &trap;
     PageLedger &ledger;
@@ -43,8 +43,8 @@ struct SaveParts {
 
 class PageSaver {
   public:
-    // Pages of a block that someone is about to write; others that are saved on that occasion count
-    // as their neighbors. None: nobody writes.
+    // Pages of a block that are about to be written; other pages that are saved on that occasion
+    // count as their neighbors. None: no write is the occasion.
     struct Wanted {
         uint64_t first = 0;
         uint64_t count = 0;
@@ -55,8 +55,9 @@ class PageSaver {
     PageSaver(const PageSaver &) = delete;
     PageSaver &operator=(const PageSaver &) = delete;
 
-    // Saves what is still unsaved of a run, which begins on a group and, of units, is one. `absent`
-    // as of PageReader::find_absent, or empty. False when the pool was closed.
+    // Saves the pages of a run that are still unsaved. The run begins on a group; in a block with
+    // units it is one unit. `absent` comes from PageReader::find_absent, or is empty. False when
+    // the pool was closed.
     bool save(const PageRun &run, const std::vector<bool> &absent, Manner manner, Wanted wanted);
 
     // Saves a page that the kernel has copied. False when the pool was closed.
@@ -65,7 +66,7 @@ class PageSaver {
     // Removes the protection of those pages of the run that are saved; tells whether all are.
     bool release(const PageRun &run);
 
-    // Hands what was staged to the writer.
+    // Hands the staged groups to the writer.
     void flush();
 
     // The same, and gives back slots in hand: for a saver that may not be used for long.

@@ -34,7 +34,7 @@ void RingService::quiesce() {
 void RingService::run() {
     try {
         while (!stopping_ && take()) {
-            // Returns at once while an entry is being filled: give its filler a chance.
+            // The wait returns at once while an entry is being filled: give its filler a chance.
             trap_.wait();
             std::this_thread::yield();
         }
@@ -43,7 +43,7 @@ void RingService::run() {
     }
 }
 
-// Takes what is there. False when there is no use in going on.
+// Takes the copies that are there. False when there is no use in going on.
 bool RingService::take() {
     CopyRing &ring = *trap_.ring();
     while (const auto copy = ring.front()) {
@@ -57,7 +57,7 @@ bool RingService::take() {
         if (!saver_.save_kernels({block, offset / page_bytes, 1}, copy->page)) {
             return false; // the pool is closed: an abort is on its way
         }
-        saver_.rest(); // KVM may not save another page for long
+        saver_.rest(); // it may take long until KVM saves another page
         ring.pop();
     }
     if (ring.overflow()) {

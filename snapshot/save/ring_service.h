@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
-// The thread that takes the pages that KVM saved itself from its ring, and saves them here.
+// The thread that takes from KVM's ring the pages that KVM saved itself, and saves them here.
 #ifndef HOTSNAP_SAVE_RING_SERVICE_H
 #define HOTSNAP_SAVE_RING_SERVICE_H
 
@@ -23,8 +23,8 @@ class RingService {
     ~RingService();
 
     void start();
-    // Joins the thread. It may be waiting for a staging slot: close the pool before, or have the
-    // writer work.
+    // Joins the thread. It may be waiting for a staging slot: close the pool before, or keep the
+    // writer working.
     void stop();
 
     // When this returns, every page that was Saved before is with the writer.

@@ -95,7 +95,7 @@ Session::~Session() {
     if (thread_.joinable()) {
         thread_.join();
     }
-    // In the order of who uses whom.
+    // Each part before the parts that it uses.
     copier_.reset();
     writers_.reset();
     ring_.reset();
@@ -167,7 +167,7 @@ void Session::cut() {
     cut_us_ = ns_to_us(now_ns() - begin);
 }
 
-// Blocks that are written where no trap sees it: in the pause.
+// Saves, in the pause, the blocks that are written where no trap sees it.
 void Session::save_untrapped() {
     PageSaver saver({*trap_, ledger_, pool_, *reader_, layout_, *writer_},
                     StagingPool::User::fault);
@@ -223,7 +223,7 @@ void Session::copy_and_finish() {
     }
     std::string failure;
     {
-        // An abort that is under way first finishes: then everything is released.
+        // An abort that is under way finishes first: then everything is released.
         const std::lock_guard no_abort(stopping_mutex_);
         const std::lock_guard lock(state_mutex_);
         if (stopped_) {
@@ -246,12 +246,12 @@ void Session::complete_image() {
         throw Error("internal: ledger: " + *wrong + "; report this, the image was not kept");
     }
     {
-        // Every page is saved, and who saved it releases it: the copier has; once the fault thread
-        // has no fault in hand, it has too.
+        // Every page is saved, and the thread that saved a page releases it. The copier has done
+        // so; once the fault thread has no fault in hand, it has done so too.
         const FaultService::Quiet quiet(*faults_);
     }
     if (trap_->has_bitmap()) {
-        // The same for those who save here: they leave only when the writer has what they saved.
+        // The same for the threads that save here: they leave only when the writer has their pages.
         writers_->stop();
         ring_->quiesce();
     }
@@ -283,7 +283,7 @@ void Session::abort(const std::string &reason) {
 }
 
 void Session::stop_everything() {
-    // First what others may be waiting for, then those others, then the memory.
+    // First the things that threads may be waiting for, then those threads, then the memory.
     pool_.close();
     limit_.cancel();
     writer_->discard();

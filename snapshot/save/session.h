@@ -5,16 +5,19 @@
 //     created --arm--> armed --cut--> cut --start--> copying --> finished
 //        any phase --abort, or a failure of a part--> stopped
 //
-// Two kinds of traps (write_trap.h), each with the parts it needs: arming and a fault thread; or,
-// for a trap with a bitmap, a ring thread and a service for the threads that write.
+// Each of the two kinds of traps (write_trap.h) has the parts it needs: arming and a fault thread;
+// or, for a trap with a bitmap, a ring thread and a service for the threads that write.
 //
 // Threads: the caller's; hs-arming (arming.h); hs-faults (fault_service.h) or hs-kvm-ring
-// (ring_service.h) and those that write (writer_service.h); hs-writer (image_writer.h);
-// hs-snapshot, from start on: copies, then completes the image and calls on_finished. Each part has
-// its own mutex; none is held while another part is called, except FaultService::Quiet, under which
-// traps are armed and nothing waits.
+// (ring_service.h) and the threads that write (writer_service.h); hs-writer (image_writer.h);
+// hs-snapshot, from start on: copies, then completes the image and calls on_finished.
 //
-// abort may come from any of them. It tells every part to stop, waits only for what is short (one
+// Each part has its own mutexes. Some are held while other parts are called: stopping_mutex_,
+// FaultService::Quiet, and those around the work of the arming, fault, ring and copying threads.
+// Pool, writer, trap, dirty list and limit hold none of theirs while they call another part, so
+// there is no circle.
+//
+// abort may come from any thread. It tells every part to stop, waits only for short work (one
 // ioctl, one chunk), releases the memory and removes the files; it joins no thread. The thread
 // hs-snapshot notices and reports. Whether a snapshot finished or was aborted is decided once,
 // under state_mutex_.
@@ -104,7 +107,7 @@ class Session {
     Phase phase_ = Phase::created;
     bool stopped_ = false;
     std::string reason_;        // why stopped
-    std::mutex stopping_mutex_; // abort returns when the first has done the work
+    std::mutex stopping_mutex_; // a second abort returns when the first has done the work
 
     std::atomic<uint64_t> cut_pages_{0};
     std::atomic<uint64_t> cut_us_{0};

@@ -10,7 +10,7 @@
 namespace hotsnap::memory {
 
 // Sequentially consistent on both sides: either stop() sees the visitor, or the visitor sees that
-// it was stopped.
+// the service was stopped.
 class WriterService::Visit {
   public:
     explicit Visit(WriterService &service) : service_(service) { service_.inside_++; }
@@ -82,7 +82,7 @@ bool WriterService::before_write(const void *host, size_t size, Manner manner) {
         counts_.add(ns_to_us(now_ns() - begin));
     }
     if (error) {
-        on_error_(*error); // aborts, which waits until nobody is inside
+        on_error_(*error); // aborts, which waits until no thread is inside
     }
     return true;
 }
@@ -106,7 +106,7 @@ void WriterService::save_run(PageSaver &saver, const PageRun &run, Manner manner
         if (!saver.save(cluster, absent, manner, {wanted.first, wanted.count})) {
             return; // the pool is closed: an abort is on its way, and nothing will be kept
         }
-        // What others have claimed they are copying at this moment.
+        // Pages that other threads have claimed are being copied at this moment.
         for (int spins = 0; !parts_.trap.confirmed(wanted); spins++) {
             pause_in_spin(spins);
         }

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
-// Saving in the threads that are about to write: vCPUs that KVM has sent back, device emulation.
-// For traps with a bitmap (write_trap.h).
+// Saves pages in the threads that are about to write to them: vCPUs that KVM has sent back, and
+// device emulation. For traps with a bitmap (write_trap.h).
 //
 // Any number of threads at once, without a common lock while they copy: each takes a saver of its
 // own from a list. A thread waits for storage only when no staging slot is free, and for another
 // thread only while that one copies the very page.
 //
-// Threads come from outside, so it is here that the library knows whether one is inside: after
-// stop() none is, and none touches guest memory any more.
+// These threads come from outside the library, so this class counts the ones inside: after stop()
+// none is inside, and none touches guest memory any more.
 #ifndef HOTSNAP_SAVE_WRITER_SERVICE_H
 #define HOTSNAP_SAVE_WRITER_SERVICE_H
 
@@ -36,14 +36,14 @@ class WriterService {
     // From the cut on. Does nothing after stop().
     void start();
 
-    // When this returns nobody is inside, and what was saved is with the writer. For an abort the
-    // pool must be closed before, or this could wait for storage.
+    // When this returns, no thread is inside, and the saved pages are with the writer. For an abort
+    // the pool must be closed before, or this could wait for storage.
     void stop();
 
-    // Someone is about to write `size` bytes from `host` on: saves what is not saved there, with
-    // neighbors. When this returns, they may be written. Before start and after stop: at once.
-    // False when `host` is not of the snapshot's memory; what lies beyond the end of a block is
-    // nobody's.
+    // `size` bytes from `host` on are about to be written: saves the unsaved pages there, with
+    // neighbors. When this returns, the bytes may be written. Returns at once before start() and
+    // after stop(). False when `host` is not in the snapshot's memory; bytes beyond the end of a
+    // block are ignored.
     bool before_write(const void *host, size_t size, Manner manner);
 
     const FaultCounts &counts() const { return counts_; }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
-// What KvmTrap asks of KVM (kvm_hotsnap.h). KvmVm asks the kernel; tests bring a KVM of their own.
+// The calls of KvmTrap to KVM (kvm_hotsnap.h). KvmVm calls the kernel; tests bring a KVM of their
+// own.
 #ifndef HOTSNAP_TRAP_KVM_CALLS_H
 #define HOTSNAP_TRAP_KVM_CALLS_H
 
@@ -19,11 +20,11 @@ class KvmCalls {
     KvmCalls(const KvmCalls &) = delete;
     KvmCalls &operator=(const KvmCalls &) = delete;
 
-    // KVM_HOTSNAP_CREATE; the other calls are of what was created.
+    // KVM_HOTSNAP_CREATE; the other calls are to the object that it creates.
     virtual int create(kvm_hotsnap_create &request) = 0;
-    // Maps what is shared. Stays mapped as long as this object lives. Null with errno.
+    // Maps the memory shared with KVM, for as long as this object lives. Null with errno.
     virtual std::byte *map(size_t bytes) = 0;
-    // Readable when the ring has something to look at.
+    // A file descriptor that is readable when the ring has something to look at.
     virtual int pollable() const = 0;
     virtual int call(unsigned long request, void *argument) = 0;
 };
@@ -33,7 +34,7 @@ int kvm_hotsnap_version(int vm_fd);
 
 class KvmVm final : public KvmCalls {
   public:
-    // `vm_fd` stays the caller's, and open.
+    // The caller keeps `vm_fd` and leaves it open.
     explicit KvmVm(int vm_fd) : vm_fd_(vm_fd) {}
     ~KvmVm() override;
     int create(kvm_hotsnap_create &request) override;

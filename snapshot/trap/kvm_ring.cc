@@ -38,7 +38,7 @@ std::optional<CopyRing::Copy> CopyRing::front() {
         if (state == KVM_HOTSNAP_ENTRY_PAGE) {
             return Copy{entry.addr, pages_ + (tail_ & mask_) * page_bytes};
         }
-        pop(); // void: someone else was faster
+        pop(); // void: another saver was faster
     }
     return std::nullopt;
 }

@@ -21,8 +21,8 @@ class CopyRing {
 
     CopyRing(std::byte *area, const kvm_hotsnap_create &layout);
 
-    // The oldest copy that was not popped. Nothing when there is none, or none yet: an entry is
-    // handed out first and filled afterwards, and what comes behind it waits.
+    // The oldest copy that was not popped. Nothing when there is none, or when it is not filled
+    // yet: an entry is handed out first and filled afterwards, and the entries behind it wait.
     std::optional<Copy> front();
 
     // Gives the entry of front() back to KVM.

@@ -45,7 +45,7 @@ void KvmTrap::attach(const GuestMemory &memory) {
     }
     std::byte *area = kvm_->map(request.mmap_bytes);
     if (area == nullptr) {
-        throw system_error(errno, "cannot map what KVM shares", "free memory and try again");
+        throw system_error(errno, "cannot map KVM's shared memory", "free memory and try again");
     }
     wake_ = Fd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
     if (!wake_) {
@@ -75,7 +75,7 @@ void KvmTrap::cut() {
     ask(KVM_HOTSNAP_ARM, &request, "KVM cannot arm the write traps");
 }
 
-// Frees what the cut threw out of use.
+// Frees the page tables that the cut put out of use.
 void KvmTrap::after_resume() {
     ask(KVM_HOTSNAP_REAP, nullptr, "KVM cannot free old page tables");
 }
@@ -89,7 +89,7 @@ uint64_t *KvmTrap::bits_of(const PageRun &run) const {
 }
 
 // KVM does the same with test_and_set_bit(), on the same words (little-endian, so bytes and longs
-// agree). Acquire and release: the copies were read before, and nothing that follows comes earlier.
+// agree). Acquire and release: the copies are made before, and nothing that follows comes earlier.
 GroupMask KvmTrap::confirm(const PageRun &group, GroupMask mask) {
     uint64_t *bits = bits_of(group);
     if (bits == nullptr) {
@@ -135,7 +135,7 @@ void KvmTrap::wait() {
     poll(fds.data(), fds.size(), -1);
     uint64_t count;
     if ((fds[1].revents & POLLIN) != 0 && read(wake_.get(), &count, sizeof(count)) < 0) {
-        return; // someone else took the token
+        return; // another thread took the token
     }
 }
 

@@ -4,19 +4,20 @@
 //
 // KVM and the library share one "saved" bit a page. While armed, the guest cannot write to a page
 // whose bit is clear without leaving to QEMU, and KVM saves the page before it writes there itself.
-// QEMU's own writes are not trapped at all: it must say so beforehand (hs_snapshot_dma_write).
+// QEMU's own writes are not trapped at all: QEMU must announce each of them beforehand
+// (hs_snapshot_dma_write).
 //
-// Who saves a page. The library and KVM may copy a page at the same time, without a lock. Each
-// copies first and then sets the bit by an atomic test-and-set. Who finds it clear has saved the
-// page; the other one throws its copy away. Nobody writes to a page before its bit is set, so the
-// winner's copy was made before the first write. Among the library's threads the ledger decides who
-// copies, so one that finds the bit set knows: KVM.
+// Which copy counts. The library and KVM may copy a page at the same time, without a lock. Each
+// copies first and then sets the bit by an atomic test-and-set. The side that finds the bit clear
+// has saved the page; the other side throws its copy away. Nobody writes to a page before its bit
+// is set, so the winner's copy was made before the first write. Among the library's threads the
+// ledger decides which one copies, so a thread that finds the bit set knows that KVM set it.
 //
-// The same holds for pages that are absent, which are taken as zero without a copy: absent at any
-// moment between the cut and a test-and-set that finds the bit clear means absent at the cut, since
-// nobody wrote in between.
+// The same holds for absent pages, which are taken as zero without a copy: a page that is absent at
+// any moment between the cut and a test-and-set that finds the bit clear was absent at the cut,
+// since nobody wrote in between.
 //
-// Arming is O(1) and needs no preparation, so there is none: no userfaultfd, no passes.
+// Arming is O(1) and needs no preparation: no userfaultfd, no passes.
 #ifndef HOTSNAP_TRAP_KVM_TRAP_H
 #define HOTSNAP_TRAP_KVM_TRAP_H
 
@@ -56,7 +57,7 @@ class KvmTrap : public WriteTrap {
     bool confirmed(const PageRun &run) const override;
     CopyRing *ring() override { return ring_.get(); }
 
-    // Has KVM move what did not fit to the ring.
+    // Has KVM move into the ring the pages that wait for room there.
     void drain();
 
   private:

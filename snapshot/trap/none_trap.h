@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
-// Engine "none": traps nothing. Its image is torn on purpose: the negative control that shows that
-// a checker of images notices.
+// Engine "none": traps nothing. Its image is torn on purpose: it is the negative control, which
+// shows that a checker of images notices a torn one.
 #ifndef HOTSNAP_TRAP_NONE_TRAP_H
 #define HOTSNAP_TRAP_NONE_TRAP_H
 

@@ -15,7 +15,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-// Younger than the oldest kernel headers this is built with.
+// These are younger than the oldest kernel headers this is built with.
 #ifndef UFFD_FEATURE_WP_HUGETLBFS_SHMEM
 #define UFFD_FEATURE_WP_HUGETLBFS_SHMEM (1 << 12)
 #endif
@@ -31,7 +31,7 @@ namespace hotsnap::memory {
 namespace {
 
 // Unregistering holds mmap_lock for writing, and page faults of the whole program wait: about
-// 0.3 ms for so much memory in 4 KiB pages.
+// 0.3 ms for this much memory in 4 KiB pages.
 constexpr uint64_t detach_slice = 16 << 20;
 
 constexpr uint64_t pagemap_swapped = uint64_t{1} << 62;
@@ -60,7 +60,8 @@ Fd open_uffd() {
                        "give this user read and write access to /dev/userfaultfd");
 }
 
-// The handshake fixes the features of a descriptor, so asking what there is needs one of its own.
+// The handshake fixes the features of a descriptor, so asking which features there are needs a
+// descriptor of its own.
 uint64_t offered_features() {
     const Fd fd = open_uffd();
     uffdio_api api{};
@@ -165,7 +166,7 @@ void UffdTrap::protect(uint64_t start, uint64_t length, bool on) const {
         if (errno == EAGAIN || errno == EINTR) {
             continue;
         }
-        // ENOENT: no longer registered (detached, or the memory is gone): nothing is protected.
+        // ENOENT: no longer registered (detached, or unmapped), so nothing is protected.
         if (!on && errno == ENOENT) {
             return;
         }
@@ -215,7 +216,7 @@ void UffdTrap::wait() {
     poll(fds.data(), fds.size(), -1);
     uint64_t count;
     if ((fds[1].revents & POLLIN) != 0 && read(wake_.get(), &count, sizeof(count)) < 0) {
-        return; // someone else took the token
+        return; // another thread took the token
     }
 }
 
@@ -237,9 +238,9 @@ void UffdTrap::detach(bool all_released) {
     }
 }
 
-// First the protection, which wakes who waits, then the registration, which does not: for write
-// protection the kernel's unregister wakes nobody. In between nothing can begin to wait, since
-// nothing is protected any more.
+// Removes first the protection, which wakes the waiting threads, then the registration, which does
+// not: for write protection the kernel's unregister wakes nobody. In between no thread can begin to
+// wait, since nothing is protected any more.
 void UffdTrap::detach_block(const MemoryBlock &block, bool all_released) const {
     const uint64_t end = start_of(block) + block.mapped_length();
     // hugetlbfs: a slice must be made of whole pages.
@@ -250,14 +251,14 @@ void UffdTrap::detach_block(const MemoryBlock &block, bool all_released) const {
             protect(at, length, false);
         }
         uffdio_range range{at, length};
-        ioctl(uffd_.get(), UFFDIO_UNREGISTER, &range); // fails when the memory is gone: fine
+        ioctl(uffd_.get(), UFFDIO_UNREGISTER, &range); // fails for unmapped memory: fine
     }
 }
 
 // Protects an untouched page of our own and looks how the kernel shows it. The entry of a
 // protected hole has the swap bit set (Linux 6.4 to at least 6.18), so a real swap entry or a page
-// in migration can look the same, unless the frame field can be seen (CAP_SYS_ADMIN): it holds
-// the kind of entry, and then equality means: a protected hole.
+// in migration can look the same, unless the frame field can be seen (CAP_SYS_ADMIN). That field
+// holds the kind of entry, so an entry equal to the sample then is a protected hole.
 std::optional<uint64_t> UffdTrap::sample_absent_entry() const {
     if (!wp_unpopulated_) {
         return std::nullopt;

@@ -16,7 +16,7 @@ namespace hotsnap::memory {
 
 class UffdTrap final : public WriteTrap {
   public:
-    // What of the kernel's offer is used; less for tests of older kernels' ways.
+    // The features to use of those the kernel offers; tests use fewer to act as on older kernels.
     struct Features {
         bool wp_unpopulated = true;
     };
@@ -49,7 +49,7 @@ class UffdTrap final : public WriteTrap {
     bool wp_unpopulated_ = false;
     std::optional<uint64_t> absent_entry_;
     std::atomic<bool> detached_{false};
-    std::mutex detaching_; // who detaches second returns when the first is done
+    std::mutex detaching_; // a second detach returns when the first is done
 };
 
 } // namespace hotsnap::memory

@@ -5,9 +5,9 @@
 // Life: attach, then any mix of arm and release while a thread of the library takes faults, then
 // detach. Engines: uffd_trap.h (userfaultfd), none_trap.h (traps nothing, for negative controls).
 //
-// A trap with a bitmap (kvm_trap.h) is of another kind: cut() arms all at once; who writes is told
-// in its own thread and saves the page there (writer_service.h), so there are no faults to take;
-// and the kernel saves pages as well, whose copies come through a ring (ring_service.h).
+// A trap with a bitmap (kvm_trap.h) is of another kind. cut() arms all memory at once. The thread
+// that is about to write is told so and saves the page itself (writer_service.h), so there are no
+// faults to take. The kernel saves pages as well; its copies come through a ring (ring_service.h).
 #ifndef HOTSNAP_TRAP_WRITE_TRAP_H
 #define HOTSNAP_TRAP_WRITE_TRAP_H
 
@@ -21,7 +21,7 @@ namespace hotsnap::memory {
 
 struct WriteFault {
     uint64_t address = 0; // anywhere in the page
-    int tid = 0;          // thread that writes; not of this process: a kernel worker
+    int tid = 0;          // thread that writes; a kernel worker if not of this process
 };
 
 class CopyRing;
@@ -39,13 +39,14 @@ class WriteTrap {
     // Makes the memory trappable; protects nothing yet. Throws when it cannot be done.
     virtual void attach(const GuestMemory &memory) = 0;
 
-    // To be called once for each run before it is armed first; may read the memory.
+    // To be called once for each run before it is first armed; may read the memory.
     virtual void prepare(const PageRun &run) = 0;
 
     // Protects a run. When this returns, every write that has not happened yet will fault.
     virtual void arm(const PageRun &run) = 0;
 
-    // Removes the protection of a run and wakes who waits for it. Harmless after detach.
+    // Removes the protection of a run and wakes the threads that wait for it. Harmless after
+    // detach.
     virtual void release(const PageRun &run) = 0;
 
     // Takes the faults that are there, without waiting; returns how many.
@@ -55,34 +56,35 @@ class WriteTrap {
     virtual void wait() = 0;
     virtual void wake() = 0;
 
-    // Removes every protection and wakes all, in slices. No arm may run or follow. When every page
-    // has been released already, and no release is under way, `all_released` saves half the work.
+    // Removes every protection and wakes all waiting threads, in slices. No arm may run or follow.
+    // When every page has been released already, and no release is under way, `all_released` saves
+    // half the work.
     virtual void detach(bool all_released) = 0;
 
-    // Of a trap with a bitmap; others leave these as they are.
+    // From here to ring(): for a trap with a bitmap; other traps override none of these.
     //
-    // Whether it is one.
+    // Whether this is a trap with a bitmap.
     virtual bool has_bitmap() const { return false; }
 
     // The instant: when this returns, every write to a page whose bit is clear is trapped.
     virtual void cut() {}
 
-    // The VM runs again: time for what the cut left to do.
+    // The VM runs again: does the work that the cut left.
     virtual void after_resume() {}
 
     // To be called after the pages of `mask` of a group were copied (or found to be absent), and
-    // before the copies count. Returns those that nobody had saved; these may be written from now
-    // on. The others were saved by the kernel.
+    // before the copies count. Returns the pages that nobody had saved; these may be written from
+    // now on. The others were saved by the kernel.
     virtual GroupMask confirm(const PageRun &, GroupMask mask) { return mask; }
 
-    // Whether every page of the run has been confirmed, by whomever.
+    // Whether every page of the run has been confirmed, by the library or by the kernel.
     virtual bool confirmed(const PageRun &) const { return true; }
 
-    // Where the kernel's copies come from; there from attach on. wait() waits for them.
+    // The ring with the kernel's copies; it exists from attach on. wait() waits for copies.
     virtual CopyRing *ring() { return nullptr; }
 
-    // How /proc/self/pagemap shows an armed page of anonymous memory that nothing backs, if that
-    // cannot be mistaken for anything else.
+    // The entry that /proc/self/pagemap shows for an armed page of anonymous memory that nothing
+    // backs, if it cannot be mistaken for anything else.
     virtual std::optional<uint64_t> absent_pagemap_entry() const { return std::nullopt; }
 };
 

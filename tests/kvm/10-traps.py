@@ -1,11 +1,10 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The patched KVM's write traps from a tiny machine's view (trap/), in an emulated computer with
+"""The patched KVM's write traps as a tiny machine sees them (trap/), in an emulated computer with
 AMD's virtualization: guest writes, KVM's own writes, huge pages, changing slots, dirty logging, a
 full ring, races, a killed process; with controls in which a trap is left open.
 
-All of it with nested paging, with shadow paging, and with nested paging by the MMU that is not the
-TDP MMU.
+All of it runs with nested paging, with shadow paging, and with nested paging without the TDP MMU.
 """
 
 # timeout: 900
@@ -23,7 +22,7 @@ from support.workplace import Workplace
 
 TRAP_TEST = BUILD / "host" / "tests" / "kvm" / "kvm-trap-test"
 RESULT = re.compile(r"^(?:ok |not ok |skip |#).*$", re.MULTILINE)
-# Arming's cost is measured, not judged; and it is a question about the TDP MMU.
+# Arming's cost is measured, not judged, and concerns only the TDP MMU.
 PLAIN = ["--without", "trap-cost-of-arming"]
 
 
@@ -34,7 +33,7 @@ def plan() -> list[Program | Modules]:
 
 
 def results_of(report: Report, machine: Level1, program: str, prefix: str) -> None:
-    """`prefix` tells this run's results from the others'."""
+    """`prefix` tells this run's results from those of the other runs."""
     machine.vm.wait_console(f"level1: end {program} ", timeout=400)
     results = [re.sub(r"^(ok|not ok|skip) ", rf"\1 {prefix}", line)
                for line in RESULT.findall(machine.output_of(program))]

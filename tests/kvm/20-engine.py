@@ -3,8 +3,8 @@
 """Snapshots with engine kvm, by the fork on the patched KVM, in an emulated computer.
 
 The image is the memory of the pause, while vCPUs write, disk and network write by DMA, and KVM
-writes by itself, with one vCPU and with two, with memory and with devices of several kinds. With
-any one of the three traps left open it is not. A guest is restored.
+writes by itself. This holds with one vCPU and with two, with memory and with devices of several
+kinds. It does not hold with any one of the three traps left open. A guest is restored.
 """
 
 # timeout: 1200
@@ -20,7 +20,7 @@ from support.patched import SUITE, modules
 from support.tier import left_to_all
 from support.workplace import Workplace
 
-# A virtual network card with someone to ping.
+# A virtual network card, with an address to ping.
 NIC = ["-netdev", "user,id=net0", "-device", "virtio-net-pci,netdev=net0,romfile=",
        "-object", "filter-hotsnap,id=med0,netdev=net0,member=hs0"]
 E1000 = [word.replace("virtio-net-pci", "e1000") for word in NIC]

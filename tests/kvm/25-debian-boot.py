@@ -1,8 +1,8 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Debian boots on the patched KVM, in an emulated computer: kernel, initial RAM disk, the userland
-of the test guests with memcached. Once while nobody takes a snapshot; once with one that begins
-while the guest boots: its image is the memory of that pause, and the guest comes up all the same.
+of the test guests with memcached. It boots once without a snapshot, and once with a snapshot that
+begins meanwhile: the image is the memory of that pause, and the guest comes up all the same.
 """
 
 # timeout: 900
@@ -21,7 +21,7 @@ ARMED = DebianLevel2("armed", role="cache", memory_mib=192)
 WHOLE = Shot("kvm", "kvm")
 READY = "hotsnap-guest: ready {}"
 BOOT_TIMEOUT = 240
-# The guest has read that much of its disk when its init has begun: about a third of it all.
+# The guest has read that much of its disk when its init has begun: about a third of all it reads.
 UNDER_WAY = 3 << 20
 
 
@@ -42,7 +42,7 @@ def boot_idle(machine: Level1) -> None:
 
 
 def limit_reading(guest: Guest, rate: int) -> None:
-    """Of its disk, in bytes a second; 0: no limit."""
+    """Limits reads of the guest's disk, in bytes a second; 0: no limit."""
     guest.qmp.execute("block_set_io_throttle", {
         "device": "load", "bps": 0, "bps_rd": rate, "bps_wr": 0,
         "iops": 0, "iops_rd": 0, "iops_wr": 0})

@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Two members with engine kvm, on the patched KVM: saved as one instant while they talk to each
-other, then brought back; and the same once more, by the other initiator.
+"""Two members with engine kvm, on the patched KVM. They are saved as one instant while they talk to
+each other, then brought back; the same once more, with a snapshot by the other initiator.
 """
 
 # timeout: 900

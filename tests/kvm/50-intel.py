@@ -3,15 +3,15 @@
 """The traps of 10-traps.py on Intel's path: kvm-intel with VMX and EPT, in Bochs, which emulates a
 computer that has them, with two processors.
 
-What a VM without traps pays for them is measured beside Debian's own modules, in emulated time,
-which counts instructions.
+The cost of the patched modules for a VM without traps is measured beside that of Debian's own
+modules, in emulated time, which counts instructions.
 
-Bochs needs minutes for all of that, so the default tier runs the cases that go
-through what is Intel's alone: EPT violations, the emulator, their controls. What the traps cost is
-measured in tier "all".
+Bochs needs minutes for all of that, so the default tier runs only the cases on Intel's own paths:
+EPT violations, the emulator, their controls. The cost of the traps is measured in tier "all".
 
-A Haswell, since later models of Bochs 2.7 have PML, with which KVM's dirty logging misses pages
-there, also with Debian's own modules. Arming's cost is not measured: it takes more memory and time.
+The processor is a Haswell, since later models of Bochs 2.7 have PML, with which KVM's dirty logging
+misses pages there, also with Debian's own modules. Arming's cost is not measured: that takes more
+memory and time.
 """
 
 # timeout: 2500
@@ -40,7 +40,7 @@ TRAP_TEST = BUILD / "host" / "tests" / "kvm" / "kvm-trap-test"
 RESULT = re.compile(r"^(?:ok |not ok |skip |#).*$", re.MULTILINE)
 TIMEOUT = 2400
 
-# In the default tier.
+# The cases of the default tier.
 CHOSEN = ["trap-guest-writes", "trap-guest-writes-with-neighbors", "trap-reads", "trap-huge-pages",
           "trap-emulated-write-to-two-pages",
           "control-no-kvm-trap-emulated-write-to-two-pages", "trap-system-time",
@@ -141,11 +141,11 @@ def make_iso(folder: Path) -> None:
 
 
 def console_of(folder: Path) -> str:
-    """Runs Bochs until the machine says that it is done; returns what it printed."""
+    """Runs Bochs until the machine says that it is done; returns the machine's console output."""
     (folder / "bochsrc").write_text(BOCHSRC)
     (folder / "continue").write_text("c\n")  # Debian's Bochs starts in its debugger
     console = folder / "console"
-    # Its only display that needs no X is a terminal, which someone has to read.
+    # Its only display that needs no X is a terminal, which has to be read.
     terminal, inner = pty.openpty()
     fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("HHHH", 60, 140, 0, 0))
     os.set_blocking(terminal, False)
@@ -164,7 +164,7 @@ def console_of(folder: Path) -> str:
                     pass
             text = console.read_text(errors="replace") if console.exists() else ""
     finally:
-        bochs.kill()  # it has nothing to lose
+        bochs.kill()  # it holds nothing that would be lost
         bochs.wait()
         os.close(terminal)
     return console.read_text(errors="replace").replace("\r", "") if console.exists() else ""

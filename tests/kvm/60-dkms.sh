@@ -5,10 +5,10 @@
 #
 # The DKMS package, as a host with the level-1 machine's kernel would install and remove it: its
 # own scripts run dkms, which builds, installs and removes the modules. All of that happens in a
-# mount namespace where /usr/src, /var/lib/dkms and /lib/modules are folders of the test's; the
-# machine's own stay as they are, and that is checked. Nothing is taken from other builds, so that
-# most of the time goes into compiling: about two minutes on two processors. The default tier looks
-# into the package alone: build-kvm compiles the same source, with the same Makefile.
+# mount namespace where /usr/src, /var/lib/dkms and /lib/modules are folders of the test. The
+# machine's own folders stay as they are, and that is checked. Nothing is taken from other builds,
+# so most of the time goes into compiling: about two minutes on two processors. The default tier
+# only looks into the package: build-kvm compiles the same source, with the same Makefile.
 # shellcheck disable=SC2317 # the checks are called by try
 
 # timeout: 900
@@ -21,7 +21,7 @@ source "$HOTSNAP_ROOT/scripts/lib/kvm-build.sh"
 MODULES=(kvm kvm-amd kvm-intel)
 failed=0
 
-# try NAME COMMAND...: the command prints what is wrong.
+# try NAME COMMAND...: the command prints the faults that it finds.
 try() {
     local name=$1 complaint start=$SECONDS
     shift
@@ -33,7 +33,7 @@ try() {
     fi
 }
 
-# Something must be there to mount on; what is made for it goes with the test.
+# The folders to mount on must exist; those made for it are removed after the test.
 make_mount_points() {
     local folder
     for folder in /usr/src /var/lib/dkms /lib/modules; do
@@ -81,7 +81,7 @@ check_contents() {
     ! grep -r '@VERSION@' "$work"/{control,package} || echo "a version is not filled in"
 }
 
-# version_of MODULE: says modinfo of the one that modprobe would load.
+# version_of MODULE: the version that modinfo gives for the module that modprobe would load.
 version_of() {
     local file
     file=$(on_the_host modprobe -S "$release" --show-depends "$1" | awk 'END { print $2 }')
@@ -150,7 +150,7 @@ if [[ ${HOTSNAP_TIER-} == default ]]; then
     echo "# left to --all: building, installing and removing the modules by dkms"
     exit "$failed"
 fi
-# What dkms says is of interest only when it fails.
+# The output of dkms is of interest only when dkms fails.
 install_log=$HOTSNAP_LOGS/dkms-install.log
 start=$SECONDS
 on_the_host sh "$work/control/postinst" configure >"$install_log" 2>&1 || true

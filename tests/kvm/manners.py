@@ -18,7 +18,7 @@ from support.workplace import Workplace
 
 NIC = ["-netdev", "user,id=net0", "-device", "virtio-net-pci,netdev=net0,romfile=",
        "-object", "filter-hotsnap,id=med0,netdev=net0,member=hs0"]
-# What the guest does; what on its console tells that it does.
+# By workload: words for the guest's command line, and the text on its console when the load runs.
 WORKLOADS = {
     "idle": ("hs.load=idle", "load idle"),
     "memory": ("", "writer cpu1 pages=[1-9]"),
@@ -44,7 +44,7 @@ def pages_of(machine: Level1, name: str) -> dict[str, int]:
 
 
 def table(rows: dict[str, dict[str, int]]) -> str:
-    """Each manner in pages and percent of all; zero pages and neighbors are among them."""
+    """Each manner in pages and percent of all; these include zero pages and neighbors."""
     lines = [f"{'WORKLOAD':<9} {'PAGES':>6} {'BACKGROUND':>15} {'GUEST WRITE':>15} "
              f"{'DMA WRITE':>15} {'KVM WRITE':>15} {'ZERO':>6} {'NEIGHBORS':>10}"]
     for name, pages in rows.items():

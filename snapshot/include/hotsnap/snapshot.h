@@ -6,32 +6,32 @@
  * The conventions of hotsnap/base.h, and:
  *
  * Threads: the library's own threads run with all signals blocked and never call back except
- *     through `on_finished`. Which thread may call a function is said at the function; functions
- *     of one handle must not run concurrently unless marked "any thread".
+ *     through `on_finished`. Each function says which thread may call it; functions of one
+ *     handle must not run concurrently unless marked "any thread".
  *
  * Life of a snapshot
  *
  *     hs_snapshot_new     VM runs     files made, space checked, threads up, traps registered
  *     hs_snapshot_arm     VM runs     memory protected in slices until little is left dirty;
  *                                     stays so (keeps re-protecting) until cut or abort
- *     hs_snapshot_cut     VM paused   what was written since is protected again; from now on each
+ *     hs_snapshot_cut     VM paused   pages written since are protected again; from now on each
  *                                     first write to a page saves the original: this is the instant
  *     hs_snapshot_start   VM resumed  device state handed over, background copy begins
  *     on_finished                     image complete, checksummed, fsynced; or failed
  *     hs_snapshot_free                any time: an unfinished snapshot is aborted first
  *
- * What the caller owes while a snapshot exists
+ * Duties of the caller while a snapshot exists
  *
  *  - The blocks stay mapped, where and as long as they are, until on_finished, hs_snapshot_abort or
  *    hs_snapshot_free (QEMU: no memory hot unplug, no resize).
  *  - No page is discarded (madvise, fallocate; QEMU: ram_block_discard_disable): the kernel would
  *    drop content that is not saved yet, and say nothing.
  *  - Memory is written through the given mapping only (no vhost-user, no VFIO, no second mapping):
- *    other writes are not trapped. Writes by the kernel on behalf of any thread are (KVM, io_uring,
- *    read(2)); pages that are pinned for I/O at the cut are not: drain it before.
+ *    other writes are not trapped. Writes by the kernel on behalf of any thread are trapped (KVM,
+ *    io_uring, read(2)), except to pages that are pinned for I/O at the cut: drain that I/O before.
  *  - With engine "kvm", writes by this process are not trapped either, nor those of the kernel on
- *    its behalf except KVM's: from hs_snapshot_cut on it calls hs_snapshot_dma_write before each,
- *    and hs_snapshot_guest_write when KVM_RUN returns with HS_KVM_EXIT.
+ *    its behalf except KVM's: from hs_snapshot_cut on the caller calls hs_snapshot_dma_write before
+ *    each such write, and hs_snapshot_guest_write when KVM_RUN returns with HS_KVM_EXIT.
  */
 #ifndef HOTSNAP_SNAPSHOT_H
 #define HOTSNAP_SNAPSHOT_H
@@ -72,8 +72,8 @@ typedef struct hs_ram_block {
 #define HS_OPEN_TRAP_DMA 4u
 
 /*
- * Options that a user may give, as they are; 0 is the default of each. The library's own code
- * reads them from here, so that a new one is named here and where it is used.
+ * Options that a user may give, passed on unchanged; 0 means the default of each. The library's own
+ * code reads them from here, so that a new one is named only here and where it is used.
  */
 typedef struct hs_tuning {
     uint64_t bandwidth;     /* background copy limit in bytes/s, 0 = none */
@@ -87,7 +87,7 @@ typedef struct hs_snapshot_options {
     const char *image_path; /* mapped-ram stream to create; must not exist */
     const char *sums_path;  /* checksums of the image, see docs/formats/sums.md; must not exist */
     hs_tuning tuning;
-    const void *stream_head; /* what precedes the first section: magic, version, configuration */
+    const void *stream_head; /* bytes before the first section: magic, version, configuration */
     size_t stream_head_size;
     bool section_footer;     /* write QEMU_VM_SECTION_FOOTER after sections */
     uint32_t ram_section_id; /* id of the "ram" section in the stream */
@@ -96,7 +96,7 @@ typedef struct hs_snapshot_options {
     size_t vcpu_tid_count;
     /*
      * Called once, from a library thread, after hs_snapshot_start: `error` is NULL when the image
-     * is complete and durable, else says what went wrong (valid during the call only). By then
+     * is complete and durable, else the reason of the failure (valid during the call only). By then
      * all traps are released.
      */
     void (*on_finished)(void *opaque, const char *error);
@@ -106,7 +106,7 @@ typedef struct hs_snapshot_options {
 } hs_snapshot_options;
 
 /*
- * Page manners: who saved a page (HotSnap, Table 2). Unit: 4 KiB pages.
+ * Page manners: the occasion on which a page was saved (HotSnap, Table 2). Unit: 4 KiB pages.
  *   total        pages of all blocks
  *   zero         of all manners: pages that are zero, kept as holes
  *   background   saved by the background copy
@@ -171,12 +171,12 @@ typedef struct hs_snapshot_stats {
 void hs_snapshot_options_init(hs_snapshot_options *options);
 
 /*
- * Tells whether an engine works here, in milliseconds, by trying it on a few pages. `shared` and
+ * Tells within milliseconds whether an engine works here, by trying it on a few pages. `shared` and
  * `huge` say what kinds of memory must be trapped.
  */
 bool hs_engine_probe(const char *engine, bool shared, bool huge, char **error);
 
-/* PREPARE. Fails when a file exists, the space is too little, or no engine works. */
+/* PREPARE. Fails when a file exists already, there is too little space, or no engine works. */
 hs_snapshot *hs_snapshot_new(const hs_snapshot_options *options, const hs_ram_block *blocks,
                              size_t block_count, char **error);
 
@@ -184,21 +184,21 @@ hs_snapshot *hs_snapshot_new(const hs_snapshot_options *options, const hs_ram_bl
  * Protects all memory while the VM runs; returns when converged (or after `max_us`, but not before
  * everything was protected once). The caller must not hold a lock that a guest write may need
  * (QEMU: not the BQL): writes fault into the library's thread, which only notes and releases them
- * in this phase. Until the cut each first write to a page costs such a fault, again and again, so
- * do not leave a VM armed for long. Fails when aborted meanwhile.
+ * in this phase. Until the cut the first write to a page after each protect pass costs such a
+ * fault, so do not leave a VM armed for long. Fails when aborted meanwhile.
  */
 bool hs_snapshot_arm(hs_snapshot *s, uint64_t max_us, char **error);
 
 /*
  * The instant. The caller guarantees that nothing writes to the memory during the call (vCPUs
- * stopped, disk I/O drained, BQL held). Cost: proportional to what was written since the last
+ * stopped, disk I/O drained, BQL held). Cost: proportional to the pages written since the last
  * protect pass, not to the size of memory; once converged, at most about 600 runs of 16 pages.
  */
 bool hs_snapshot_cut(hs_snapshot *s, char **error);
 
 /*
- * Engine "kvm": what a patched KVM says when a vCPU is about to write to a page that is not saved:
- * KVM_RUN returns 0, kvm_run.exit_reason is HS_KVM_EXIT, and this lies where the members of
+ * Engine "kvm": a patched KVM's report that a vCPU is about to write to a page that is not saved.
+ * KVM_RUN returns 0, kvm_run.exit_reason is HS_KVM_EXIT, and this struct lies where the members of
  * kvm_run's union begin (kvm_run.hw).
  */
 #define HS_KVM_EXIT 0x4853
@@ -214,7 +214,7 @@ bool hs_kvm_offered(int kvm_vm_fd);
  * A vCPU is about to write at `host`: saves the page and its neighbors. When this returns the vCPU
  * may go on. Any thread (QEMU: without the BQL), any phase, before hs_snapshot_free. Waits for
  * storage only when the staging buffer is full. False when `host` is not in the snapshot's memory.
- * Does nothing in other engines, before the cut, and after the end.
+ * Does nothing under other engines, before the cut, and after the end.
  */
 bool hs_snapshot_guest_write(hs_snapshot *s, const void *host);
 
@@ -234,7 +234,7 @@ bool hs_snapshot_dump(hs_snapshot *s, const char *path, char **error);
  * Starts the background copy. `tail` is the rest of the stream after the "ram" section (device
  * sections, EOF mark, vmdesc), taken in the pause; copied here. To be called after the resume.
  * It fails if the snapshot has failed since the cut: hs_snapshot_abort or hs_snapshot_free then
- * return once its files are gone.
+ * return once its files are deleted.
  */
 bool hs_snapshot_start(hs_snapshot *s, const void *tail, size_t tail_size, char **error);
 
@@ -245,8 +245,8 @@ void hs_snapshot_set_bandwidth(hs_snapshot *s, uint64_t bytes_per_second);
 /*
  * Any thread, any phase, any number of times: stops all work, releases every protection, and
  * (unless the snapshot had finished) deletes its files. The VM's memory is as if nothing had
- * happened. `reason` is what on_finished then says, if hs_snapshot_start had been called. When this
- * returns the library touches the memory no more; on_finished may still be on its way.
+ * happened. on_finished then reports `reason`, if hs_snapshot_start had been called. When this
+ * returns, the library touches the memory no more; the call of on_finished may still follow.
  */
 void hs_snapshot_abort(hs_snapshot *s, const char *reason);
 
@@ -262,9 +262,10 @@ bool hs_sums_write(const char *path, const char *sums_path, uint64_t unit, uint6
                    const volatile bool *cancel, char **error);
 
 /*
- * Checks a file against its sums. False with *error when either cannot be read or the sums file is
- * not one; else *good tells, and *bad_offset is where the first unit that differs begins (or where
- * the shorter of both ends, when only the length differs). `cancel` as above.
+ * Checks a file against its sums. False with *error when one of the two cannot be read or the sums
+ * file is not valid; else *good tells the result, and *bad_offset is where the first unit that
+ * differs begins (or where the shorter of both ends, when only the length differs). `cancel` as
+ * above.
  */
 bool hs_sums_verify(const char *path, const char *sums_path, bool *good, uint64_t *bad_offset,
                     const volatile bool *cancel, char **error);

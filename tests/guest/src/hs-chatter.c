@@ -5,8 +5,8 @@
  * One thread, one epoll loop. To each peer it keeps one UDP stream and one TCP connection that it
  * made itself; the peer does the same, so each ordered pair has a stream and a connection of its
  * own. A connection goes one way only, and each record names its sender, so that records need no
- * other framing. UDP to a peer begins when the TCP connection to it stands: its socket is then
- * bound, and not one datagram need be lost, which makes every gap worth reporting.
+ * other framing. UDP to a peer begins when the TCP connection to it stands: the peer's UDP socket
+ * is then bound, and not one datagram need be lost, which makes every gap worth reporting.
  */
 #define _GNU_SOURCE
 #include "hs-message.h"
@@ -48,7 +48,7 @@ struct peer {
 
 struct accepted {
     int fd;   /* -1: free */
-    int peer; /* -1: it has not said yet */
+    int peer; /* -1: not known yet */
     struct hs_message record;
     size_t have;
 };
@@ -59,7 +59,7 @@ static int peer_count;
 static struct accepted accepted[ACCEPTED_MAX];
 static int epoll_fd, udp_fd, listen_fd, timer_fd;
 
-/* What an epoll event is about: a class and an index. */
+/* The subject of an epoll event: a class and an index. */
 enum source { SOURCE_TIMER, SOURCE_UDP, SOURCE_LISTEN, SOURCE_OUTBOUND, SOURCE_INBOUND };
 
 static void watch(int fd, uint32_t events, enum source source, int index) {
@@ -83,7 +83,7 @@ static int message_sender(const struct hs_message *message) {
     return -1;
 }
 
-/* A peer that was started anew counts from 1 again, so what was received from it does too. */
+/* A peer that was started anew counts from 1 again, so the counts of its messages begin anew. */
 static void note_incarnation(struct peer *peer, uint64_t nonce) {
     struct hs_chatter_entry *count = peer->count;
     if (hs_get(&count->peer_nonce) != nonce) {
@@ -158,7 +158,7 @@ static void tcp_connect(struct peer *peer) {
           (int)(peer - peers));
 }
 
-/* Give the socket what it takes of the record begun. False: it takes no more now, or broke. */
+/* Give the socket as much of the begun record as it takes. False: full for now, or broken. */
 static bool tcp_flush(struct peer *peer) {
     while (peer->pending_left > 0) {
         const char *from =
@@ -177,7 +177,7 @@ static bool tcp_flush(struct peer *peer) {
 
 static void tcp_send(struct peer *peer) {
     if (!tcp_flush(peer)) {
-        return; /* no record is begun before the last one is gone, so nothing queues up here */
+        return; /* no record is begun before the last one is sent, so nothing queues up here */
     }
     hs_message_make(&peer->pending, page,
                     hs_next(&peer->count->tcp_sent)); /* counted before it is sent */
@@ -327,7 +327,7 @@ static void open_sockets(void) {
     }
     setsockopt(udp_fd, SOL_SOCKET, SO_RCVBUFFORCE, &size, sizeof(size));
     setsockopt(listen_fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
-    /* UDP first: a peer takes our listening for a sign that datagrams are heard too. */
+    /* UDP first: peers take a listening socket for a sign that datagrams are received too. */
     if (bind(udp_fd, (struct sockaddr *)&any, sizeof(any)) != 0 ||
         bind(listen_fd, (struct sockaddr *)&any, sizeof(any)) != 0 ||
         listen(listen_fd, ACCEPTED_MAX) != 0) {

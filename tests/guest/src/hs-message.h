@@ -15,7 +15,7 @@ struct hs_message {
     uint64_t nonce;  /* of the sender's tagged page */
     uint64_t number; /* from 1; each peer and protocol has numbers of its own */
     char sender[HS_NAME_SIZE];
-    uint64_t check; /* FNV-1a over all that is before it */
+    uint64_t check; /* FNV-1a over all bytes before it */
 };
 _Static_assert(sizeof(struct hs_message) == 64, "the checker finds messages by this layout");
 
@@ -39,7 +39,7 @@ static inline void hs_message_make(struct hs_message *message, const struct hs_t
     message->check = hs_message_check(message);
 }
 
-/* Whether it is a message at all, and undamaged. */
+/* Whether `message` is a message at all, and undamaged. */
 static inline bool hs_message_whole(const struct hs_message *message) {
     return memcmp(message->magic, HS_MESSAGE_MAGIC, sizeof(message->magic)) == 0 &&
            message->check == hs_message_check(message);

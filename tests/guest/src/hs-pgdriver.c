@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
- * hs-pgdriver: commits numbered rows through one psql, and counts what was acknowledged.
+ * hs-pgdriver: commits numbered rows through one psql, and counts the acknowledged ones.
  *
  * psql runs as a child, on two pipes, over one connection for its whole life. Each row is one
  * transaction; psql's own \echo after it is the acknowledgement, which psql prints only once the
@@ -25,7 +25,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { VERIFY_EVERY = 50 }; /* rows between two looks at what the server holds */
+enum { VERIFY_EVERY = 50 }; /* rows between two checks of the server's highest row */
 
 static FILE *to_psql, *from_psql;
 static pid_t psql;
@@ -138,7 +138,7 @@ int main(int argc, char **argv) {
         if (next > now) {
             hs_sleep_ns(next - now);
         } else {
-            next = now; /* behind: what was missed is not made up for */
+            next = now; /* behind: missed rows are not made up for */
         }
     }
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
- * What the guest programs share: the tagged page, time, and printing. See hs-tag.h.
+ * The common code of the guest programs: the tagged page, time, and printing. See hs-tag.h.
  */
 #define _GNU_SOURCE
 #include "hs-tag.h"

@@ -3,9 +3,9 @@
  * Tagged pages: counters of a guest program that a checker finds in a memory image.
  *
  * Each program keeps its counters on one page of its own, locked and aligned to 4 KiB, so that it
- * is one whole page of the guest's RAM and of the image. The layout below is what
- * tests/support/tags.py reads; all numbers are little endian. Counters are written with
- * release stores by one thread and are eight bytes each, so a cut never sees half of one.
+ * is one whole page of the guest's RAM and of the image. tests/support/tags.py reads the layout
+ * below; all numbers are little endian. Counters are written with release stores by one thread and
+ * are eight bytes each, so a cut never sees half of one.
  *
  * The rule that makes a cut checkable: a counter that says "begun" (sent, issued) is raised before
  * the system call that does it, and one that says "done" (received, acknowledged, completed) after
@@ -50,7 +50,7 @@ struct hs_pg_entry {
     char server[HS_NAME_SIZE];
     hs_counter issued;    /* highest row number sent for insertion */
     hs_counter committed; /* highest row number whose commit was acknowledged */
-    hs_counter errors;    /* answers that were not what they had to be */
+    hs_counter errors;    /* answers that differ from the expected ones */
     uint8_t reserved[72];
 };
 
@@ -124,7 +124,7 @@ static inline uint64_t hs_next(hs_counter *counter) {
 uint64_t hs_now(void);
 void hs_sleep_ns(uint64_t ns);
 
-/* A number for `what` in [min, max] from the command line; exits when it is none. */
+/* A number for `what` in [min, max] from the command line; exits when `text` is none. */
 uint64_t hs_number(const char *what, const char *text, uint64_t min, uint64_t max);
 
 /* Print one line with one write(), so that lines of several programs never mix on a console. */

@@ -3,9 +3,10 @@
  * hs-writer: a load that changes memory, and on request the disk and the network, at a set rate.
  *
  * Memory: pages of a buffer in random order, each overwritten whole with words that follow from a
- * running number, so that no two versions of a page are alike. Disk: O_DIRECT writes to a file, out
- * of and so also DMA reads of that buffer; every READ_EVERY-th is a read back into it, which is
- * DMA into guest memory that no vCPU touches. Network: UDP packets to the peers' discard port.
+ * running number, so that no two versions of a page are alike. Disk: O_DIRECT writes from that
+ * buffer to a file, so also DMA reads of the buffer. After every READ_EVERY-th write, its data is
+ * read back into the buffer: DMA into guest memory that no vCPU touches. Network: UDP packets to
+ * the peers' discard port.
  */
 #define _GNU_SOURCE
 #include "hs-tag.h"
@@ -88,7 +89,7 @@ static void write_disk(struct load *load, uint64_t writes) {
 static void write_net(struct load *load, uint64_t packets) {
     for (; packets > 0; packets--) {
         for (int i = 0; i < load->peer_count; i++) {
-            /* Nobody listens there; that, and a full queue, are no concern of a load. */
+            /* Nobody listens there. That and a full queue do not concern a load. */
             if (sendto(load->net_fd, load->buffer, PACKET, MSG_DONTWAIT,
                        (struct sockaddr *)&load->peers[i], sizeof(load->peers[i])) == PACKET) {
                 hs_next(&load->page->u.writer.net);
@@ -108,7 +109,7 @@ static void open_disk(struct load *load, const char *path) {
     }
 }
 
-/* What is due at a rate a second, by the clock. What was missed is not made up for beyond a tenth
+/* The actions due by the clock, at a rate a second. Missed ones are not made up for beyond a tenth
  * of a second, so that no burst follows a pause. */
 struct pace {
     uint64_t rate;

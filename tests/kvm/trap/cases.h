@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
-// The cases by subject, and what they share. Each prints a line as the other test programs do.
+// The cases by subject, and their helpers. Each case prints a line as the other test programs do.
 #pragma once
 
 #include "trap.h"
@@ -22,12 +22,12 @@ struct Skipped : std::runtime_error {
 
 class Cases {
   public:
-    // Without any `chosen` all are run, but for those left out.
+    // Without any `chosen` all cases are run, except those left out.
     Cases(std::set<std::string> left_out, std::set<std::string> chosen)
         : left_out_(std::move(left_out)), chosen_(std::move(chosen)), unknown_(chosen_) {}
     void run(const std::string &name, const std::function<void()> &act);
     int failures() const { return failures_; }
-    // Chosen names of which no case was offered so far.
+    // Chosen names for which there was no case so far.
     const std::set<std::string> &unknown() const { return unknown_; }
 
   private:
@@ -40,7 +40,7 @@ void kvm_write_cases(Cases &cases);
 void ring_and_life_cases(Cases &cases);
 void cost_cases(Cases &cases);
 
-// Also where KVM has no traps.
+// Runs also where KVM has no traps.
 void cost_when_unused();
 
 std::vector<std::byte> copy_of(const Memory &memory);
@@ -48,11 +48,11 @@ size_t page_of(const Memory &memory, const kvm_hotsnap_exit &exit);
 
 // A parameter of KVM's modules, such as "kvm_amd/parameters/npt"; empty if there is none.
 std::string parameter(const std::string &path);
-// KVM shadows the guest's page tables, for want of nested ones.
+// Whether KVM shadows the guest's page tables, for want of nested ones.
 bool shadow_paging();
 
 // Page tables for two-level paging, which show the memory (at most 4 MiB) at 0 and again at
-// `second`. What was accessed or written is marked so, but for the pages at `second`.
+// `second`. Entries are marked accessed and written, except those for the pages at `second`.
 struct PageTables {
     static constexpr size_t directory = 8, table = 9, second_table = 10; // pages
     static constexpr uint64_t second = 4 * MiB;

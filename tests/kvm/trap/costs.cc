@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
-// What arming costs, and what a VM without traps pays. Not timed tests: the numbers are printed.
+// The cost of arming, and the cost for a VM without traps. The numbers are printed, not judged.
 #include "cases.h"
 
 #include <algorithm>
@@ -24,8 +24,8 @@ int64_t median(std::vector<int64_t> values) {
     return values[values.size() / 2];
 }
 
-// What arming costs by size (median of five), beside what dirty logging's
-// start costs, which write-protects every page.
+// The cost of arming by size (median of five), beside that of starting dirty logging, which
+// write-protects every page.
 void cost_of_arming() {
     for (const size_t size : {64 * MiB, 256 * MiB, 1024 * MiB}) {
         Memory memory(size);
@@ -49,7 +49,7 @@ void cost_of_arming() {
 
 } // namespace
 
-// What a VM without traps pays for KVM having them: to be compared with a KVM that has none, where
+// The cost of KVM's traps for a VM without traps: to be compared with a KVM that has none, where
 // time is counted in instructions, as in Bochs.
 void cost_when_unused() {
     std::vector<int64_t> faults, writes;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
-// What the guest writes: which pages are trapped, when, how often; also with huge pages, with page
+// Writes by the guest: which pages are trapped, when, how often; also with huge pages, with page
 // tables of its own, and when memory slots change.
 #include "cases.h"
 
@@ -81,7 +81,7 @@ void huge_pages() {
     machine.write(0x1000, 1, page);
 }
 
-// Code that writes to the large page it lies in: neither mapping may cost the other for ever.
+// Code writes to the large page it lies in. Its two mappings must not undo each other for ever.
 void code_beside_data() {
     Memory memory(8 * MiB, true);
     memory.fill(3);
@@ -93,7 +93,7 @@ void code_beside_data() {
     const Trap trap(machine);
     trap.arm();
     const auto save = [&](const kvm_hotsnap_exit &exit) { trap.claim(page_of(memory, exit)); };
-    alarm(120); // ends this program: the guest is in an endless loop of faults
+    alarm(120); // ends this program if the guest is in an endless loop of faults
     const size_t exits = machine.write(first * page, 64, page, save);
     alarm(0);
     check(exits == 64, std::to_string(exits) + " exits for 64 pages");
@@ -121,8 +121,8 @@ void released_ranges() {
     }
 }
 
-// The guest has page tables of its own, and writes to a page where it never wrote. Somebody marks
-// that in the table: the processor with nested paging, KVM with shadow paging.
+// The guest has page tables of its own, and writes to a page where it never wrote. The write is
+// marked in the table: by the processor with nested paging, by KVM with shadow paging.
 void page_walks() {
     Memory memory(4 * MiB);
     memory.fill(13);
@@ -147,10 +147,11 @@ void page_walks() {
     check(left.contains(first), "the vCPU did not leave for the page that it writes to");
     check(!memory.page_is(PageTables::second_table, before), "nothing is marked in the page table");
     check((shadow_paging() ? taken : left).contains(PageTables::second_table),
-          "the page table was not saved by whom it is written");
+          "the page table was not saved by its writer");
 }
 
-// The processor writes, too, in the midst of an interrupt's delivery; which must not get lost.
+// The processor writes, too, in the midst of an interrupt's delivery. The interrupt must not get
+// lost.
 void interrupt_delivery() {
     constexpr size_t stack = Machine::stack / page - 1;
     Memory memory(4 * MiB);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
-// What KVM writes by itself: the pages come through the ring, as they were. Each case is run once
-// more with that trap open, and then nothing must come.
+// Writes by KVM itself: the pages come through the ring, as they were. Each case is run once more
+// with that trap open, and then nothing must come.
 #include "cases.h"
 #include "slow_memory.h"
 
@@ -95,9 +95,9 @@ void exchange(Machine &machine, uint64_t at) {
                 {.rax = word_at(machine, at), .rcx = ~word_at(machine, at), .rsi = at});
 }
 
-// KVM takes a guest for one that knows Hyper-V by its CPUID.
+// By its CPUID KVM takes a guest for one that knows Hyper-V.
 void be_hyperv(Machine &machine) {
-    // As struct kvm_cpuid2, which is larger in C++, and so is KVM_SET_CPUID2 another number.
+    // As struct kvm_cpuid2, which is larger in C++, where KVM_SET_CPUID2 is another number for it.
     struct {
         uint32_t count = 1, padding = 0;
         kvm_cpuid_entry2 entry{};
@@ -146,7 +146,7 @@ void have_paging(Machine &machine, uint64_t efer = 0) {
     machine.set_paging(PageTables::directory * page, efer);
 }
 
-// Only a guest with paging is told. The memory is where its second page table begins.
+// Only a guest with paging is told. The slow memory is where its second page table begins.
 void prepare_slow_memory(Machine &machine, std::unique_ptr<SlowMemory> &slow) {
     slow = std::make_unique<SlowMemory>(machine);
     have_paging(machine);
@@ -155,7 +155,7 @@ void prepare_slow_memory(Machine &machine, std::unique_ptr<SlowMemory> &slow) {
 }
 
 // The guest reads memory that is slow, with interrupts on, and finds itself in its handler of page
-// faults. Whatever happens, the page comes: KVM waits for it when the machine ends.
+// faults. The page comes in any case, since KVM waits for it when the machine ends.
 void read_slow_memory(Machine &machine, const SlowMemory &slow) {
     struct Finally {
         const SlowMemory &slow;
@@ -179,8 +179,8 @@ Writer async_fault() {
                        PageTables::second_table}};
 }
 
-// The page directory of a guest that KVM shadows is write-protected; its writer's instruction is
-// emulated.
+// The page directory of a guest that KVM shadows is write-protected; an instruction that writes to
+// it is emulated.
 void write_shadowed_directory(Machine &machine) {
     machine.read(PageTables::directory * page, 1, page);
     machine.write(PageTables::directory * page + 64, 1, page);
@@ -239,8 +239,8 @@ std::vector<Writer> emulated() {
          .pages = {first, first + 1},
          .act = [](Machine &machine) { exchange(machine, border); },
          .prepare = force_emulation},
-        // The emulator walks the guest's page tables by software, also with nested paging. Those
-        // that the processor walks to the code it may write to.
+        // The emulator walks the guest's page tables by software, also with nested paging. The
+        // processor may write to the tables that it walks to the code.
         {.name = "accessed-and-dirty-bits",
          .pages = {PageTables::second_table, first},
          .act =

@@ -19,7 +19,7 @@ namespace {
 // A program ends with an OUT to this port. (HLT would wait, in a machine with an irqchip.)
 constexpr uint16_t port_of_end = 0x81;
 #define END 0xe6, 0x81
-// KVM's forced emulation prefix, ud2 and "kvm": the instruction behind it is emulated, if
+// KVM's forced emulation prefix, ud2 and "kvm": the instruction after it is emulated, if
 // force_emulation_prefix is set.
 #define EMULATE 0x0f, 0x0b, 0x6b, 0x76, 0x6d
 
@@ -44,7 +44,7 @@ constexpr uint64_t address_of(Program program) {
     return Machine::code + program_bytes * static_cast<uint64_t>(program);
 }
 
-// Behind the programs: flat segments (accessed already, so that nobody writes there), and gates.
+// After the programs: flat segments (accessed already, so that nobody writes there), and gates.
 constexpr uint64_t gdt_at = Machine::code + 0x200;
 constexpr uint64_t task_segment(uint64_t base, uint64_t type) {
     return 0x67 | base << 16 | (0x80 | type) << 40;
@@ -199,7 +199,7 @@ void Machine::set_paging(uint64_t directory, uint64_t efer) const {
     must(ioctl(vcpu(), KVM_SET_SREGS, &system), "KVM_SET_SREGS");
 }
 
-// Whoever runs first after fill() finds this page overwritten; nobody is trapped for this.
+// fill() overwrites the code; the next run puts it back. This process writes here, so no trap acts.
 void Machine::put_code() const {
     const auto put = [this](uint64_t at, const void *bytes, size_t count) {
         if (std::memcmp(memory_.at(at), bytes, count) != 0) {
@@ -298,7 +298,7 @@ size_t Machine::switch_task(const OnExit &on_exit) {
 }
 
 size_t Machine::interrupt(const OnExit &on_exit) {
-    must(ioctl(vcpu(), KVM_SET_LAPIC, &apic_), "KVM_SET_LAPIC"); // the last one is forgotten
+    must(ioctl(vcpu(), KVM_SET_LAPIC, &apic_), "KVM_SET_LAPIC"); // forgets the last one
     kvm_msi message{};
     message.address_lo = 0xfee00000;
     message.data = vector;

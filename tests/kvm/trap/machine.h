@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
 // A virtual machine as small as can be: memory, vCPUs in 32-bit mode, and programs of a few bytes
-// that write, read, set an MSR, take bytes from a port, or have KVM emulate what they do.
+// that write, read, set an MSR, take bytes from a port, or have KVM emulate an instruction.
 #pragma once
 
 #include <linux/kvm.h>
@@ -63,7 +63,7 @@ class Memory {
     size_t bytes_;
 };
 
-// What a vCPU can be told to do; machine.cc has the code.
+// The programs that a vCPU can run; machine.cc has their code.
 enum class Program {
     write,
     read,
@@ -71,7 +71,7 @@ enum class Program {
     port_to_memory,
     emulated_write,    // EAX to ESI
     emulated_push,     // EAX to below ESP
-    emulated_exchange, // locked: ECX to ESI, where EAX is
+    emulated_exchange, // locked: ECX to ESI, if EAX is there
     save_vmcb,         // VMSAVE to EAX
     switch_task,       // to the other task
     wait,              // for an interrupt, which ends it
@@ -81,9 +81,9 @@ enum class Program {
 
 class Machine {
   public:
-    // Where the programs lie, and a table of segments and one of interrupts; tests leave this page
-    // alone, and the next one, which is the stack that interrupts find. (The TSS of Intel's real
-    // mode is outside of memory.)
+    // This page holds the programs, a table of segments and one of interrupts; the next page is the
+    // stack for interrupts. Tests leave both alone. (The TSS of Intel's real mode is outside of
+    // memory.)
     static constexpr uint64_t code = 0;
     static constexpr uint64_t stack = 2 * page;
     static constexpr uint64_t alias = 1u << 30; // of a second slot
@@ -114,12 +114,12 @@ class Machine {
     void set_msr(uint32_t msr, uint64_t value, int cpu = 0);
     // KVM's emulator writes `count` bytes of 0xa5.
     void port_to_memory(uint64_t at, size_t count, int cpu = 0);
-    // An interrupt comes, and is never acknowledged; the machine has an irqchip.
+    // An interrupt comes, and is never acknowledged; the machine must have an irqchip.
     size_t interrupt(const OnExit &on_exit = {});
 
-    // Switches to the other task, which does nothing. The first one is the running one again.
+    // Switches from the first task to the other one, which does nothing. Each call begins anew.
     size_t switch_task(const OnExit &on_exit = {});
-    // The other task's state; tests that switch fill it in before.
+    // Writes the other task's state; tests that switch call this before.
     void put_task() const;
 
     // Two-level paging with this page directory, in addition to `efer`.

@@ -2,7 +2,7 @@
 //
 // The write traps of the patched KVM, seen from a machine of a few bytes of code.
 //
-// --without NAME leaves out a case; with --only NAME, those cases alone are run. --unused only
+// --without NAME leaves out a case; with --only NAME, only the named cases are run. --unused only
 // measures, also where KVM has no traps.
 #include "cases.h"
 

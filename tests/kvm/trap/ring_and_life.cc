@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
-// The ring when it is full, everybody at once, and the traps' life: what is refused, the end, late
-// reaping, a killed process.
+// The ring when it is full, all writers at once, and the traps' life: refused requests, the end,
+// late reaping, a killed process.
 #include "cases.h"
 
 #include <sys/wait.h>
@@ -77,7 +77,7 @@ void full_ring() {
 }
 
 // Two vCPUs write, KVM writes, and a copier goes through memory, all at once: the snapshot must be
-// the memory at the cut. Returns how many pages are not.
+// the memory at the cut. Returns how many pages differ.
 size_t race(uint32_t flags) {
     constexpr size_t pages = 1024;
     Memory memory(pages * page);
@@ -94,7 +94,7 @@ size_t race(uint32_t flags) {
         std::memcpy(snapshot.data() + i * page, data, page);
         saves[i]++;
     };
-    // User space's own writers and copier agree by a claim; against KVM, copy first.
+    // User space's own writers and copier agree by a claim; against KVM they copy first.
     std::vector<std::atomic<bool>> claimed(pages);
     const auto save = [&](size_t i) {
         if (claimed[i].exchange(true)) {
@@ -190,7 +190,7 @@ void reaped_late() {
     trap.arm();
     trap.release(0, memory.bytes());
     machine.write(first * page, 1000, page);
-    // A slot that goes drops all page tables, old ones included.
+    // The deletion of a slot drops all page tables, old ones included.
     machine.set_slot(1, Machine::alias, MiB);
     machine.set_slot(1, Machine::alias, 0);
     trap.reap();
@@ -215,7 +215,7 @@ void killed_while_armed() {
     int status;
     waitpid(child, &status, 0);
     check(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL, "the child was not killed");
-    // The next machine is as good as any.
+    // The next machine works like any other.
     Memory memory(4 * MiB);
     Machine machine(memory);
     const Trap trap(machine);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
 // Memory that is not there yet when a guest reads it. KVM does not let the vCPU wait: it tells the
-// guest so (an asynchronous page fault), and later, that the page has come.
+// guest that the page is missing (an asynchronous page fault), and later that the page has come.
 #pragma once
 
 #include "machine.h"
@@ -12,7 +12,7 @@ class SlowMemory {
   public:
     // At Machine::alias. Throws Skipped where this process may have no userfaultfd.
     explicit SlowMemory(const Machine &machine);
-    // The first page, which is what is waited for; harmless when it has come.
+    // Makes the first page come, for which the guest waits; harmless when it has come.
     void come() const;
 
   private:

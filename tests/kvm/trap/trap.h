@@ -26,12 +26,12 @@ class Trap {
     void release(size_t offset, size_t bytes) const;
     void close();
 
-    // By page number of the memory, which must be in a region.
+    // By number of the page in the memory; the page must be in a region.
     bool saved(size_t number) const;
     // Sets the bit; false when it was set already.
     bool claim(size_t number) const;
 
-    // Hands over what is in the ring, and drains what did not fit. `data` is 4 KiB.
+    // Hands over the pages in the ring, and drains those that did not fit. `data` is 4 KiB.
     using OnPage = std::function<void(size_t number, const std::byte *data)>;
     size_t take(const OnPage &on_page) const;
 

@@ -71,7 +71,7 @@ TEST_P(Abort, FreeingAnUnfinishedSnapshotIsAnAbort) {
     ram.fill(0, size / 4096);
     Snapshot snapshot({&ram});
     snapshot.options.tuning.bandwidth = 1;
-    Writers writers({&ram}, 2, size / 2); // what they write to is copied at once
+    Writers writers({&ram}, 2, size / 2); // pages they write to are copied at once
     const When when = GetParam();
     ASSERT_EQ(snapshot.create(), "");
     if (when >= When::armed) {
@@ -88,7 +88,7 @@ TEST_P(Abort, FreeingAnUnfinishedSnapshotIsAnAbort) {
     snapshot.free();
     EXPECT_EQ(snapshot.folder.files(), 0u);
     const uint64_t writes = writers.writes();
-    while (writers.writes() < writes + 100'000) { // everyone still runs
+    while (writers.writes() < writes + 100'000) { // every writer still runs
         std::this_thread::yield();
     }
 }
@@ -109,7 +109,8 @@ TEST(Abort, AfterTheEndChangesNothing) {
     EXPECT_EQ(snapshot.load().blocks.at("pc.ram").bits_set, 10u);
 }
 
-// At any moment, also between the last page and the end: one outcome, and the files fit it.
+// An abort at any moment, also between the last page and the end, has one outcome, and the files
+// fit it.
 TEST(Abort, RacesWithTheEnd) {
     Region ram("pc.ram", Kind::anonymous, 4 * MiB);
     ram.fill(0, 1000);

@@ -68,7 +68,7 @@ TEST_P(Arming, EveryPageIsProtectedAtTheCutAndNoneAfterTheEnd) {
     }
 }
 
-// The armed state is kept: what the guest goes on writing does not add up until the cut.
+// The armed state is kept: pages that the guest goes on writing do not add up until the cut.
 TEST(Arming, StaysConverged) {
     Region ram("pc.ram", Kind::anonymous, 256 * MiB);
     ram.fill(0, 256 * MiB / 4096);
@@ -82,8 +82,8 @@ TEST(Arming, StaysConverged) {
     }
     writers.pause();
     ASSERT_EQ(snapshot.cut(), "");
-    // Each fault was of 16 pages. On an idle machine some 600 of them are left; how many it is
-    // depends on when the upkeep gets a processor. Without upkeep it would be all of them.
+    // Each fault was of 16 pages. On an idle machine the pages of some 600 faults are left; the
+    // number depends on when the upkeep gets a processor. Without upkeep all would be left.
     EXPECT_LT(snapshot.stats().cut_pages, 6000u * 16 / 2);
 }
 
@@ -98,7 +98,7 @@ TEST(Arming, AbortEndsItAtOnce) {
         }
         hs_snapshot_abort(snapshot.handle(), "changed my mind");
     });
-    // Converges at once or is stopped before: either way the abort holds.
+    // Arming converges at once or is stopped before: either way the abort holds.
     snapshot.arm(60'000'000);
     other.join();
     writers.pause();
@@ -107,7 +107,7 @@ TEST(Arming, AbortEndsItAtOnce) {
     EXPECT_EQ(snapshot.folder.files(), 0u);
 }
 
-// Counts what it is asked to protect.
+// Counts the runs that it is asked to protect.
 class CountingTrap final : public NoneTrap {
   public:
     void arm(const PageRun &) override { armed++; }
@@ -115,7 +115,7 @@ class CountingTrap final : public NoneTrap {
 };
 
 // Between stop() and finish() every run is either protected or in the list. A pass that began
-// after stop() once took the list, and what it held was unprotected at the cut.
+// after stop() once took the list, and the runs in it were unprotected at the cut.
 TEST(Arming, TakesNothingAfterStop) {
     Region ram("pc.ram", Kind::anonymous, MiB);
     MemoryBlock block;

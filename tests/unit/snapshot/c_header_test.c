@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The header from C: compiles as C11, and a snapshot can be taken with it as QEMU would.
+ * The header from C: it compiles as C11, and a snapshot can be taken with it as QEMU would.
  */
 #include <hotsnap/snapshot.h>
 
@@ -32,8 +32,8 @@ static void on_finished(void *opaque, const char *message) {
     atomic_store(&finished, message ? 2 : 1);
 }
 
-/* As a guest's, this write is ordered with its being saved by the kernel alone, which a thread
- * sanitizer does not see. */
+/* As with a guest's write, the kernel alone orders this write with the saving of the page, which a
+ * thread sanitizer does not see. */
 __attribute__((noinline, no_sanitize("thread"))) static void guest_write(volatile char *at,
                                                                          char value) {
     *at = value;
@@ -97,7 +97,7 @@ int main(void) {
     CHECK(hs_snapshot_arm(snapshot, 1000000, &error));
     CHECK(hs_snapshot_cut(snapshot, &error));
     guest_write((char *)block.host + 5, 'b'); /* saved first */
-    /* Of engine kvm; in this one there is nothing to do. */
+    /* Calls for engine kvm; under this engine there is nothing to do. */
     CHECK(hs_snapshot_guest_write(snapshot, block.host));
     hs_snapshot_dma_write(snapshot, block.host, length);
     CHECK(hs_snapshot_start(snapshot, "tail", 4, &error));

@@ -63,7 +63,7 @@ TEST(Failure, BadOptionsAreRefused) {
     EXPECT_EQ(snapshot.folder.files(), 0u);
 }
 
-// A page that cannot be read fails the snapshot, and nobody is left waiting for it.
+// A page that cannot be read fails the snapshot, and no thread is left waiting for it.
 TEST(Failure, MemoryThatCannotBeRead) {
     Region ram("pc.ram", Kind::huge_memfd, 16 * MiB);
     if (!ram.usable()) {
@@ -79,12 +79,12 @@ TEST(Failure, MemoryThatCannotBeRead) {
     writers.pause();
     ASSERT_EQ(snapshot.cut(), "");
     writers.resume();
-    std::string error = snapshot.start(); // a fault may have met it already
+    std::string error = snapshot.start(); // a fault may have failed already
     if (error.empty()) {
         error = snapshot.wait();
     }
     EXPECT_TRUE(contains(error, "cannot read memory block \"pc.ram\"")) << error;
-    hs_snapshot_abort(snapshot.handle(), "it has failed"); // returns when what has begun is done
+    hs_snapshot_abort(snapshot.handle(), "it has failed"); // returns when the abort is done
     EXPECT_EQ(snapshot.folder.files(), 0u);
     const uint64_t writes = writers.writes();
     while (writers.writes() < writes + 10'000) {
@@ -94,7 +94,7 @@ TEST(Failure, MemoryThatCannotBeRead) {
 }
 
 // Runs `body` in a child with a mount namespace of its own, in which a file system of `type` is
-// mounted at `path`. The child's exit status says how it went: 0 passed, 77 not possible here.
+// mounted at `path`. Returns the child's exit status: 0 passed, 77 not possible here.
 template <typename Body>
 int in_file_system(const std::string &path, const char *type, const char *options, Body body) {
     const pid_t child = fork();
@@ -134,8 +134,8 @@ TEST(Failure, SpaceThatRunsOutDuringTheCopy) {
     const Folder folder;
     const int status = in_file_system(folder.path(), "tmpfs", "size=100m", [&] {
         setenv("TMPDIR", folder.path().c_str(), 1);
-        // Of a file it is known how much is in use: little when the space is checked. Of anonymous
-        // memory all of the process's may be, and a sanitizer's heap is large.
+        // How much of a file is in use is known: little when the space is checked. Of anonymous
+        // memory, all that the process has may be in use, and a sanitizer's heap is large.
         Region ram("pc.ram", Kind::memfd, 256 * MiB);
         ram.fill(0, 1000);
         Snapshot snapshot({&ram});
@@ -148,7 +148,7 @@ TEST(Failure, SpaceThatRunsOutDuringTheCopy) {
         writers.pause();
         ASSERT_EQ(snapshot.cut(), "");
         writers.resume();
-        std::string error = snapshot.start(); // the faults alone may have filled it already
+        std::string error = snapshot.start(); // the faults alone may have filled the space
         if (error.empty()) {
             error = snapshot.wait();
         }
@@ -191,8 +191,8 @@ TEST(Fallback, WithoutDirectIoTheImageIsTheSame) {
     EXPECT_EQ(status, 0);
 }
 
-// A limit on the size of files: fails at once, whatever the file system. In a child, since the
-// limit is of the process.
+// With a limit on the size of files a snapshot fails at once, whatever the file system. In a child,
+// since the limit applies to the whole process.
 TEST(Failure, AFileSizeLimitIsExplained) {
     const pid_t child = fork();
     if (child == 0) {

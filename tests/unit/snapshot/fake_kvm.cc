@@ -20,7 +20,7 @@ uint64_t address_of(const std::byte *at) {
     return reinterpret_cast<uint64_t>(at);
 }
 
-// Of guest memory, which others write to in a way that no sanitizer sees (guest.h).
+// Copies from guest memory, which other threads write to in a way that no sanitizer sees (guest.h).
 __attribute__((noinline, no_sanitize("thread", "address"))) void copy_page(std::byte *to,
                                                                            const std::byte *from) {
     for (uint64_t i = 0; i < page / 8; i++) {
@@ -140,7 +140,7 @@ void FakeKvm::publish(uint32_t index, uint64_t address, uint32_t state) {
     kvm_hotsnap_entry &entry = entries_[index % ring_entries_];
     entry.addr = address;
     shared(entry.state).store(state, std::memory_order_release);
-    // Stays readable for good: the reader then looks again and again, which does no harm here.
+    // It stays readable for good: the reader then looks again and again, which does no harm here.
     const uint64_t one = 1;
     [[maybe_unused]] const ssize_t ignored = write(readable_.get(), &one, sizeof(one));
 }

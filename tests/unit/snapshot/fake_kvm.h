@@ -27,8 +27,8 @@ class FakeKvm {
     // Whether a vCPU that writes there now would leave to user space.
     bool guest_exits(const std::byte *at) const;
 
-    // What KVM does before it writes there itself. `between` runs when the bit has been set, before
-    // the copy is published.
+    // The steps of KVM before it writes there itself. `between` runs when the bit has been set,
+    // before the copy is published.
     void before_write(const std::byte *at, void (*between)(const std::byte *) = nullptr);
 
     // As if the kernel had no memory for a copy.

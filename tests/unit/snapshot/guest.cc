@@ -21,7 +21,7 @@ bool is_huge(Kind kind) {
     return kind == Kind::huge_memfd || kind == Kind::huge_anonymous;
 }
 
-// Makes sure that so many huge pages are free, if this machine lets us. Pages that were added
+// Makes sure that `pages` huge pages are free, if this machine allows it. Pages that were added
 // stay until the tests' process ends.
 void reserve_huge_pages(uint64_t pages) {
     static uint64_t reserved = 0;

@@ -31,7 +31,7 @@ class Region {
     uint64_t length() const { return length_; }
     hs_ram_block block() const;
 
-    // Gives every page from `first`, `count` of them, content that no other page has.
+    // Gives each of `count` pages, from `first` on, content that no other page has.
     void fill(uint64_t first, uint64_t count);
     std::vector<std::byte> copy() const { return {memory_, memory_ + length_}; }
 
@@ -47,8 +47,8 @@ class Region {
     std::string why_;
 };
 
-// One access of a guest: seen by the library, and ordered, through the kernel only, as with a real
-// guest; so no sanitizer sees it either.
+// One access of a guest. As with a real guest, the library sees and orders it through the kernel
+// only, so no sanitizer sees it either.
 void guest_write(std::byte *at, uint8_t value);
 uint8_t guest_read(const std::byte *at);
 
@@ -78,7 +78,7 @@ class Writers {
     std::vector<std::thread> threads_;
 };
 
-// A temporary folder, removed with what is in it.
+// A temporary folder, removed with its contents.
 class Folder {
   public:
     Folder();

@@ -50,7 +50,7 @@ TEST_P(Identity, ImageIsTheMemoryAtTheCut) {
     if (!ram.usable()) {
         GTEST_SKIP() << ram.why();
     }
-    // Not a multiple of a chunk or of a group, and another kind of memory.
+    // Its size is no multiple of a chunk or of a group, and it is another kind of memory.
     Region rom("pc.rom", Kind::anonymous, 131 * 4096);
     ram.fill(0, size / 4096 / 2);
     rom.fill(3, 77);
@@ -91,7 +91,7 @@ TEST_P(Identity, ImageIsTheMemoryAtTheCut) {
         EXPECT_EQ(populated, size / 2);
         EXPECT_EQ(ram.populated(), populated);
     }
-    // The writers went on: memory is not what it was, or the test shows nothing.
+    // The writers went on: memory has changed, or the test shows nothing.
     EXPECT_NE(torn_pages(at_cut.at("pc.ram"), ram.copy()), 0u);
 
     const hs_snapshot_stats stats = snapshot.stats();
@@ -204,7 +204,7 @@ TEST(Holes, UntouchedMemoryIsNeitherPopulatedNorWritten) {
     for (const Kind kind : {Kind::anonymous, Kind::memfd, Kind::private_memfd, Kind::huge_memfd}) {
         Region ram("pc.ram", kind, 256 * MiB);
         if (!ram.usable()) {
-            continue; // huge pages: covered, with its reason, above
+            continue; // no huge pages: a test above says why
         }
         ram.fill(70, 100);
         const uint64_t populated = ram.populated();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
-// What the layout writes is what a loader of QEMU's (mapped_ram.h) reads.
+// A loader that reads as QEMU does (mapped_ram.h) finds in an image all that the layout writes.
 #include "image/image_layout.h"
 
 #include "guest.h"
@@ -91,7 +91,7 @@ TEST(ImageLayout, LoaderFindsEveryPage) {
 }
 
 TEST(ImageLayout, BitmapThatJustFitsAndOneThatDoesNot) {
-    // Headers and bitmap of the second block fill their mebibyte to the last byte, or miss by 8.
+    // Header and bitmap of the second block are 2 bytes shorter than 1 MiB, or 6 bytes longer.
     for (const uint64_t extra : {0, 64}) {
         const uint64_t header = 1 + 1 + 8 + 28;
         const uint64_t bits = ((1 << 20) - header - 2) * 8; // bytes for the bitmap, times 8

@@ -45,7 +45,7 @@ TEST(ImageWriter, EveryPageArrivesAtItsPlace) {
                                                                0x0fff, 0x5555, 0xf00f);
                 Slot slot;
                 pool.acquire(StagingPool::User::background, {&slot, 1});
-                std::memset(slot, 0xee, group_bytes); // what zero pages leave behind
+                std::memset(slot, 0xee, group_bytes); // zero pages leave old bytes
                 const uint64_t offset = start + group * group_bytes;
                 for (uint64_t page = 0; page < group_pages; page++) {
                     if ((mask >> page & 1) != 0) {

@@ -87,7 +87,7 @@ LoadedImage KvmCase::load() const {
     return load_image(options.image_path, head, true, 2);
 }
 
-// In the first half of a region.
+// An address in the first half of a region.
 std::byte *KvmCase::somewhere(uint64_t &state) const {
     const Region &region = *regions_[next(state) % regions_.size()];
     return region.memory() + next(state) % (region.length() / 2) / 8 * 8;
@@ -107,7 +107,7 @@ void KvmCase::run(int threads, std::function<void(std::byte *, uint64_t)> write)
                 }
                 std::byte *at = somewhere(state);
                 write(at, state);
-                // Others need a processor too.
+                // Other threads need a processor too.
                 if (state % 64 == 0) {
                     std::this_thread::yield();
                 }

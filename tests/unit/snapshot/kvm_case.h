@@ -20,7 +20,7 @@
 
 namespace hotsnap::memory::test {
 
-// Leaves out the question whose copy counts: the negative control of that protocol.
+// Counts every copy, whichever side was first: the negative control of the protocol of confirm().
 class Unconfirmed : public KvmTrap {
   public:
     using KvmTrap::KvmTrap;
@@ -38,7 +38,7 @@ class KvmCase {
     SnapshotOptions options;
     uint32_t arm_flags = 0;
     bool confirms = true;
-    std::function<void(MemoryBlock &)> adjust; // of what create() passes
+    std::function<void(MemoryBlock &)> adjust; // changes a block that create() passes
 
     FakeKvm kvm;
     Folder folder;
@@ -46,13 +46,13 @@ class KvmCase {
     void create();
     void cut();
     void start() { session_->start({}); }
-    std::string wait(); // for on_finished; its error
+    std::string wait(); // for on_finished; returns its error
     Session &session() { return *session_; }
     hs_snapshot_stats stats() const;
     LoadedImage load() const;
     void free() { session_.reset(); }
 
-    // Threads that write until destroyed: of vCPUs, of devices (some pages at once), of KVM.
+    // Start threads that write until destroyed, as vCPUs, devices (some pages at once) or KVM do.
     void run_vcpus(int threads);
     void run_devices(int threads);
     void run_kvm(int threads);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
 // Engine "kvm" on a fake KVM: the image is the memory at the cut while vCPUs, devices and KVM
-// write; with any of its traps open, or without the question whose copy counts, it is not.
+// write. With any of the engine's traps open, or with every copy counted, it is not.
 #include "kvm_case.h"
 
 #include <gtest/gtest.h>
@@ -47,7 +47,7 @@ TEST_P(KvmIdentity, ImageIsTheMemoryAtTheCut) {
         GTEST_SKIP() << ram.why();
     }
     Region rom("pc.rom", Kind::anonymous, 131 * 4096);
-    ram.fill(0, size / 4096 / 4); // half of what is written is absent at first
+    ram.fill(0, size / 4096 / 4); // half of the pages to write are absent at first
     rom.fill(3, 77);
     KvmCase test({&ram, &rom}, setup.ring_entries);
     test.options.tuning.cluster_pages = setup.cluster_pages;
@@ -61,8 +61,8 @@ TEST_P(KvmIdentity, ImageIsTheMemoryAtTheCut) {
     test.cut();
     const std::vector<std::byte> ram_at_cut = ram.copy();
     const std::vector<std::byte> rom_at_cut = rom.copy();
-    // One of each where the threads do not write: on a busy host one of them could be everywhere
-    // before another has had its turn.
+    // One write of each kind where the threads do not write: on a busy host one thread could have
+    // been everywhere before another has had its turn.
     std::byte *const quiet = ram.memory() + size / 4 * 3;
     EXPECT_TRUE(test.session().before_guest_write(quiet));
     test.session().before_dma_write(quiet + 2 * MiB, 4096);
@@ -182,7 +182,7 @@ TEST(KvmControl, WhoseCopyCountsMustBeAsked) {
     EXPECT_GT(torn_with_late_copy(false), 0u);
 }
 
-// Memory that is written behind every trap's back is saved in the pause.
+// Memory that is written past every trap is saved in the pause.
 uint64_t torn_untrapped(bool save_at_cut) {
     Region ram("pc.ram", Kind::anonymous, 4 * MiB);
     Region vram("vga.vram", Kind::anonymous, 2 * MiB);

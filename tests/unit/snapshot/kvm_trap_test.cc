@@ -81,14 +81,14 @@ TEST(KvmTrap, APageThatKvmLostFailsTheSnapshot) {
     test.create();
     test.cut();
     test.kvm.lose();
-    // Before or after it was noticed.
+    // The start comes before or after the loss is noticed.
     try {
         test.start();
         EXPECT_NE(test.wait().find("no memory left"), std::string::npos);
     } catch (const std::exception &error) {
         EXPECT_NE(std::string(error.what()).find("no memory left"), std::string::npos);
     }
-    test.session().abort("it has failed"); // that is under way; wait for its end
+    test.session().abort("it has failed"); // an abort is under way; this waits for its end
     EXPECT_EQ(test.folder.files(), 0u);
 }
 

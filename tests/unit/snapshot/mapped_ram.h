@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
-// Reads a mapped-ram image as QEMU's loader does (migration/savevm.c, migration/ram.c), sharing no
-// code with the library: what it accepts and finds is what a stock QEMU would.
+// Reads a mapped-ram image as QEMU's loader does (migration/savevm.c, migration/ram.c). It shares
+// no code with the library, and accepts and finds the same as a stock QEMU would.
 #pragma once
 
 #include <cstddef>
@@ -27,8 +27,8 @@ struct LoadedImage {
     uint64_t allocated = 0; // bytes on disk
 };
 
-// Throws std::runtime_error when QEMU would refuse the stream. `head` is what must precede the
-// first section.
+// Throws std::runtime_error when QEMU would refuse the stream. `head`: the bytes that must precede
+// the first section.
 LoadedImage load_image(const std::string &path, const std::vector<std::byte> &head, bool footer,
                        uint32_t section_id);
 

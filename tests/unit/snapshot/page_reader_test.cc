@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
-// Absent pages are found, data never is taken for absent, and what is copied is what is there.
+// Absent pages are found, data is never taken for absent, and each copy equals its page.
 #include "save/page_reader.h"
 
 #include "guest.h"
@@ -108,7 +108,7 @@ TEST_P(Reader, FindsWhatIsAbsentWithAndWithoutProtection) {
     }
 }
 
-// Without a way to tell a protected hole from a swapped page, every page is read: slower, right.
+// Without a way to tell a protected hole from a swapped page, every page is read: slow but right.
 TEST(PageReader, WithoutTheEntryOfAHoleNothingProtectedCountsAsAbsent) {
     Region region("ram", Kind::anonymous, MiB);
     const GuestMemory memory({block_of(region)});

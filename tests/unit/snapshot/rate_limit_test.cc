@@ -46,7 +46,7 @@ TEST(TokenBucket, AFasterRatePaysTheSameDebtSooner) {
     EXPECT_NEAR(static_cast<double>(bucket.wait_ns(0)), 1e9, 2);
 }
 
-// Whoever spends and then waits as told never gets more than rate * time + burst + one chunk.
+// A caller that spends and then waits as told never gets more than rate * time + burst + one chunk.
 TEST(TokenBucket, TheRateIsKeptWhateverIsSpent) {
     EXPECT_TRUE(rc::check([] {
         const auto rate = *rc::gen::inRange<uint64_t>(1, 1 << 30);

@@ -10,7 +10,7 @@ std::vector<std::byte> bytes_of(const char *text, size_t length) {
     return {bytes, bytes + length};
 }
 
-// By reference: read when the call that stores it is over.
+// `error` is a reference, so that it is read only after the call that stores it.
 std::string message(bool good, char *const &error) {
     if (good) {
         return {};

@@ -24,14 +24,14 @@ class Snapshot {
     hs_snapshot_options options;
     std::string image;
     std::string sums;
-    std::function<void(hs_ram_block &)> adjust; // of what create() passes
+    std::function<void(hs_ram_block &)> adjust; // changes a block that create() passes
 
     // Each returns the error, empty when there was none.
     std::string create();
     std::string arm(uint64_t max_us = 1'000'000);
     std::string cut();
     std::string start();
-    std::string wait(); // for on_finished; its error
+    std::string wait(); // for on_finished; returns its error
     std::string dump(const std::string &path);
 
     // The memory at this moment, by name of the block.

@@ -96,13 +96,13 @@ TEST_P(Trap, DetachLetsEveryoneGo) {
     for (uint64_t i = 0; i < 4; i++) {
         writers.emplace_back([&, i] { guest_write(block.host + i * MiB, 'x'); });
     }
-    next_fault(trap); // read and never answered: detach has to wake it all the same
+    next_fault(trap); // read and never answered: detach has to wake its thread all the same
     trap.detach(false);
     for (std::thread &writer : writers) {
         writer.join();
     }
     trap.release({&block, 0, block.pages()}); // harmless
-    // Free for the next one.
+    // The memory is free for the next trap.
     UffdTrap other;
     other.attach(memory);
 }
@@ -119,7 +119,7 @@ TEST(UffdTrap, KernelWritesAreTrappedToo) {
     ASSERT_EQ(pipe(ends), 0);
     ASSERT_EQ(write(ends[1], "dma", 3), 3);
     const uint8_t before = guest_read(block.host + 100 * page_bytes);
-    std::thread device([&] { // not read(): sanitizers take part in that
+    std::thread device([&] { // not read(), which sanitizers intercept
         EXPECT_EQ(syscall(SYS_read, ends[0], block.host + 100 * page_bytes, 3), 3);
     });
     const WriteFault fault = next_fault(trap);
@@ -213,7 +213,7 @@ TEST(UffdTrap, TwoTrapsOnOneMemoryAreRefused) {
     EXPECT_THROW(two.attach(memory), std::runtime_error);
 }
 
-// In a process of its own, since it gives its rights away.
+// In a process of its own, since the test gives its rights away.
 TEST(UffdTrap, WithoutPermissionTheErrorSaysWhatToDo) {
     if (geteuid() != 0) {
         GTEST_SKIP() << "needs root, to give rights away";

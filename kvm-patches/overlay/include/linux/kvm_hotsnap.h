@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * HotSnap: what the rest of KVM asks before it writes to guest memory or lets
- * a guest do so. All of these are one load and an untaken branch in a VM that
- * has no snapshot under way.
+ * HotSnap: questions of the rest of KVM before it writes to guest memory or
+ * lets a guest do so. Each is one load and an untaken branch in a VM that has
+ * no snapshot under way.
  */
 #ifndef __KVM_HOTSNAP_H
 #define __KVM_HOTSNAP_H
@@ -24,7 +24,7 @@ static inline bool kvm_hotsnap_exists(struct kvm *kvm)
 
 /*
  * To be called before KVM writes to [hva, hva + len) on behalf of the guest.
- * Saves what is not saved. May sleep. Nonzero: do not write.
+ * Saves the pages that are not saved. May sleep. Nonzero: do not write.
  */
 static inline int kvm_hotsnap_before_write(struct kvm *kvm, unsigned long hva,
 					   unsigned long len)
@@ -33,7 +33,10 @@ static inline int kvm_hotsnap_before_write(struct kvm *kvm, unsigned long hva,
 	       __kvm_hotsnap_before_write(kvm, hva, len) : 0;
 }
 
-/* Where that cannot be called: must a write to the page at hva be left out? */
+/*
+ * Where kvm_hotsnap_before_write() cannot be called: must a write to the page
+ * at @hva be left out?
+ */
 static inline bool kvm_hotsnap_must_not_write(struct kvm *kvm,
 					      unsigned long hva)
 {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * HotSnap: write traps on guest memory, for live snapshots of a VM. Here is what
- * user space asks for; the traps are in hotsnap_trap.c.
+ * HotSnap: write traps on guest memory, for live snapshots of a VM. This file
+ * has the calls of user space; the traps are in hotsnap_trap.c.
  *
  * User space names the memory that a snapshot saves, by its user addresses,
  * and shares with KVM one "saved" bit for each page of it. While armed, a page
@@ -13,33 +13,33 @@
  * Bits belong to user memory and not to memslots, since two slots may show the
  * same memory, and a slot may be deleted and made anew while armed.
  *
- * Who saves a page
+ * Which copy counts
  *
  *   User space and KVM may copy the same page at the same time, without a lock.
- *   Each copies first and then sets the bit with test_and_set_bit(). Who finds
- *   it clear has saved the page; the other one throws its copy away. Nobody
- *   writes to a page before its bit is set, so the winner's copy was made
- *   before the first write. A bit never goes back while armed.
+ *   Each copies first and then sets the bit with test_and_set_bit(). The side
+ *   that finds it clear has saved the page; the other side throws its copy
+ *   away. Nobody writes to a page before its bit is set, so the winner's copy
+ *   was made before the first write. A bit never goes back while armed.
  *
  * Why arming is O(1)
  *
  *   No SPTE is touched. All roots are declared invalid, as for a memslot's
  *   deletion; vCPUs begin with empty ones, and pages come back one fault at a
- *   time, read-only when not saved. What the old roots hold is freed later
- *   (KVM_HOTSNAP_REAP), outside of the pause. Until then they stay on the list
- *   of roots, where MMU notifiers see them.
+ *   time, read-only when not saved. The old roots' page tables are freed later
+ *   (KVM_HOTSNAP_REAP), outside of the pause. Until then the old roots stay on
+ *   the list of roots, where MMU notifiers see them.
  *
  * Locking and lifetime
  *
- *   kvm->arch.hotsnap changes under slots_lock. Those who look at it hold
- *   kvm->srcu for reading (everyone who uses memslots does) or a
- *   gfn_to_pfn_cache's lock. Before anything is freed, and before ARM returns,
- *   both kinds of readers are waited for (kvm_hotsnap_wait_readers()). So once
- *   ARM has returned, no write by KVM that had not seen it is under way.
+ *   kvm->arch.hotsnap changes under slots_lock. Its readers hold kvm->srcu for
+ *   reading (as all users of memslots do) or a gfn_to_pfn_cache's lock. Before
+ *   anything is freed, and before ARM returns, both kinds of readers are waited
+ *   for (hotsnap_wait_readers()). So once ARM has returned, no write by KVM
+ *   that had not seen it is under way.
  *   User space must keep its vCPUs out of KVM_RUN during ARM.
  *
- *   The ring's head and the list of what did not fit are under ring_lock. The
- *   copy itself is not: an entry is handed out first and filled afterwards.
+ *   The ring's head and the list of pages that did not fit are under ring_lock.
+ *   Copying is not: an entry is handed out first and filled afterwards.
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
@@ -77,8 +77,8 @@ static void hotsnap_wait_readers(struct kvm *kvm)
 /*
  * VMX keeps pages of a nested guest's control structures mapped for the CPU to
  * write to; those writes cannot be trapped. Under Hyper-V's enlightenments a
- * guest's VMCS stays mapped also while its guest does not run, as long as it
- * uses VMX at all.
+ * guest's VMCS stays mapped also while its nested guest does not run, as long
+ * as the guest uses VMX at all.
  */
 static bool hotsnap_nested_vmx(struct kvm *kvm)
 {
@@ -315,7 +315,7 @@ static u64 hotsnap_most_pages(struct kvm *kvm)
 	return 4 * pages + SZ_1G / PAGE_SIZE;
 }
 
-/* Takes over which memory user space named. */
+/* Takes over the regions of memory that user space named. */
 static int hotsnap_take_regions(struct kvm_hotsnap *hs,
 				const struct kvm_hotsnap_region *regions,
 				u64 most_pages)
@@ -347,7 +347,7 @@ static int hotsnap_take_regions(struct kvm_hotsnap *hs,
 
 /*
  * Lays out the area: ring, entries, pages, bitmaps; each begins on a page.
- * Fills in what user space is told. The memory is charged to the caller.
+ * Fills in the offsets for user space. The memory is charged to the caller.
  */
 static int hotsnap_lay_out(struct kvm_hotsnap *hs,
 			   struct kvm_hotsnap_create *create,
@@ -390,7 +390,7 @@ static int hotsnap_publish_object(struct kvm *kvm, struct kvm_hotsnap *hs)
 
 	mutex_lock(&kvm->slots_lock);
 	if (!kvm->arch.hotsnap) {
-		/* All of it is there for who finds it, without a lock. */
+		/* A reader that finds it without a lock sees all of it. */
 		smp_store_release(&kvm->arch.hotsnap, hs);
 		r = 0;
 	}

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* HotSnap: what KVM's MMU for x86 asks and is asked; see hotsnap.c. */
+/* HotSnap: calls from and to KVM's MMU for x86; see hotsnap.c. */
 #ifndef __KVM_X86_HOTSNAP_H
 #define __KVM_X86_HOTSNAP_H
 
@@ -8,8 +8,8 @@
 struct kvm_page_fault;
 
 /*
- * Is any page of the mapping of @level around @gfn not saved? Then it must not
- * be writable. Does not sleep.
+ * Is any page of the mapping of @level around @gfn not saved? Then the mapping
+ * must not be writable. Does not sleep.
  */
 bool kvm_hotsnap_range_unsaved(struct kvm *kvm,
 			       const struct kvm_memory_slot *slot, gfn_t gfn,

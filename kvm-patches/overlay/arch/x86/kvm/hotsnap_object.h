@@ -11,7 +11,7 @@
 #include <linux/spinlock.h>
 #include <linux/wait.h>
 
-/* Which trap a question is about; TRAP_KVM is known to kvm_hotsnap.h. */
+/* The traps by number; kvm_hotsnap.h knows that of TRAP_KVM. */
 #define TRAP_GUEST	0
 #define TRAP_KVM	1
 
@@ -43,7 +43,7 @@ struct kvm_hotsnap {
 	struct hotsnap_region regions[];	/* by address */
 };
 
-/* The first region that ends behind @hva; hotsnap_end() if there is none. */
+/* The first region that ends after @hva; hotsnap_end() if there is none. */
 const struct hotsnap_region *hotsnap_next(const struct kvm_hotsnap *hs,
 					  unsigned long hva);
 
@@ -53,7 +53,7 @@ hotsnap_end(const struct kvm_hotsnap *hs)
 	return hs->regions + hs->nr_regions;
 }
 
-/* Moves what did not fit to the ring, as far as it fits now. */
+/* Moves the spares to the ring, as far as they fit now. */
 void hotsnap_drain(struct kvm_hotsnap *hs);
 
 void hotsnap_free_spares(struct kvm_hotsnap *hs);

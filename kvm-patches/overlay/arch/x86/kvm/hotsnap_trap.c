@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * HotSnap: the traps themselves. What the MMU asks when a guest faults, what
- * KVM calls before it writes, and the ring to which it saves pages then. See
+ * HotSnap: the traps themselves. The MMU's questions when a guest faults, KVM's
+ * calls before it writes, and the ring to which KVM then saves pages. See
  * hotsnap.c for the rules.
  */
 #include <linux/mm.h>
@@ -99,7 +99,7 @@ int kvm_hotsnap_guest_write(struct kvm_vcpu *vcpu, struct kvm_page_fault *fault)
 	    !kvm_hotsnap_range_unsaved(vcpu->kvm, fault->slot, fault->gfn,
 				       PG_LEVEL_4K))
 		return RET_PF_CONTINUE;
-	/* Not the vCPU's own instruction: it will come to that. */
+	/* Not the vCPU's own instruction, which it will come to later. */
 	if (fault->prefetch)
 		return RET_PF_RETRY;
 	vcpu->run->exit_reason = KVM_EXIT_HOTSNAP;
@@ -126,7 +126,7 @@ static struct kvm_hotsnap_entry *hotsnap_entry_of(struct kvm_hotsnap *hs,
 /* Hands out the next entry, if there is room. Under ring_lock. */
 static bool hotsnap_reserve(struct kvm_hotsnap *hs, u32 *index)
 {
-	/* Pairs with user space: what it took from an entry it has read. */
+	/* Pairs with user space, which has read an entry before it takes it. */
 	u32 tail = smp_load_acquire(&hs->ring->tail);
 
 	if (hs->head - tail >= hs->nr_entries)
@@ -165,7 +165,7 @@ void hotsnap_free_spares(struct kvm_hotsnap *hs)
 }
 
 /*
- * Of the process that drives the VM, and charged to it. No more than there are
+ * Memory of the process that drives the VM, charged to it. No more spares than
  * pages: bits that user space clears again must not make KVM fill all memory.
  */
 static struct hotsnap_spare *hotsnap_alloc_spare(struct kvm_hotsnap *hs)
@@ -188,7 +188,7 @@ static struct hotsnap_spare *hotsnap_alloc_spare(struct kvm_hotsnap *hs)
 
 /*
  * There is no copy of this page. The guest comes first: it goes on as if there
- * was one, and user space gives the snapshot up.
+ * were one, and user space gives the snapshot up.
  */
 static void hotsnap_lose(struct kvm_hotsnap *hs, unsigned long nr,
 			 unsigned long *bitmap)
@@ -213,7 +213,7 @@ static int hotsnap_save(struct kvm_hotsnap *hs, unsigned long addr,
 	bool room;
 
 	spin_lock(&hs->ring_lock);
-	/* Behind what waits already: the order is that of the writes. */
+	/* After the waiting spares: the order is that of the writes. */
 	room = !hs->nr_spares && hotsnap_reserve(hs, &index);
 	spin_unlock(&hs->ring_lock);
 	if (!room) {

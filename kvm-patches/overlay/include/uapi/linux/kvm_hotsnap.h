@@ -22,7 +22,7 @@ struct kvm_hotsnap_exit {
 	__u64 hva;		/* its user address */
 };
 
-/* User memory that a snapshot saves; one bit of the bitmap a page of 4 KiB. */
+/* User memory that a snapshot saves; its bitmap has one bit a page of 4 KiB. */
 struct kvm_hotsnap_region {
 	__u64 userspace_addr;	/* in: page aligned */
 	__u64 bytes;		/* in: page aligned */
@@ -53,7 +53,7 @@ struct kvm_hotsnap_ring {
 
 #define KVM_HOTSNAP_ENTRY_EMPTY		0	/* not filled yet */
 #define KVM_HOTSNAP_ENTRY_PAGE		1	/* the page at @addr, as at the cut */
-#define KVM_HOTSNAP_ENTRY_VOID		2	/* nothing: someone else was faster */
+#define KVM_HOTSNAP_ENTRY_VOID		2	/* no page: others were first */
 
 struct kvm_hotsnap_entry {
 	__u64 addr;		/* user address of the page */
@@ -77,9 +77,9 @@ struct kvm_hotsnap_range {
 
 #define KVM_HOTSNAP_IOC			0xAE
 
-/* Of the VM; returns a file descriptor. */
+/* A call to the VM; returns a file descriptor. */
 #define KVM_HOTSNAP_CREATE  _IOWR(KVM_HOTSNAP_IOC, 0xf0, struct kvm_hotsnap_create)
-/* Of that descriptor. */
+/* Calls to that descriptor. */
 #define KVM_HOTSNAP_ARM     _IOW(KVM_HOTSNAP_IOC, 0xf1, struct kvm_hotsnap_arm)
 #define KVM_HOTSNAP_RELEASE _IOW(KVM_HOTSNAP_IOC, 0xf2, struct kvm_hotsnap_range)
 #define KVM_HOTSNAP_DRAIN   _IO(KVM_HOTSNAP_IOC, 0xf3)
