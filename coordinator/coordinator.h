@@ -36,7 +36,7 @@ class Coordinator final : private PeerOutlet, private InitiatorOutlet, private L
     void local(const member::LocalEvent &event, uint64_t now_us);
     void ignore_event() { peer_.ignore_event(); } // counts an event of an unknown kind
 
-    // After an error inside: ends the run of this member.
+    // After an error inside: ends any run that is on here.
     void give_up(const std::string &reason, uint64_t now_us);
 
     std::optional<Action> next_action();

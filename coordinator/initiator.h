@@ -72,7 +72,7 @@ class Initiator final : private InitiatorEngine {
 
     const Stage &stage() const { return stages_[stage_]; }
     bool in_stage() const { return at_ == At::stage; }
-    // No abort is possible: the run is over, is being undone, or is being decided.
+    // Neither members nor the user can end the run: it is over, being undone, or being decided.
     bool is_closed() const { return !in_stage() || stage().decided_by; }
     bool is_complete(size_t member) const; // the run needs the member no more, even if it is lost
 

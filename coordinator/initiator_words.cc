@@ -66,7 +66,7 @@ void Initiator::on_answer(size_t member, const Message &message) {
 }
 
 void Initiator::on_unexpected(size_t member, const char *type) {
-    if (!is_closed()) { // else the message may have crossed the abort
+    if (!is_closed()) { // else it may have crossed a message of ours
         abort(describe(member) + " sent an unexpected " + type);
     }
 }

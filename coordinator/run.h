@@ -3,7 +3,7 @@
 //
 // A run has two halves. The initiator's half is a table of stages, carried out by the Initiator; it
 // lives in the member that leads. The peer's half is an object with states of its own, carried out
-// by the Peer; it lives in every member. The engines hold what all runs have in common: connecting,
+// by the Peer; it lives in every member. The engines hold the common parts of all runs: connecting,
 // barriers, deadlines, signs of life, the abort, the loss of a member or of the initiator, the
 // reports to the user. They know no run. runs.h lists the runs.
 #ifndef HOTSNAP_COORDINATOR_RUN_H

@@ -136,7 +136,7 @@ void SnapshotInitiator::expect() {
     std::vector<PairCounts> expected(record_.members.size());
     for (const MemberRecord &member : record_.members) {
         for (const auto &[pair, segments] : member.cut.white_sent) {
-            if (const auto to = table_.find(pair.second)) { // take_cut() has checked that it is
+            if (const auto to = table_.find(pair.second)) { // always: take_cut() has checked it
                 expected[to->member][pair] = segments;
             }
         }

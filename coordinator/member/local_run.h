@@ -91,7 +91,7 @@ class LocalRun {
     void demand(Step step, Owed owed);
     void demand_task(hs_task task);
     bool settle_debt(Owed owed); // false, and counted, when this answer is not owed
-    bool take_back_demand();     // false when the machine has taken the step already
+    bool take_back_demand();     // of a step that is not taken yet; false when there is none
     void tell(LocalEvent event) { steps_.push_back(Tell{std::move(event)}); }
 
     const std::string name_;
@@ -102,7 +102,7 @@ class LocalRun {
 
     State state_ = State::idle;
     Owed owed_ = Owed::nothing;
-    hs_task task_ = HS_TASK_PREPARE; // the one whose answer is owed
+    hs_task task_ = HS_TASK_PREPARE; // the one whose answer is owed, if any is
     std::deque<Step> steps_;         // not taken yet
 
     // The run; meaningless when idle.

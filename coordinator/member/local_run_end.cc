@@ -8,7 +8,7 @@
 //   wait      `ending`: the machine still owes an answer. The step under way notices the abort
 //             and ends; nothing is undone beside it.
 //   undo      `undoing`: first the task, which lets go of memory and removes files; then the main
-//             loop's part, the disks. Last, the machine forgets the run and the coordinator hears
+//             loop's part, the disks. Last, the machine forgets the run and the coordinator gets
 //             Aborted.
 #include "member/local_run.h"
 

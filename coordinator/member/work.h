@@ -25,7 +25,7 @@ struct PrepareWork { // -> Prepared
     std::string initiator;
     bool leads = false; // this member is the initiator
     bool coloring = true;
-    Json options = Json::object(); // as the user gave them; the machine knows what they mean
+    Json options = Json::object(); // as the user gave them; the machine knows their meaning
 };
 
 struct InstallWork { // -> Installed

@@ -8,7 +8,7 @@
  *  2. Sizes and offsets are bytes, durations microseconds (`_us`) and instants CLOCK_MONOTONIC
  *     nanoseconds (`_ns`), unless a name says otherwise.
  *  3. Functions that can fail take `char **error`. On failure they return false or NULL and, when
- *     `error` is not NULL, store a message (one line, says what to do) to be freed with
+ *     `error` is not NULL, store a message (one line, with the remedy) to be freed with
  *     hs_string_free(). On success *error is untouched.
  *  4. No C++ exception crosses these interfaces.
  */

@@ -16,7 +16,7 @@
  *   ARM            I>P  all run: coloring white, memory protected       ARMED               P>I
  *   SNAPSHOT       I>P  the cut (or earlier, at the first red frame)    TRANSIENT_SNAP_FIN  P>I
  *                       carries the white counts
- *   ALL_TRANSIENT_SNAP_FIN  I>P  carries what to expect on each channel CHANNELS_FIN        P>I
+ *   ALL_TRANSIENT_SNAP_FIN  I>P  carries the expected counts by channel CHANNELS_FIN        P>I
  *   COLORING_END   I>P  all channels are closed: frames go natural
  *                       background copies run                           FULL_SNAP_FIN       P>I
  *   ALL_FULL_SNAP_FIN  I>P  the bundle is published
