@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What a member asks of its caller, and how its two roles ask for it. The coordinator implements
-// the outlets; so can a test.
+// The actions that a member asks of its caller, and the outlets through which its two roles ask.
+// The coordinator implements the outlets; a test can do so, too.
 #ifndef HOTSNAP_COORDINATOR_ACTIONS_H
 #define HOTSNAP_COORDINATOR_ACTIONS_H
 
@@ -27,7 +27,7 @@ struct Action {
     std::optional<member::LocalWork> work = {}; // of HS_DO_WORK
 };
 
-// Work for the machine of this member, and words to its user (HS_SAY_*).
+// Work for this member's machine, and reports to its user (HS_SAY_*).
 class LocalOutlet {
   public:
     virtual void work(member::LocalWork work) = 0;
@@ -50,11 +50,11 @@ class PeerOutlet : public LocalOutlet {
 // Members are numbered as in the initiator's list; one of them is this member itself.
 class InitiatorOutlet : public LocalOutlet {
   public:
-    virtual void connect(size_t member) = 0; // -> member_up or member_down
+    virtual void connect(size_t member) = 0; // -> on_member_up or on_member_down
     virtual void send(size_t member, const Message &message) = 0;
     // To all in `members`; the message is encoded once.
     virtual void broadcast(const std::vector<size_t> &members, const Message &message) = 0;
-    virtual void disconnect(size_t member) = 0; // after what was sent
+    virtual void disconnect(size_t member) = 0; // after all that was sent to it
 
   protected:
     ~InitiatorOutlet() = default;

@@ -22,9 +22,9 @@ std::string text_or(const char *text, const char *otherwise) {
 }
 
 /*
- * Runs an event. Whatever goes wrong inside must end the run, not the virtual machine: no exception
- * is expected here, but none may cross the interface either. When not even the run can be ended,
- * for lack of memory, the next event ends it.
+ * Runs an event. An error inside must end the run, not the virtual machine: no exception is
+ * expected here, but none may cross the interface either. When memory does not even suffice to end
+ * the run, the next event ends it.
  */
 template <typename Body> void event(hs_coordinator *c, uint64_t now_us, Body body) {
     char *error = nullptr;

@@ -13,7 +13,7 @@ Coordinator::Coordinator(std::string name)
     }
 }
 
-// The user.
+// Commands of the user.
 
 void Coordinator::initiate(Request::Kind kind, const Json &json, uint64_t now_us) {
     advance(now_us);
@@ -26,7 +26,7 @@ void Coordinator::initiate(Request::Kind kind, const Json &json, uint64_t now_us
                        "members; try again when it has finished");
     }
     Request request = Request::parse(kind, name_, json);
-    // Unique without randomness: a member that was restarted finds a later time.
+    // Unique without randomness: after a restart of this member the time is later.
     const std::string run = name_ + "/" + std::to_string(now_us_) + "/" + std::to_string(++runs_);
     links_.set_targets(request.members, request.self);
     initiator_ = std::make_unique<Initiator>(
@@ -43,7 +43,7 @@ void Coordinator::cancel(const std::string &reason, uint64_t now_us) {
     after_event();
 }
 
-// The machine.
+// Events of the machine.
 
 void Coordinator::local(const member::LocalEvent &event, uint64_t now_us) {
     advance(now_us);
@@ -103,7 +103,7 @@ void Coordinator::on_target_down(size_t target, const std::string &reason) {
     }
 }
 
-// What the roles ask for.
+// Actions of the two roles.
 
 void Coordinator::reply(hs_link id, Message message) {
     if (id == 0) {
@@ -177,7 +177,7 @@ void Coordinator::after_event() {
         initiator_.reset();
         links_.clear_targets();
     }
-    if (finished_) { // the last word of a run, after this member's own part has ended, too
+    if (finished_) { // the last report of a run: this member's own part has ended, too
         emit(std::move(*finished_));
         finished_.reset();
     }
@@ -193,7 +193,7 @@ void Coordinator::after_event() {
 
 void Coordinator::tick(uint64_t now_us) {
     advance(now_us);
-    timer_us_ = never; // it has fired: what is due again must be asked for again
+    timer_us_ = never; // it has fired: the next one must be asked for anew
     links_.tick(now_us_);
     peer_.tick(now_us_);
     if (initiator_) {

@@ -29,14 +29,14 @@ class Coordinator final : private PeerOutlet, private InitiatorOutlet, private L
     void link_up(hs_link link, bool inbound, const std::string &address, uint64_t now_us);
     void link_down(hs_link link, const std::string &address, const std::string &reason,
                    uint64_t now_us);
-    // Whether the run that is on still waits for a connection to that address.
+    // Whether the present run still waits for a connection to that address.
     bool wants(const std::string &address) const { return links_.wants(address); }
     void bytes(hs_link link, std::span<const uint8_t> data, uint64_t now_us);
     void tick(uint64_t now_us);
     void local(const member::LocalEvent &event, uint64_t now_us);
-    void ignore_event() { peer_.ignore_event(); } // one that nobody knows
+    void ignore_event() { peer_.ignore_event(); } // counts an event of an unknown kind
 
-    // After an error inside: ends what is on here.
+    // After an error inside: ends any run that is on here.
     void give_up(const std::string &reason, uint64_t now_us);
 
     std::optional<Action> next_action();

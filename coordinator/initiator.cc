@@ -31,7 +31,7 @@ void Initiator::start(uint64_t now_us) {
     on_member_up(request_.self, now_us);
 }
 
-// Members come and go.
+// Connections.
 
 void Initiator::on_member_up(size_t member, uint64_t now_us) {
     now_us_ = now_us;
@@ -66,7 +66,7 @@ void Initiator::on_member_down(size_t member, const std::string &reason, uint64_
     participant.up = false;
     participant.gone = true;
     if (at_ == At::abort) {
-        answered(member); // it undoes its part alone
+        answered(member); // a lost member undoes its part alone
     } else if (is_complete(member)) {
         log_.warnings.push_back(describe(member) + " was lost (" + reason +
                                 ") after its part was complete; its files are kept");
@@ -89,7 +89,7 @@ void Initiator::open_barrier() {
 void Initiator::enter(size_t index) {
     stage_ = index;
     open_barrier();
-    if (stage().silence_counts) { // from here
+    if (stage().silence_counts) { // from the entry on
         for (Participant &participant : participants_) {
             participant.heard_us = now_us_;
         }
@@ -103,7 +103,7 @@ void Initiator::enter(size_t index) {
         stage().begin();
     }
     if (stage().waits) {
-        tick(now_us_); // for no time at all, perhaps
+        tick(now_us_); // the stage may wait for no time at all
     }
 }
 
@@ -210,7 +210,7 @@ void Initiator::finish(const std::string &text, bool failed) {
     out_.say(HS_SAY_FINISHED, full_text, failed);
 }
 
-// Time.
+// Timers.
 
 uint64_t Initiator::deadline() const {
     return std::min(stage_deadline_, heartbeat_deadline_);

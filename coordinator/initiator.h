@@ -2,13 +2,13 @@
 // The part of a member that leads one run over all members, itself included: it takes all of them
 // from barrier to barrier, or undoes the run on all of them. It lives as long as the run.
 //
-// It knows no run: the stages of this one are in a table (run.h), and two follow any of them:
+// It knows no run: the stages come from the run's table (run.h). Two follow any of them:
 //
 //   stage | stage | ... | done
-//   any of them but a deciding one may go to:  abort | done
+//   any stage but a deciding one may go to:  abort | done
 //
-// A stage ends when every member has answered it ("|" is a barrier), or in an abort: a refusal, a
-// failure, a lost member, a deadline, a message out of turn, the user.
+// A stage ends when every member has answered it ("|" is a barrier), or in an abort: after a
+// refusal, a failure, a lost member, a deadline, a message out of turn, or by the user.
 #ifndef HOTSNAP_COORDINATOR_INITIATOR_H
 #define HOTSNAP_COORDINATOR_INITIATOR_H
 
@@ -31,7 +31,7 @@ class Initiator final : private InitiatorEngine {
     void on_member_up(size_t member, uint64_t now_us);
     void on_member_down(size_t member, const std::string &reason, uint64_t now_us);
     void on_message(size_t member, const Message &message, uint64_t now_us);
-    // Of this member's own machine. False when it is not for the initiator.
+    // Of this member's own machine. False when the event is not for the initiator.
     bool on_local(const member::LocalEvent &event, uint64_t now_us);
     void cancel(const std::string &reason, uint64_t now_us);
     void fail(const std::string &reason, uint64_t now_us); // of this process
@@ -46,9 +46,9 @@ class Initiator final : private InitiatorEngine {
     enum class At : uint8_t { stage, abort, done };
 
     struct Participant {
-        bool up = false;       // it was sent the opening
-        bool gone = false;     // was lost, or never came up
-        bool answered = false; // this stage's barrier
+        bool up = false;       // the opening was sent to it
+        bool gone = false;     // it was lost, or never came up
+        bool answered = false; // it has answered this stage
         uint64_t heard_us = 0;
         uint64_t done = 0, total = 0;
     };
@@ -67,19 +67,19 @@ class Initiator final : private InitiatorEngine {
     void handle(size_t member, const Aborted &m);
     void handle(size_t member, const ErrorMessage &m);
     void on_answer(size_t member, const Message &message);
-    // Ends the run: the member is not sane.
+    // Ends the run: the member breaks the protocol.
     void on_unexpected(size_t member, const char *type);
 
     const Stage &stage() const { return stages_[stage_]; }
     bool in_stage() const { return at_ == At::stage; }
-    // Nobody can end the run: it is over, is being undone, or is being decided.
+    // Neither members nor the user can end the run: it is over, being undone, or being decided.
     bool is_closed() const { return !in_stage() || stage().decided_by; }
-    bool is_complete(size_t member) const; // whatever becomes of it, the run needs it no more
+    bool is_complete(size_t member) const; // the run needs the member no more, even if it is lost
 
     void enter(size_t stage);
     void open_barrier();
     void next_stage();
-    void answered(size_t member); // passes the barrier when it was the last
+    void answered(size_t member); // passes the barrier after the last member's answer
     void pass_barrier();
     void succeed();
     void abort(const std::string &reason);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What an initiator makes of its members' messages, and what it says.
+// An initiator's handling of its members' messages, its own messages, and its status.
 #include "initiator.h"
 
 namespace hotsnap::cluster {
@@ -10,7 +10,7 @@ constexpr uint64_t progress_interval_us = 100'000;
 
 } // namespace
 
-// Messages.
+// Messages received.
 
 void Initiator::on_message(size_t member, const Message &message, uint64_t now_us) {
     now_us_ = now_us;
@@ -50,13 +50,13 @@ void Initiator::on_answer(size_t member, const Message &message) {
             return;
         }
     }
-    if (waits) { // a member is ahead of the others: let them follow
+    if (waits) { // the member is ahead of the others: they shall follow
         next_stage();
         if (!in_stage()) {
             return;
         }
     }
-    if (stage().completes) { // whatever it said last
+    if (stage().completes) { // the member's last PROGRESS may have said less
         Participant &participant = participants_[member];
         done_bytes_ += participant.total - participant.done;
         participant.done = participant.total;
@@ -66,7 +66,7 @@ void Initiator::on_answer(size_t member, const Message &message) {
 }
 
 void Initiator::on_unexpected(size_t member, const char *type) {
-    if (!is_closed()) { // else it may have crossed
+    if (!is_closed()) { // else it may have crossed a message of ours
         abort(describe(member) + " sent an unexpected " + type);
     }
 }
@@ -112,7 +112,7 @@ void Initiator::handle(size_t member, const ErrorMessage &m) {
     }
 }
 
-// Words.
+// Messages sent, and status.
 
 std::string Initiator::describe(size_t member) const {
     return "member '" + request_.members[member].name + "'";

@@ -6,7 +6,7 @@ namespace hotsnap::cluster {
 namespace {
 
 constexpr uint64_t hello_timeout_us = 10'000'000;
-// Anybody who can connect may make a member keep as much, before it has said its name.
+// Any process that can connect can make a member buffer as much before HELLO.
 constexpr size_t largest_before_hello = size_t{64} << 10;
 
 std::shared_ptr<const std::string> encoded(const Message &message, std::string &error) {
@@ -43,7 +43,7 @@ std::optional<size_t> Links::target_at(const std::string &address) const {
 void Links::connect(size_t target) {
     const std::string &address = targets_[target].address;
     if (connects_[address]++ > 0) {
-        connects_[address]--; // one of an aborted run is still under way: it will do
+        connects_[address]--; // an attempt of an aborted run is still under way, and suffices
         return;
     }
     user_.emit({.kind = HS_DO_CONNECT, .text = address});
@@ -62,7 +62,7 @@ void Links::disconnect(size_t target) {
     }
 }
 
-// Up and down.
+// Connections.
 
 void Links::up(hs_link id, bool inbound, const std::string &address, uint64_t now_us) {
     if (id == 0 || links_.contains(id)) {
@@ -73,7 +73,7 @@ void Links::up(hs_link id, bool inbound, const std::string &address, uint64_t no
     if (!inbound) {
         connect_answered(address);
         target = target_at(address);
-        if (!target) { // of a run that is over
+        if (!target) { // the run that wanted it is over
             user_.emit({.kind = HS_DO_CLOSE, .link = id});
             return;
         }
@@ -137,7 +137,7 @@ Links::Link Links::forget(LinkMap::iterator at) {
     return link;
 }
 
-// Time.
+// Timers.
 
 void Links::tick(uint64_t now_us) {
     while (!hello_waits_.empty() && hello_waits_.begin()->first <= now_us) {
@@ -251,7 +251,7 @@ void Links::send(hs_link id, const Message &message) {
     std::string error;
     auto data = encoded(message, error);
     if (!data) {
-        data = encoded(ErrorMessage{error}, error); // short, and it ends the run with a reason
+        data = encoded(ErrorMessage{error}, error); // it is short, and ends the run with a reason
     }
     user_.emit({.kind = HS_DO_SEND, .link = id, .data = std::move(data)});
 }

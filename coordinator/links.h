@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Who is connected: connections, the HELLO on each, messages out of bytes and back, and the
-// connections that are dropped for what they brought. Inbound ones come from other members'
-// initiators; outbound ones lead to the targets of the run that this member leads.
+// The connections: the HELLO on each, messages from bytes and back, and the drop of those that
+// brought bad input. Inbound connections come from the initiators of other members; outbound ones
+// lead to the targets of the run that this member leads.
 #ifndef HOTSNAP_COORDINATOR_LINKS_H
 #define HOTSNAP_COORDINATOR_LINKS_H
 
@@ -19,7 +19,7 @@
 
 namespace hotsnap::cluster {
 
-// Hears what comes of the links. A target is a member in the list of Links::set_targets().
+// Takes the events of the links. A target is a member in the list of Links::set_targets().
 class LinkUser {
   public:
     virtual void on_inbound_message(hs_link link, const std::string &from, const Message &) = 0;
@@ -27,7 +27,7 @@ class LinkUser {
     virtual void on_target_up(size_t target) = 0; // it has said HELLO
     virtual void on_target_message(size_t target, const Message &message) = 0;
     virtual void on_target_down(size_t target, const std::string &reason) = 0;
-    virtual void on_ignored() = 0; // an event without sense
+    virtual void on_ignored() = 0; // an event that makes no sense
     virtual void emit(Action action) = 0;
 
   protected:
@@ -38,7 +38,7 @@ class Links {
   public:
     Links(std::string self, LinkUser &user) : self_(std::move(self)), user_(user) {}
 
-    // Of the run that begins, or none. All outbound links have been closed by then.
+    // The targets of the run that begins, or none. All outbound links have been closed before.
     void set_targets(std::vector<Request::Target> targets, size_t self);
     void clear_targets() { targets_.clear(); }
     void connect(size_t target);
@@ -48,18 +48,18 @@ class Links {
     void up(hs_link id, bool inbound, const std::string &address, uint64_t now_us);
     void down(hs_link id, const std::string &address, const std::string &reason);
     void feed(hs_link id, std::span<const uint8_t> data);
-    // One message of what was fed: to be called until it is false. A message may close this link,
-    // or any other.
+    // Handles one message of the bytes that were fed; to be called until it returns false. A
+    // message may close this link, or any other.
     bool take_message(hs_link id);
     void tick(uint64_t now_us);
     uint64_t deadline() const;
-    // Is the connection to this address still to be made?
+    // Whether the connection to this address is still to be made.
     bool wants(const std::string &address) const { return target_at(address).has_value(); }
 
     bool contains(hs_link id) const { return links_.contains(id); }
     void send(hs_link id, const Message &message);
-    // To all of `targets` that are connected; the message is encoded once. Returns why it could
-    // not be sent to any, or nothing.
+    // To all of `targets` that are connected; the message is encoded once. Returns why it was sent
+    // to none of them, or nothing.
     std::string broadcast(const std::vector<size_t> &targets, const Message &message);
     void close(hs_link id);
 
@@ -75,13 +75,13 @@ class Links {
     struct Target {
         std::string name;
         std::string address;
-        hs_link link = 0; // none (yet, or any more)
+        hs_link link = 0; // 0: not connected yet, or not any more
     };
     using LinkMap = std::map<hs_link, Link>;
 
     void on_message(hs_link id, const std::string &text);
     void on_hello(hs_link id, const Hello &hello);
-    // Gives the link up: the other side is told why, and its user here is too.
+    // Gives the link up, and tells the reason to the other side and to the link's user here.
     void drop(hs_link id, const std::string &reason);
     void on_down(const Link &link, hs_link id, const std::string &reason);
     Link forget(LinkMap::iterator at);

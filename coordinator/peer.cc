@@ -7,7 +7,7 @@ namespace hotsnap::cluster {
 
 namespace {
 
-constexpr uint64_t shortest_heartbeat_us = 10'000; // whatever the initiator asks for
+constexpr uint64_t shortest_heartbeat_us = 10'000; // even if the initiator asks for less
 constexpr uint64_t progress_interval_us = 200'000;
 
 } // namespace
@@ -41,7 +41,7 @@ void Peer::on_message(hs_link link, const std::string &initiator, const Message 
     } else if (std::holds_alternative<Heartbeat>(message)) {
         return;
     } else if (aborting_) {
-        ignored_++; // it crossed, was sent before the abort was known: not worth a word
+        ignored_++; // sent before the abort was known: it needs no answer
     } else if (const char *state = state_name(); !half_->on_message(message)) {
         ignored_++;
         reply(ErrorMessage{std::string(type_of(message)) + " is not expected by a member that is " +
@@ -84,7 +84,7 @@ void Peer::begin(const PeerRunKind &kind, hs_link link, const std::string &initi
 
 void Peer::on_foreign(hs_link link, const Message &message) {
     if (std::holds_alternative<Abort>(message)) {
-        out_.reply(link, Aborted{run_of(message), ""}); // nothing of it is left here
+        out_.reply(link, Aborted{run_of(message), ""}); // nothing of that run is left here
     } else if (!std::holds_alternative<Heartbeat>(message)) {
         ignored_++;
         out_.reply(link, ErrorMessage{std::string(type_of(message)) + ": run '" + run_of(message) +
@@ -103,7 +103,7 @@ void Peer::on_local(const member::LocalEvent &event, uint64_t now_us) {
     } else if (const auto *failed = std::get_if<member::Failed>(&event)) {
         fail(failed->error.empty() ? "the local step failed without a reason" : failed->error);
     } else if (std::holds_alternative<member::Beat>(event)) {
-        if (in_half()) { // a beat between runs is no mistake of anybody's
+        if (in_half()) { // a beat between runs is no error
             half_->on_local(event);
         }
     } else if (!in_half() || !half_->on_local(event)) {
@@ -128,7 +128,7 @@ void Peer::on_aborted(const member::Aborted &aborted) {
         ignored_++;
         return;
     }
-    reply(Aborted{run_, aborted.error}); // what could not be undone
+    reply(Aborted{run_, aborted.error}); // the parts that could not be undone
     finish("aborted");
 }
 
@@ -138,7 +138,7 @@ void Peer::fail(const std::string &reason) {
         return;
     }
     if (aborting_) {
-        return; // of a step that the abort found under way; member::Aborted is still due
+        return; // the step was under way at the abort; member::Aborted is still due
     }
     const Failing failing = half_->state().failing;
     if (failing == Failing::refuses) {
@@ -158,7 +158,7 @@ void Peer::begin_abort(const std::string &reason) {
     out_.work(member::AbortWork{reason});
 }
 
-// The initiator's end.
+// Loss of the initiator, and the end of the run.
 
 void Peer::on_link_down(hs_link link, const std::string &reason, uint64_t now_us) {
     on_event(now_us);
@@ -209,7 +209,7 @@ void Peer::finish(const char *phase) {
     aborting_ = false;
 }
 
-// Time.
+// Timers.
 
 uint64_t Peer::heartbeat_us() const {
     return std::max(half_->heartbeat_us(), shortest_heartbeat_us);
@@ -248,7 +248,7 @@ void Peer::tick(uint64_t now_us) {
     }
 }
 
-// Words.
+// Messages sent, and status.
 
 void Peer::reply(Message message) {
     if (link_alive_) {
@@ -264,7 +264,7 @@ void Peer::send_progress() {
 void Peer::say_phase(const char *phase) {
     phase_ = phase;
     if (link_ == 0) {
-        return; // the initiator speaks for this member
+        return; // this member's initiator tells the user
     }
     out_.say(HS_SAY_PHASE, to_text({{"epoch", half_->epoch()},
                                     {"tag", half_->tag()},

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The part of a member in a run, whoever initiated it: the run's peer half does the local work and
-// reports (run.h); this engine begins and ends it, shows signs of life and watches for those of the
-// initiator. One run at a time. It knows no run:
+// The part of a member in a run, whichever member leads it: the run's peer half gives the local
+// work and reports (run.h); this engine begins and ends the half, sends signs of life and watches
+// for those of the initiator. One run at a time. It knows no run:
 //
 //   idle --opening message--> states of the peer half --> idle
-//   any of them --ABORT, a local failure, the initiator lost--> aborting --member::Aborted--> idle
+//   any state --ABORT, a local failure, the initiator lost--> aborting --member::Aborted--> idle
 #ifndef HOTSNAP_COORDINATOR_PEER_H
 #define HOTSNAP_COORDINATOR_PEER_H
 
@@ -21,7 +21,7 @@ class Peer final : private PeerEngine {
     Peer(std::string self, PeerOutlet &out, std::span<const PeerRunKind> kinds)
         : self_(std::move(self)), out_(out), kinds_(kinds) {}
 
-    // Events. `link` is where it came from, `initiator` the name at its other end.
+    // Events. `link` is the one that brought the message, `initiator` the name at its other end.
     void on_message(hs_link link, const std::string &initiator, const Message &message,
                     uint64_t now_us);
     void on_local(const member::LocalEvent &event, uint64_t now_us);
@@ -57,7 +57,7 @@ class Peer final : private PeerEngine {
     const PeerRunKind *opened_by(const Message &message) const;
     void begin(const PeerRunKind &kind, hs_link link, const std::string &initiator,
                const Message &opening);
-    void on_foreign(hs_link link, const Message &message); // of a run that is not this one
+    void on_foreign(hs_link link, const Message &message); // of another run
     void on_progress(const member::Progress &progress);
     void on_aborted(const member::Aborted &aborted);
     void begin_abort(const std::string &reason);
@@ -80,7 +80,7 @@ class Peer final : private PeerEngine {
     Json last_ = Json::object(); // how the last run ended, for the status
 
     std::unique_ptr<PeerRun> half_; // none: idle
-    std::unique_ptr<PeerRun> over_; // has ended within this event, and may still be executing
+    std::unique_ptr<PeerRun> over_; // ended within this event, and may still be executing
     // The run; meaningless when idle.
     hs_link link_ = 0;
     bool link_alive_ = false;

@@ -30,7 +30,7 @@ class RestoreInitiator final : public InitiatorRun {
                  return "";
              }),
              .deadline_us = request_.start_timeout_us,
-             .cancels = false}, // members that START has reached run already
+             .cancels = false}, // members that have got START run already
         };
     }
     Message opening() const override {

@@ -5,8 +5,8 @@
 //
 // Peer:  loading > loaded --START--> starting > started --RESTORED--> over
 //
-// ">" is local work done and reported. START comes when all have loaded; from then on others may
-// run already, so a member without its initiator starts, and runs on.
+// ">" is local work done and reported. START comes when all members have loaded. From then on other
+// members may run already, so a member that has lost its initiator starts, and runs on.
 #ifndef HOTSNAP_COORDINATOR_RESTORE_RUN_H
 #define HOTSNAP_COORDINATOR_RESTORE_RUN_H
 

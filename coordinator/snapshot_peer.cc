@@ -69,7 +69,7 @@ class SnapshotPeer final : public PeerRun {
     bool in(std::initializer_list<State> states) const {
         return std::find(states.begin(), states.end(), state_) != states.end();
     }
-    void promise(); // when this member's part is complete and coloring has ended
+    void promise(); // if this member's part is complete and coloring has ended
 
     PeerEngine &engine_;
     const Prepare opening_;
@@ -149,7 +149,7 @@ bool SnapshotPeer::handle(const Arm &) {
 }
 
 bool SnapshotPeer::handle(const Snapshot &) {
-    // Late, if a red frame was faster: the cut is under way or done.
+    // Late when a red frame was faster: the cut is under way or done.
     if (!in({State::armed, State::cutting, State::cut})) {
         return false;
     }

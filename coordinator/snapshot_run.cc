@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The initiator's half of a snapshot; snapshot_peer.cc has the peer's.
+// The initiator's half of a snapshot; snapshot_peer.cc has the peer's half.
 #include "snapshot_run.h"
 
 #include <algorithm>
@@ -29,14 +29,14 @@ class SnapshotInitiator final : public InitiatorRun {
     uint64_t epoch() const override { return record_.epoch; }
 
   private:
-    std::string number_epoch(); // returns why it cannot be, or nothing
+    std::string number_epoch(); // returns why the run must be aborted, or nothing
     void install();
     void expect();
     std::string take_cut(size_t member, const TransientSnapFin &m);
 
     InitiatorEngine &engine_;
     const Request &request_;
-    RunRecord record_; // what goes into the manifest
+    RunRecord record_; // for the manifest
     std::vector<Member> members_;
     MemberTable table_;
 };
@@ -58,8 +58,8 @@ std::vector<Stage> SnapshotInitiator::stages() {
          .begin = [this] { engine_.broadcast(Arm{engine_.run()}); },
          .answer = answer<Armed>(),
          .deadline_us = request_.arm_timeout_us},
-        // Uncolored frames, sent before their sender was armed, arrive. A member whose cut is
-        // faster sends red frames now; nothing was cut before all were armed, so that is sound.
+        // Uncolored frames, sent before their sender was armed, arrive meanwhile. A member whose
+        // cut is faster may send red frames now. That is sound: all were armed before any cut.
         {.deadline_us = request_.settle_us, .waits = true},
         {.phase = "snapshot",
          .begin = [this] { engine_.broadcast(Snapshot{engine_.run()}); },
@@ -81,7 +81,7 @@ std::vector<Stage> SnapshotInitiator::stages() {
          }),
          .deadline_us = request_.full_timeout_us,
          .silence_counts = true,
-         .loss = Loss::aborts_unless_answered, // all channels are closed, and its part is durable
+         .loss = Loss::aborts_unless_answered, // channels are closed, the member's part is durable
          .completes = true},
         {.phase = "publish",
          .begin = [this] { engine_.work(member::PublishWork{result()}); },
@@ -136,7 +136,7 @@ void SnapshotInitiator::expect() {
     std::vector<PairCounts> expected(record_.members.size());
     for (const MemberRecord &member : record_.members) {
         for (const auto &[pair, segments] : member.cut.white_sent) {
-            if (const auto to = table_.find(pair.second)) { // as take_cut() made sure
+            if (const auto to = table_.find(pair.second)) { // always: take_cut() has checked it
                 expected[to->member][pair] = segments;
             }
         }

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // A cluster snapshot (docs/formats/protocol.md).
 //
-// Initiator: prepare | install | arm | (uncolored frames arrive) | snapshot | transient-fin | full
-// |
-//            publish
+// Initiator: prepare | install | arm | (uncolored frames arrive) | snapshot | transient-fin
+//            | full | publish
 //
 // Peer:  preparing > prepared --INSTALL--> installing > installed --ARM--> arming
 //        > armed --SNAPSHOT or a red frame--> cutting > cut --ALL_TRANSIENT_SNAP_FIN--> draining
@@ -16,12 +15,12 @@
 //   after it               initiator lost                   -> in doubt: keep all, VM runs on
 //                          local failure                    -> tell the initiator, wait
 //
-// The promise waits for COLORING_END, also when this member's part is complete before. A member
-// that is in doubt goes natural; had it promised while another still recorded, its frames, sent
-// after its cut, would be taken there for channel state of a bundle that is published all the same.
+// The promise waits for COLORING_END, even when this member's part is complete earlier. A member in
+// doubt goes natural. Had it promised while another member still recorded, its frames, sent after
+// its cut, would be taken there for channel state of a bundle that is published all the same.
 //
-// The decision is member::Published: before it nothing exists under the bundle's name; after it all
-// members' files are durable, and telling them is courtesy.
+// The decision is member::Published: before it nothing exists under the bundle's name. All members'
+// files are durable by then, so to tell the members is courtesy.
 #ifndef HOTSNAP_COORDINATOR_SNAPSHOT_RUN_H
 #define HOTSNAP_COORDINATOR_SNAPSHOT_RUN_H
 

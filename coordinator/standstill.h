@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Notices that the machine's main loop does not beat any more: it waits for the bundle's storage,
-// and while that has failed it hears no command, not even the one to give up.
+// Notices that the machine's main loop does not beat any more: the loop waits for the bundle's
+// storage, and if that has failed it takes no command, not even the one to give up.
 //
-// Seconds are counted, not measured: a process that was stopped, and a host that was suspended,
-// find nothing amiss when they go on. Part of one run, so that it ends with the run.
+// Seconds are counted, not measured: after a stop of the process, or a suspend of the host, the
+// watch goes on as if no time had passed. It is part of one run, and ends with it.
 #ifndef HOTSNAP_COORDINATOR_STANDSTILL_H
 #define HOTSNAP_COORDINATOR_STANDSTILL_H
 
@@ -17,7 +17,7 @@ class Standstill {
   public:
     static constexpr unsigned most_missed = 30;
 
-    // The watch begins with the first one: a machine that does not beat is not watched.
+    // The watch begins with the first beat: a machine that never beats is not watched.
     void beat(uint64_t now_us) {
         missed_ = 0;
         if (!ended_ && due_us_ == never) {
@@ -25,7 +25,7 @@ class Standstill {
         }
     }
 
-    // True, once, when the machine stands still.
+    // Returns true once when the machine stands still.
     bool tick(uint64_t now_us) {
         if (now_us < due_us_) {
             return false;

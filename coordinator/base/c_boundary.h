@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The boundary between C++ and C: every function of a C interface runs its body inside one of
-// these, so that no exception leaves it. hotsnap/base.h has the conventions of the C side.
+// The boundary between C++ and C: every function of a C interface runs its body in guarded(), so
+// that no exception leaves it. hotsnap/base.h has the conventions of the C side.
 #ifndef HOTSNAP_BASE_C_BOUNDARY_H
 #define HOTSNAP_BASE_C_BOUNDARY_H
 
@@ -10,13 +10,13 @@
 
 namespace hotsnap {
 
-// A malloc()ed copy, for hs_string_free(). NULL when memory is used up.
+// Returns a malloc()ed copy, for hs_string_free(); NULL when memory is used up.
 char *c_string(const std::string &text) noexcept;
 
 // Stores a copy of `text` in `*error`, unless `error` is NULL.
 void set_error(char **error, const char *text) noexcept;
 
-// Stores what the exception that is being handled says. To be called in a catch block.
+// Stores the message of the exception that is being handled. To be called in a catch block.
 void set_error_from_exception(char **error) noexcept;
 
 // Runs `body`, which returns a T; when it throws, stores the message and returns `failure`.
@@ -29,7 +29,7 @@ template <typename T, typename Body> T guarded(char **error, T failure, Body bod
     return failure;
 }
 
-// The same for a body without a result, which can fail in nothing that the caller could mend.
+// The same for a body without a result: the caller could mend none of its failures.
 template <typename Body> void guarded(Body body) noexcept {
     try {
         body();

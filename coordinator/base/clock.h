@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// CLOCK_MONOTONIC, the clock of every duration and instant in the libraries.
+// CLOCK_MONOTONIC, the clock of every duration and instant that the libraries measure.
 #ifndef HOTSNAP_BASE_CLOCK_H
 #define HOTSNAP_BASE_CLOCK_H
 
@@ -14,7 +14,7 @@ inline uint64_t now_ns() {
     return static_cast<uint64_t>(t.tv_sec) * 1'000'000'000u + static_cast<uint64_t>(t.tv_nsec);
 }
 
-// Rounded up, so that a duration that was not zero never reads as zero.
+// Rounds up, so that no duration above zero reads as zero.
 inline uint64_t ns_to_us(uint64_t ns) {
     return (ns + 999) / 1000;
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The one root of all exceptions of the libraries. The message is what the user reads: one line
-// that says what failed and what to do about it. base/c_boundary.h turns it into `char **error`.
+// The one root of all exceptions of the libraries. The user reads the message: one line that names
+// the failure and its remedy. base/c_boundary.h turns it into `char **error`.
 #ifndef HOTSNAP_BASE_ERROR_H
 #define HOTSNAP_BASE_ERROR_H
 

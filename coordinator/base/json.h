@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// JSON from outside: bounded in depth, and typed access that says what is wrong.
+// JSON from outside: bounded in depth, with typed access whose errors name the fault.
 #ifndef HOTSNAP_BASE_JSON_H
 #define HOTSNAP_BASE_JSON_H
 
@@ -15,18 +15,18 @@ namespace hotsnap {
 
 using Json = nlohmann::json;
 
-// Text that is not what it should be; what() is one line, for the user.
+// Input that is not well formed; what() is one line, for the user.
 struct BadInput : Error {
     using Error::Error;
 };
 
-// Throws BadInput. Refuses nesting deeper than 64, since serializing recurses; and more than a
-// million brackets, commas and colons, since what is passed on must be readable for QEMU, whose
-// parser takes 2^21 tokens: those, and at most one value for each.
+// Throws BadInput. Refuses nesting deeper than 64, since serializing recurses. Refuses more than a
+// million brackets, commas and colons, since QEMU must be able to read the JSON that is passed on:
+// its parser takes 2^21 tokens, which are these and at most one value for each.
 Json parse_json(std::string_view text);
 // NULL stands for {}; the result is an object.
 Json parse_object(const char *text);
-// Never throws on bytes that are not UTF-8: they are replaced.
+// Replaces bytes that are not UTF-8; never throws on them.
 std::string to_text(const Json &json);
 
 // Members of an object. They throw BadInput when the key is missing or of another type.

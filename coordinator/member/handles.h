@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What the opaque hs_work and hs_event of the C interfaces hold.
+// The contents of the opaque hs_work and hs_event of the C interfaces.
 #ifndef HOTSNAP_MEMBER_HANDLES_H
 #define HOTSNAP_MEMBER_HANDLES_H
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// A run's ordinary way, from the first work to the commit.
+// The ordinary course of a snapshot, from the first work to the commit.
 #include "member/local_run.h"
 
 #include <utility>
@@ -21,7 +21,7 @@ void LocalRun::work(LocalWork work) {
         std::visit([this](auto &one) { handle(one); }, work);
     } else if (std::holds_alternative<PrepareWork>(work) ||
                std::holds_alternative<LoadWork>(work)) {
-        // Its coordinator knows of no run here. It will abort, and that ends whatever there is.
+        // The coordinator knows of no run here. It will abort, which ends the run there is.
         tell(Failed{busy_reason});
     }
 }
@@ -47,7 +47,7 @@ void LocalRun::begun(const Fault &fault) {
         }
         return;
     }
-    // Nothing was made, so that nothing is to be undone.
+    // Nothing was made, so nothing is to be undone.
     const State before = std::exchange(state_, State::idle);
     if (before == State::ending) {
         tell(Aborted{});
@@ -91,7 +91,7 @@ void LocalRun::task_succeeded(hs_task task) {
     case HS_TASK_ARM:
         state_ = State::armed;
         tell(Armed{});
-        if (mediator_.armed()) { // one waits that came earlier
+        if (mediator_.armed()) { // a red frame that came earlier waits
             begin_cut("red-frame");
         }
         return;
@@ -128,8 +128,8 @@ void LocalRun::handle(InstallWork &work) {
 /*
  * Coloring begins before memory is protected, and `armed` is reached after it. A red frame that
  * comes in between is forged, or its sender heard of our ARMED sooner than this state machine did.
- * The mediator holds it, and what follows it, until our cut; a cut beside the task would find
- * memory half protected. So the cut is taken as soon as the task is done.
+ * The mediator holds it, and all frames after it, until our cut. A cut beside the task would find
+ * memory half protected, so the cut is taken as soon as the task is done.
  */
 void LocalRun::handle(ArmWork &) {
     mediator_.start_coloring();
@@ -137,7 +137,7 @@ void LocalRun::handle(ArmWork &) {
     demand_task(HS_TASK_ARM);
 }
 
-// The transient snapshot, asked for by SNAPSHOT or forced by the first red frame.
+// The transient snapshot, due at SNAPSHOT or forced by the first red frame.
 
 void LocalRun::handle(CutWork &) {
     begin_cut("snapshot");
@@ -170,9 +170,9 @@ void LocalRun::cut_done(const Fault &fault, Json pause) {
 }
 
 /*
- * From the transient to the full snapshot: three things go on side by side, and the channel is
- * written when all have ended. Its record stands still from the close of the channels on; a commit
- * does not come before FullFin, and an abort lets it stand (release_all).
+ * From the transient to the full snapshot: three activities go on side by side, and the channel is
+ * written when all have ended. Its record stands still from the close of the channels on: a commit
+ * does not come before FullFin, and an abort leaves the record alone (release_all).
  */
 
 void LocalRun::memory_done(const Fault &fault) {
@@ -203,7 +203,7 @@ bool LocalRun::frame_received() {
 }
 
 void LocalRun::handle(CloseChannelsWork &) {
-    if (missing_.channels) { // else the last frame came just before
+    if (missing_.channels) { // else the last frame came just before this work
         mediator_.close_channels();
         channels_fin();
     }
@@ -235,7 +235,7 @@ void LocalRun::report(const Fault &fault, Json report) {
     tell(FullFin{std::move(report)});
 }
 
-// It comes when the channels of all members are closed, so ours too. The record is not touched.
+// This work comes when the channels of all members are closed, ours too. The record is not touched.
 void LocalRun::handle(EndColoringWork &) {
     if (missing_.channels) {
         ignore();
@@ -255,7 +255,7 @@ void LocalRun::beat(uint64_t done, uint64_t total) {
     if (!legal(Input::beat)) {
         return;
     }
-    // Once this member's part is complete, no page is trapped that could make the VM wait.
+    // Once this member's part is complete, no page is trapped, so none can make the VM wait.
     if (state_ != State::complete) {
         tell(Beat{});
     }

@@ -2,9 +2,9 @@
 // The local life of a run in one member; hotsnap/member.h holds the contract, member/states.h the
 // states.
 //
-// Between the coordinator and the machine. It decides what is done next, and when; the machine does
-// it. One answer at most is owed at a time, so that two tasks never run at once, no task runs
-// beside the cut, and an undo begins when nothing else is under way.
+// It stands between the coordinator and the machine. It decides on each step and its time; the
+// machine carries the step out. At most one answer is owed at a time, so that two tasks never run
+// at once, no task runs beside the cut, and an undo begins when nothing else is under way.
 #ifndef HOTSNAP_MEMBER_LOCAL_RUN_H
 #define HOTSNAP_MEMBER_LOCAL_RUN_H
 
@@ -22,7 +22,7 @@ namespace hotsnap::member {
 
 class LocalRun {
   public:
-    // What went wrong; nothing if all went well.
+    // The error; nothing if all went well.
     using Fault = std::optional<std::string>;
 
     LocalRun(std::string name, network::Mediator &mediator, std::string boot_id)
@@ -59,7 +59,7 @@ class LocalRun {
     // The answer that the machine owes.
     enum class Owed : uint8_t { nothing, begun, task, cut, report, undone, loaded, started };
 
-    // The ordinary way of a snapshot
+    // The ordinary course
     void handle(PrepareWork &work);
     void handle(InstallWork &work);
     void handle(ArmWork &work);
@@ -77,7 +77,7 @@ class LocalRun {
     void channels_fin();
     void record_if_ready();
 
-    // How it ends otherwise
+    // Other ends
     void fail(const std::string &reason);
     void release_all();
     void undo();
@@ -85,14 +85,14 @@ class LocalRun {
     void abort_load();
     void forget(bool kept, bool in_doubt, const std::string &reason);
 
-    bool legal(Input input); // counts what is not
+    bool legal(Input input); // counts an illegal one
     void ignore() { ignored_++; }
-    // The machine is to do something, and owes an answer.
+    // Gives the machine a step for which it owes an answer.
     void demand(Step step, Owed owed);
     void demand_task(hs_task task);
-    bool settle_debt(Owed owed); // false, and counted, when that is not owed
-    bool take_back_demand();     // of which the machine has not heard yet
-    bool is_unheard() const;     // that there is such a demand: nothing answers it yet
+    bool settle_debt(Owed owed); // false, and counted, when this answer is not owed
+    bool take_back_demand();     // of a step that is not taken yet; false when there is none
+    bool is_unheard() const;     // a step that owes an answer is not taken yet
     void tell(LocalEvent event) { steps_.push_back(Tell{std::move(event)}); }
 
     const std::string name_;
@@ -103,13 +103,13 @@ class LocalRun {
 
     State state_ = State::idle;
     Owed owed_ = Owed::nothing;
-    hs_task task_ = HS_TASK_PREPARE; // which one, when one is owed
+    hs_task task_ = HS_TASK_PREPARE; // the one whose answer is owed, if any is
     std::deque<Step> steps_;         // not taken yet
 
     // The run; meaningless when idle.
     bool coloring_ = true;
     std::string cut_cause_;
-    struct { // until the channel can be written
+    struct { // must end before the channel can be written
         bool settle, memory, channels;
     } missing_ = {true, true, true};
     std::optional<Json> manifest_;

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // How a snapshot ends: committed, failed, or aborted and undone.
 //
-// An abort has three parts, so that the VM runs on also when the bundle's storage stands still:
+// An abort has three parts, so that the VM runs on even when the bundle's storage stands still:
 //
-//   release   At once, before all else: frames flow. (Memory was released before that, by the
+//   release   At once, before all else: frames flow. (Memory was released earlier, by the
 //             iothread; hs_work_abort_reason().)
-//   wait      `ending`: the machine still owes an answer. Whatever is under way notices the abort
+//   wait      `ending`: the machine still owes an answer. The step under way notices the abort
 //             and ends; nothing is undone beside it.
-//   undo      `undoing`: the task first, which lets go of memory and removes files; then the main
-//             loop's part, the disks. Last, the machine forgets the run and the coordinator hears
+//   undo      `undoing`: first the task, which lets go of memory and removes files; then the main
+//             loop's part, the disks. Last, the machine forgets the run and the coordinator gets
 //             Aborted.
 #include "member/local_run.h"
 
@@ -46,7 +46,7 @@ void LocalRun::handle(CommitWork &work) {
         state_ = State::idle;
         return;
     }
-    if (owed_ != Owed::nothing) { // `failed`, with something under way: it cannot be kept
+    if (owed_ != Owed::nothing) { // `failed`, with a step under way: the run cannot be kept
         ignore();
         return;
     }
@@ -61,8 +61,8 @@ void LocalRun::failed(const std::string &reason) {
     }
 }
 
-// Nothing is undone before the coordinator's abort. It may keep the run all the same: in doubt,
-// when this member's part was complete.
+// Nothing is undone before the coordinator's abort. The coordinator may keep the run all the same:
+// in doubt, when this member's part was complete.
 void LocalRun::fail(const std::string &reason) {
     tell(Failed{reason});
     if (state_ == State::loading || state_ == State::loaded) {
@@ -100,8 +100,8 @@ void LocalRun::handle(AbortWork &work) {
 }
 
 /*
- * The end of coloring lets all frames flow as the reset does, but leaves the record to the task
- * that reads it.
+ * The end of coloring lets all frames flow, as the reset does, but does not touch the record: the
+ * task reads it.
  */
 void LocalRun::release_all() {
     if (owed_ == Owed::task && task_ == HS_TASK_CHANNEL) {
@@ -123,7 +123,7 @@ bool LocalRun::end_if_ending() {
 void LocalRun::undo() {
     state_ = State::undoing;
     manifest_.reset();
-    mediator_.reset(); // also of the record, which no task reads any more
+    mediator_.reset(); // clears the record, too: no task reads it any more
     steps_.push_back(ReleaseFrames{});
     demand_task(HS_TASK_UNDO);
 }

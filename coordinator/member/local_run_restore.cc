@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // A member's part in a restore: load, wait for the others at the coordinator's barrier, start.
 //
-// What can fail is done before the barrier, where no member runs yet. When another member fails
-// after it, those that run already are stopped: a part of the cluster must not run on without the
+// All that can fail is done before the barrier, where no member runs yet. When a member fails after
+// it, the members that run already are stopped: a part of the cluster must not run on without the
 // rest.
 #include "member/local_run.h"
 
@@ -43,7 +43,7 @@ void LocalRun::started(const Fault &fault, Json report) {
     tell(Started{std::move(report)});
 }
 
-// Nothing is waited for: the machine gives up loading, or stops the VM, in the step itself.
+// Waits for no answer: the machine gives up loading, or stops the VM, in the step itself.
 void LocalRun::abort_load() {
     const bool unheard = take_back_demand();
     const bool started = state_ == State::running || (state_ == State::starting && !unheard);

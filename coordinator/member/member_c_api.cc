@@ -23,8 +23,8 @@ struct hs_member {
 
 namespace {
 
-// Whatever goes wrong inside must end the run, not the virtual machine: no exception is expected
-// here, but none may cross the interface either.
+// An error inside must end the run, not the virtual machine: no exception is expected here, but
+// none may cross the interface either.
 template <typename Body> void event(hs_member *m, Body body) noexcept {
     guarded([&] {
         try {
@@ -39,7 +39,7 @@ LocalRun::Fault fault_of(const char *error) {
     return error ? LocalRun::Fault(error) : std::nullopt;
 }
 
-// What the machine says must be readable; else its answer is that it failed.
+// The machine's JSON must be readable; an answer with bad JSON counts as a failure.
 template <typename Answer>
 void answer_with_json(const char *error, const char *text, Answer answer) {
     Json json = Json::object();

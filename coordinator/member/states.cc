@@ -32,14 +32,12 @@ struct Row {
 
 using enum Input;
 
-/*
- * Why things are late:
- *   cut             a red frame's cut is under way, or done
- *   close_channels  the last frame came just before the time to wait was over
- *   failure         of what goes wrong because the run fails or is aborted, the reason is known;
- * and once the bundle may exist, nothing that happens here makes it fail all work        the
- * coordinator did not know yet that the run had failed
- */
+// Why inputs are late:
+//   cut             a red frame's cut is under way, or done
+//   close_channels  the last frame came just before the time to wait was over
+//   failure         follows a failure or an abort, whose reason is known; or comes when the bundle
+//                   may exist already, and then no failure here makes the run fail
+//   all work        the coordinator did not know yet that the run had failed
 constexpr std::array<Row, state_count> rows = {{
     {"idle", {prepare, load, abort}},
     {"beginning", {abort, failure, beat}},
@@ -69,7 +67,7 @@ constexpr std::array<Row, state_count> rows = {{
     {"load-failed", {abort}, {start, failure}},
 }};
 
-// They say what is seen, not what is to be done: harmless in every state.
+// These inputs are observations and ask for nothing: harmless in every state.
 constexpr Inputs sights = {red_frame, frame_received, beat};
 
 static_assert(state_count == static_cast<size_t>(State::load_failed) + 1);

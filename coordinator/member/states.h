@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The states of a run in one member, and what is legal in each.
+// The states of a run in one member, and the inputs that are legal in each.
 //
 //   idle > beginning > preparing > prepared > installed > arming > armed > cutting > saving
 //        > recording > reporting > complete (> publishing > published) > idle
@@ -45,8 +45,8 @@ inline constexpr size_t state_count = 22;
 
 const char *to_string(State state);
 
-// What can come at any time: work, in the order of LocalWork's alternatives, and news of the
-// machine. Answers are not among it: they are legal when they are owed.
+// The inputs that can come at any time: work, in the order of LocalWork's alternatives, and news of
+// the machine. Answers are not among them: an answer is legal when it is owed.
 enum class Input : uint8_t {
     prepare,
     install,
@@ -71,8 +71,8 @@ const char *to_string(Input input);
 
 enum class Verdict : uint8_t {
     legal,
-    late,    // crossed something else on its way, as it must be expected: nothing is done
-    illegal, // nothing is done, and it is counted
+    late,    // crossed another input on its way, which must be expected: ignored
+    illegal, // ignored, and counted
 };
 
 Verdict judge(State state, Input input);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What a run tells the machine to do; hotsnap/member.h says for each how it is answered.
+// The steps of a run, for the machine to carry out; hotsnap/member.h has the answer to each.
 #ifndef HOTSNAP_MEMBER_STEPS_H
 #define HOTSNAP_MEMBER_STEPS_H
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What a run asks of the machine it runs in, and what the machine answers: typed, and never on the
-// wire. The peer half of a run (in the member's iothread) makes LocalWork and takes LocalEvents;
+// The work that a run gives to its machine, and the machine's events: typed, and never on the wire.
+// The peer half of a run (in the member's iothread) makes LocalWork and takes LocalEvents;
 // member/local_run.h (in QEMU's main loop) takes LocalWork and makes LocalEvents.
 #ifndef HOTSNAP_MEMBER_WORK_H
 #define HOTSNAP_MEMBER_WORK_H
@@ -16,7 +16,7 @@
 
 namespace hotsnap::member {
 
-// Work. Each but those marked "no answer" is answered by the event beside it, or by Failed.
+// Work. Each is answered by the event beside it, or by Failed, unless marked "no answer".
 
 struct PrepareWork { // -> Prepared
     std::string run;
@@ -25,7 +25,7 @@ struct PrepareWork { // -> Prepared
     std::string initiator;
     bool leads = false; // this member is the initiator
     bool coloring = true;
-    Json options = Json::object(); // as the user gave them; the machine knows what they mean
+    Json options = Json::object(); // as the user gave them; the machine knows their meaning
 };
 
 struct InstallWork { // -> Installed
@@ -35,10 +35,10 @@ struct InstallWork { // -> Installed
 
 struct ArmWork {}; // -> Armed
 
-// -> Cut. Nothing when a red frame's cut is under way or done: one Cut per epoch.
+// -> Cut. No answer when a red frame's cut is under way or done: one Cut per epoch.
 struct CutWork {};
 
-// -> ChannelsFin, as soon as all that was sent before the others' cuts has arrived.
+// -> ChannelsFin, as soon as all frames that the others sent before their cuts have arrived.
 struct ExpectWork {
     network::PairCounts counts; // of the channels that lead here
 };
@@ -54,14 +54,15 @@ struct PublishWork {
 };
 
 // The run is over, and kept; no answer. In doubt: the initiator was lost after this member's part
-// was complete, so that a published bundle may refer to its files. They are kept just the same.
+// was complete, so a published bundle may refer to this member's files. They are kept all the same.
 struct CommitWork {
     bool in_doubt = false;
     std::string reason;
 };
 
-// Undo all of this run. -> Aborted, exactly once, and nothing else of this run after it. It comes
-// after every Failed, and may come while an answer is outstanding, which may then be left out.
+// Undo all of this run. -> Aborted, exactly once, and no other event of this run after it. This
+// work comes after every Failed, and may come while an answer is outstanding; that answer may then
+// be left out.
 struct AbortWork {
     std::string reason;
 };
@@ -90,7 +91,7 @@ struct Nic {
 
 struct Prepared {
     std::vector<Nic> nics;
-    Json info = Json::object(); // "boot_id" (of the host): can members' pauses be compared?
+    Json info = Json::object(); // "boot_id" (of the host): tells whose pauses can be compared
 };
 
 struct Installed {};
@@ -125,7 +126,7 @@ struct Beat {};
 struct Published {};
 
 struct Aborted {
-    std::string error; // what could not be undone; empty if nothing
+    std::string error; // names the parts that could not be undone; empty if none
 };
 
 struct Loaded {

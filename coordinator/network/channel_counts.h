@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // White segments by channel, that is by ordered pair of MACs. They tell a receiver when it has
-// seen all that was sent before the cut. (Mattern's counting of messages, made per channel.)
+// seen all segments sent before the cut. (Mattern's counting of messages, made per channel.)
 #ifndef HOTSNAP_NETWORK_CHANNEL_COUNTS_H
 #define HOTSNAP_NETWORK_CHANNEL_COUNTS_H
 
@@ -19,7 +19,7 @@ using PairCounts = std::map<std::pair<Mac, Mac>, uint64_t>; // (source, destinat
 class ChannelCounts {
   public:
     struct Channel {
-        uint32_t own;   // which of our MACs
+        uint32_t own;   // index among our MACs
         uint32_t other; // index of the other side's MAC in the member table
     };
 

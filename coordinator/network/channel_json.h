@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What members tell each other about MACs and channels, as JSON:
+// The JSON of MACs and channels in messages between members:
 // counts {"52:54:00:00:00:01>52:54:00:00:00:02":17, ...}, tables [{"name":"db","macs":[..]}, ...].
 #ifndef HOTSNAP_NETWORK_CHANNEL_JSON_H
 #define HOTSNAP_NETWORK_CHANNEL_JSON_H

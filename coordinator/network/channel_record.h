@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // The recorded channel state of a member, in memory and as a pair of files
 // (docs/formats/channel.md): a pcap of the frames, and a sidecar with the NIC and the virtio-net
-// header of each, which pcap has no place for.
+// header of each, for which pcap has no place.
 #ifndef HOTSNAP_NETWORK_CHANNEL_RECORD_H
 #define HOTSNAP_NETWORK_CHANNEL_RECORD_H
 
@@ -28,7 +28,7 @@ class ChannelRecord {
   public:
     explicit ChannelRecord(size_t limit_bytes) : limit_bytes_(limit_bytes) {}
 
-    // False when the bound is reached: the frame is not in the record.
+    // False when the bound is reached; the frame is not recorded then.
     bool append(ChannelFrame frame);
     const std::vector<ChannelFrame> &frames() const { return frames_; }
     uint64_t frame_bytes() const { return frame_bytes_; } // without virtio-net headers

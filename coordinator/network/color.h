@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The color of a frame: what its sender's epoch state was when it was sent.
+// The color of a frame: the epoch state of its sender at the time of sending.
 //
 // It travels in three bits of the source MAC's first octet (HotSnap, section 3.3, adds it to the
 // payload; here no byte is added, so no MTU, checksum or segmentation offload is in the way). The
-// bits avoid 0x01 (group) and 0x02 (locally administered). The parity is part of white, too:
-// frames of a pair keep order, but an epoch can be aborted while its white frames are under way,
-// and one counted in the next epoch would close a channel before its last white frame came.
+// bits avoid 0x01 (group) and 0x02 (locally administered). White has the parity, too: frames of a
+// pair keep order, but an epoch can be aborted while its white frames are under way, and such a
+// frame, counted in the next epoch, would close a channel before its last white frame came.
 #ifndef HOTSNAP_NETWORK_COLOR_H
 #define HOTSNAP_NETWORK_COLOR_H
 
@@ -31,7 +31,7 @@ constexpr bool is_odd(uint64_t epoch) {
     return epoch & 1;
 }
 
-// What to XOR the first octet of the source MAC with.
+// The mask to XOR with the first octet of the source MAC.
 constexpr uint8_t mask_of(Tint tint) {
     constexpr uint8_t parity = 0x10;
     switch (tint.color) {
@@ -45,8 +45,8 @@ constexpr uint8_t mask_of(Tint tint) {
     return 0;
 }
 
-// Two natural MACs that differ in these bits only would have an alias in common, whichever bits
-// they are: the differences of two masks are all values of these bits.
+// Two natural MACs that differ in any of these bits, and in no others, have an alias in common: the
+// differences of two masks are all values of these bits.
 inline constexpr uint8_t tint_bits = 0x1c;
 
 // The inverse of mask_of; none for a mask that no tint has.

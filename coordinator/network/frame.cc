@@ -23,8 +23,8 @@ constexpr uint8_t gso_udp_l4 = 5;
 
 /*
  * Bytes of headers that each segment repeats, 0 if they cannot be read. hdr_len of the virtio-net
- * header is only a hint (Linux puts there how much of the packet was linear, payload included), and
- * sender and receiver must count alike.
+ * header is only a hint (Linux puts the packet's linear length there, payload included), and sender
+ * and receiver must count alike.
  */
 size_t header_length(std::span<const uint8_t> b, uint8_t gso_type) {
     constexpr uint8_t tcp = 6, udp = 17;
@@ -42,7 +42,7 @@ size_t header_length(std::span<const uint8_t> b, uint8_t gso_type) {
         protocol = b[at + 9];
         at += static_cast<size_t>(b[at] & 0xf) * 4;
     } else if (ether_type == 0x86dd && at + 40 <= b.size()) {
-        protocol = b[at + 6]; // an extension header: not TCP or UDP, the hint is used
+        protocol = b[at + 6]; // an extension header is neither TCP nor UDP: the hint is used
         at += 40;
     } else {
         return 0;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Reading an Ethernet frame with or without a virtio-net header before it. Nothing is written, and
+// Reads an Ethernet frame with or without a virtio-net header before it. Nothing is written, and
 // nothing outside the given bytes is read. The first bytes of a frame are enough.
 #ifndef HOTSNAP_NETWORK_FRAME_H
 #define HOTSNAP_NETWORK_FRAME_H
@@ -28,8 +28,8 @@ struct FrameView {
     Mac destination() const { return Mac::from_bytes(bytes.data()); }
     Mac source() const { return Mac::from_bytes(bytes.data() + 6); }
     /*
-     * How many frames this is on a wire without segmentation offload. A bridge may segment on the
-     * way between two members, so that counting frames as they are would not add up.
+     * The number of frames on a wire without segmentation offload. A bridge may segment on the way
+     * between two members, so the frames sent and the frames received would not add up.
      */
     uint64_t segments() const;
 };

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Frames of one direction that wait: a ready front, to be taken now, and a back that waits for the
+// The held frames of one direction: a ready front, to be taken now, and a back that waits for the
 // cut or for the end of coloring.
 #ifndef HOTSNAP_NETWORK_HOLD_QUEUE_H
 #define HOTSNAP_NETWORK_HOLD_QUEUE_H
@@ -24,13 +24,13 @@ class HoldQueue {
   public:
     explicit HoldQueue(size_t limit_bytes) : limit_bytes_(limit_bytes) {}
 
-    // To be asked before each of the two below.
+    // To be called before hold() and hold_ready().
     bool has_room(size_t size) const { return size <= limit_bytes_ - bytes_; }
     void hold(HeldFrame frame) {
         bytes_ += frame.data.size();
         frames_.push_back(std::move(frame));
     }
-    // Goes behind what is ready, before what waits.
+    // The frame goes behind the ready frames, before the waiting ones.
     void hold_ready(HeldFrame frame) {
         bytes_ += frame.data.size();
         frames_.insert(frames_.begin() + static_cast<std::ptrdiff_t>(ready_), std::move(frame));
@@ -66,7 +66,7 @@ class HoldQueue {
 
   private:
     std::deque<HeldFrame> frames_;
-    size_t ready_ = 0; // how many at the front are ready
+    size_t ready_ = 0; // number of ready frames at the front
     size_t bytes_ = 0;
     size_t limit_bytes_;
 };

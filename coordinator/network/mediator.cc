@@ -28,8 +28,8 @@ Mediator::Mediator()
     : record_(record_limit), queues_{HoldQueue(held_limit), HoldQueue(held_limit)} {}
 
 uint32_t Mediator::add_nic(std::string name, Mac mac) {
-    // Recorded frames name their NIC by its index. A member adds its NICs anew for each epoch, and
-    // a restored one once: both must count alike.
+    // Recorded frames name their NIC by its index. A member adds its NICs anew for each epoch, a
+    // restored member once: both must give the same indices.
     const auto at =
         std::find_if(nics_.begin(), nics_.end(), [](const Nic &nic) { return !nic.present; });
     const auto index = static_cast<uint32_t>(at - nics_.begin());
@@ -115,7 +115,7 @@ void Mediator::cut() {
     state_ = State::red;
     holding_ = false;
     recording_ = coloring_;
-    // The guest receives these after the cut, so they belong to the channels, not to its memory.
+    // The guest receives held frames after the cut: they belong to the channels, not to its memory.
     HoldQueue &held = queues_[HS_TO_GUEST];
     for (HeldFrame &frame : held.frames()) {
         if (frame.channel_state && recording_) {
@@ -254,7 +254,7 @@ hs_verdict Mediator::frame(const hs_frame &frame, const Part &part, int64_t now_
     const std::optional<FrameView> view =
         FrameView::parse(frame.data, part.head, frame.size, frame.vnet_header_size);
     if (!view || frame.nic >= nics_.size() || !known_direction) {
-        // Too short to have a source: what is passed on is unchanged.
+        // Too short to have a source: the frame is passed on unchanged.
         const size_t at = frame.vnet_header_size + source_octet_at;
         source_octet = frame.data && part.head > at ? frame.data[at] : 0;
         return HS_PASS;
@@ -311,8 +311,8 @@ hs_verdict Mediator::from_guest(const Input &in, uint8_t &source_octet) {
 
 std::optional<ChannelCounts::Channel> Mediator::channel_of(const MemberTable::Sighting &from,
                                                            uint32_t nic, Mac destination) const {
-    // A switch that floods delivers a frame for one of our NICs to the others, too: not the
-    // channel.
+    // A switch that floods delivers a frame for one of our NICs to the others, too; those copies
+    // are not the channel's.
     if (destination != nics_[nic].mac) {
         return std::nullopt;
     }
@@ -327,8 +327,9 @@ bool Mediator::is_red(const MemberTable::Sighting &from) const {
     return from.tint == Tint{Color::red, is_odd(epoch_)};
 }
 
-// Red frames come from members that have taken their cut: from others. A MAC that is no member's is
-// in no color. Before we color, too: a member can have been armed, and cut, before us.
+// Only another member that has taken its cut sends red frames to us; the MAC of a non-member has no
+// color. A red frame counts before we color, too: its sender can have been armed, and cut, before
+// us.
 bool Mediator::forces_cut(const MemberTable::Sighting &from) const {
     return coloring_ && (state_ == State::installed || state_ == State::white) && is_red(from) &&
            from.member != self_;
@@ -347,8 +348,8 @@ bool Mediator::classify(const MemberTable::Sighting &from, uint32_t nic, const F
         }
         return false;
     }
-    // Sent before the sender's cut: white, natural (nobody is natural again before all channels
-    // are closed), or of an older epoch. White alone is counted; without coloring, all is.
+    // Sent before the sender's cut: white, natural (no member is natural again before all channels
+    // are closed), or of an older epoch. Only white is counted; without coloring, all frames are.
     const bool white =
         coloring_ ? from.tint == Tint{Color::white, is_odd(epoch_)} : state_ != State::installed;
     if (white && channel) {
@@ -369,8 +370,8 @@ hs_verdict Mediator::to_guest(const Input &in, int64_t now_ns, uint8_t &source_o
     } else {
         source_octet = former_octet(source);
     }
-    // Once a red frame waits for our cut, all later frames do, whoever sent them and whichever NIC
-    // they are for: the guest sees them in the order they came.
+    // Once a red frame waits for our cut, all later frames wait, from any sender and for any NIC:
+    // the guest sees them in the order in which they came.
     const bool on_the_fly = from && forces_cut(*from);
     holding_ |= on_the_fly;
     hs_verdict held = HS_HOLD;
@@ -385,7 +386,7 @@ hs_verdict Mediator::to_guest(const Input &in, int64_t now_ns, uint8_t &source_o
             copy = in.copy(source_octet);
         }
         if (!copy) {
-            stats_.dropped++; // and not counted as received: if white, it will be declared lost
+            stats_.dropped++; // not counted as received: a white frame will be declared lost
             return held;
         }
     }

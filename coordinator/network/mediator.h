@@ -74,7 +74,7 @@ class Mediator {
      */
     enum class State : uint8_t { off, installed, white, red, ended };
 
-    // Frame and part, with what is known of it.
+    // A frame, the part at hand, and its parsed view.
     struct Input {
         const hs_frame &frame;
         const Part &part;
@@ -88,7 +88,7 @@ class Mediator {
     // Keeps the frame, or drops and counts it.
     void hold(HoldQueue &queue, const Input &in, uint8_t source_octet, bool ready);
     bool put(HoldQueue &queue, HeldFrame frame, bool ready);
-    // Counts a frame to the guest; says whether it is channel state, if delivered after our cut.
+    // Counts a frame to the guest. Returns whether it is channel state if delivered after our cut.
     bool classify(const MemberTable::Sighting &from, uint32_t nic, const FrameView &view);
     bool is_red(const MemberTable::Sighting &from) const; // of this epoch
     bool forces_cut(const MemberTable::Sighting &from) const;
@@ -96,7 +96,7 @@ class Mediator {
         return state_ == State::installed || state_ == State::white || state_ == State::red;
     }
     uint32_t own_index(uint32_t mac) const { return mac - own_base_; }
-    // The channel from that sender to that NIC of ours; none for other frames that come there.
+    // The channel from that sender to that NIC of ours; none if the frame is for another NIC.
     std::optional<ChannelCounts::Channel> channel_of(const MemberTable::Sighting &from,
                                                      uint32_t nic, Mac destination) const;
     void save(uint32_t nic, size_t vnet_size, std::optional<std::vector<uint8_t>> data,
@@ -111,8 +111,8 @@ class Mediator {
     uint32_t own_base_ = 0; // index of its first MAC; the others follow
     bool coloring_ = true;
     MemberTable table_;
-    // Of the epochs before, the last first: a member that was left behind in one of them (it lost
-    // its initiator, and does not know yet) still sends colored frames.
+    // Tables of earlier epochs, the last first: a member left behind in one of them (it lost its
+    // initiator, and does not know yet) still sends colored frames.
     std::deque<MemberTable> former_;
     ChannelCounts counts_;
     bool armed_ = false;     // a cut can be taken

@@ -18,7 +18,7 @@ struct hs_playback {
 
 namespace {
 
-// For what has nothing to report to: an exception there can only mean that memory is out.
+// For functions that report no error: an exception there can only mean that memory is out.
 template <typename T, typename Body> T quietly(T failure, Body body) {
     return guarded<T>(nullptr, failure, body);
 }
@@ -151,7 +151,7 @@ bool hs_mediator_write_channel(hs_mediator *m, const char *pcap_path, const char
 }
 
 void hs_mediator_get_stats(hs_mediator *m, hs_mediator_stats *stats) {
-    // A caller built against an older header has a shorter struct: it gets what it knows.
+    // A caller built against an older header has a shorter struct: it gets the fields it knows.
     const size_t size = std::min(stats->struct_size, sizeof(*stats));
     hs_mediator_stats now = m->impl.stats();
     now.struct_size = size;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What the opaque hs_mediator of the C interfaces holds.
+// The contents of the opaque hs_mediator of the C interfaces.
 #ifndef HOTSNAP_NETWORK_MEDIATOR_HANDLE_H
 #define HOTSNAP_NETWORK_MEDIATOR_HANDLE_H
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // The members of an epoch and their MACs, with every alias that a color gives them.
 //
-// Both sides check it: the initiator before INSTALL, so that the user gets one clear error, and
-// each mediator when it installs, since a mediator trusts no one.
+// Both sides check the table: the initiator before INSTALL, so that the user gets one clear error,
+// and each mediator at INSTALL, since a mediator trusts no other member.
 #ifndef HOTSNAP_NETWORK_MEMBER_TABLE_H
 #define HOTSNAP_NETWORK_MEMBER_TABLE_H
 
@@ -23,13 +23,13 @@ struct Member {
     std::vector<Mac> macs;
 };
 
-// A name becomes a folder's in each bundle, so it must not lead anywhere else.
+// A name becomes a folder's name in each bundle, so it must not lead anywhere else.
 inline constexpr const char *name_form = "[A-Za-z0-9._-]{1,64}, other than '.' and '..'";
 bool is_valid_name(std::string_view name);
 
 class MemberTable {
   public:
-    // What a MAC seen on the wire means.
+    // The meaning of a MAC seen on the wire.
     struct Sighting {
         uint32_t mac;    // index of the natural MAC, 0 .. mac_count() - 1
         uint32_t member; // index into members()
@@ -37,7 +37,7 @@ class MemberTable {
     };
 
     MemberTable() = default;
-    // Returns no table, and says why and what to do, when two members share a MAC or an alias.
+    // When two members share a MAC or an alias: no table, and `error` says why and what to do.
     static std::optional<MemberTable> build(std::vector<Member> members, std::string &error);
 
     // Exact: all six octets, natural or colored. One hash look-up, no allocation.
@@ -73,7 +73,7 @@ class MemberTable {
     static uint64_t key_of(Mac mac) {
         return mac.value() & ~(static_cast<uint64_t>(tint_bits) << 40);
     }
-    // Where the MAC, or an alias of it, is; or the free slot where it would be.
+    // The slot of the MAC, or of an alias of it; or the free slot where it would be.
     size_t slot_of(Mac mac) const {
         const uint64_t key = key_of(mac);
         size_t i = static_cast<size_t>((key * 0x9e37'79b9'7f4a'7c15) >> 24) & mask_;

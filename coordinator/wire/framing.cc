@@ -17,7 +17,7 @@ void Decoder::feed(std::span<const uint8_t> bytes) {
     if (!error_.empty()) {
         return;
     }
-    // Messages are taken out after each feed, so what remains is at most one unfinished message.
+    // Messages are taken out after each feed, so at most one unfinished message remains.
     buffer_.erase(0, read_);
     read_ = 0;
     buffer_.append(reinterpret_cast<const char *>(bytes.data()), bytes.size());

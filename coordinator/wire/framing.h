@@ -20,7 +20,7 @@ std::string frame(std::string_view message);
 
 class Decoder {
   public:
-    // Messages may be as large; at first, largest_message.
+    // The largest message that is accepted; at first, largest_message.
     void set_limit(size_t bytes) { limit_ = bytes; }
     void feed(std::span<const uint8_t> bytes);
     // The next whole message. None: more bytes are needed, or the stream is broken for good.
@@ -31,7 +31,7 @@ class Decoder {
   private:
     std::string buffer_;
     size_t limit_ = largest_message;
-    size_t read_ = 0; // bytes of buffer_ that are done with
+    size_t read_ = 0; // bytes of buffer_ that next() has taken
     std::string error_;
 };
 

@@ -25,7 +25,7 @@ std::optional<Pause> pause_of(const MemberRecord &member) {
     return p.end_ns >= p.begin_ns ? std::optional(p) : std::nullopt;
 }
 
-// CLOCK_MONOTONIC of two hosts, or of two boots of one, says nothing about each other.
+// The CLOCK_MONOTONICs of two hosts, or of two boots of one host, cannot be compared.
 bool comparable(const RunRecord &record) {
     std::string first;
     for (const MemberRecord &member : record.members) {
@@ -47,7 +47,7 @@ uint64_t microseconds(uint64_t ns) {
  * TCP backoff duration (HotSnap, section 5.3): from the first suspend to the last resume of a pair.
  */
 Json backoff(const Request &request, const RunRecord &record) {
-    constexpr size_t most_listed = 64; // members; beyond, the pairs follow from the pauses anyway
+    constexpr size_t most_listed = 64; // members; for more, the pairs follow from the pauses
     Json pairs = Json::array();
     uint64_t widest = 0, longest = 0;
     const size_t n = record.members.size();
@@ -100,7 +100,7 @@ Json snapshot_manifest(const Request &request, const RunRecord &record, const Ru
     uint64_t recorded = 0, lost = 0, white = 0;
     for (size_t i = 0; i < record.members.size(); i++) {
         const MemberRecord &member = record.members[i];
-        // The member's own report, which came last, knows best; it says more about its channel.
+        // The member's own report came last and prevails; it says more about the channel.
         Json json = member.prepared.info;
         json["nics"] = member.prepared.nics;
         json["pause"] = member.cut.pause;

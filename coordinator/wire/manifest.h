@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What an initiator learns from the members of a run, and the JSON made of it
+// The facts that an initiator learns from the members of a run, and the JSON made of them
 // (docs/formats/protocol.md, "Result").
 #ifndef HOTSNAP_WIRE_MANIFEST_H
 #define HOTSNAP_WIRE_MANIFEST_H

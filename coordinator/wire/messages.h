@@ -2,10 +2,11 @@
 // The messages between members (docs/formats/protocol.md), as types and as JSON.
 //
 // All but HELLO and ERROR carry `run`, the name of the snapshot or restore they belong to: an epoch
-// number is known from INSTALL on only, and the numbers of two initiators may meet.
+// number is known only from INSTALL on, and two initiators may choose the same number.
 //
-// A message lists its fields once, in fields(): both its writing and its reading are made of the
-// list (messages.cc). A new message needs its struct here and its place in Message, nothing else.
+// A message lists its fields once, in fields(): the code that writes it and the code that reads it
+// are made from the list (messages.cc). A new message needs only its struct here and its place in
+// Message.
 #ifndef HOTSNAP_WIRE_MESSAGES_H
 #define HOTSNAP_WIRE_MESSAGES_H
 
@@ -38,7 +39,7 @@ inline constexpr uint64_t protocol_version = 1;
 template <typename M, typename Value> struct Field {
     const char *key;
     Value M::*value;
-    bool optional; // when it is missing, the value that the struct begins with is left
+    bool optional; // when missing, the struct keeps its initial value
 };
 
 template <typename M, typename Value> constexpr Field<M, Value> field(const char *k, Value M::*v) {
@@ -168,13 +169,13 @@ struct Abort {
 struct Aborted {
     static constexpr const char *type = "ABORTED";
     std::string run;
-    std::string error; // what could not be undone; empty if nothing
+    std::string error; // names the parts that could not be undone; empty if none
     static constexpr auto fields() {
         return std::tuple(field("run", &Aborted::run), field("error", &Aborted::error));
     }
 };
 
-struct Progress { // also a sign of life, of a peer
+struct Progress { // also a peer's sign of life
     static constexpr const char *type = "PROGRESS";
     std::string run;
     uint64_t done = 0;
@@ -239,7 +240,7 @@ HOTSNAP_BARE_MESSAGE(ColoringEnd, "COLORING_END");
 HOTSNAP_BARE_MESSAGE(AllFullSnapFin, "ALL_FULL_SNAP_FIN");
 HOTSNAP_BARE_MESSAGE(Start, "START");
 HOTSNAP_BARE_MESSAGE(Restored, "RESTORED");
-HOTSNAP_BARE_MESSAGE(Heartbeat, "HEARTBEAT"); // a sign of life, of the initiator
+HOTSNAP_BARE_MESSAGE(Heartbeat, "HEARTBEAT"); // the initiator's sign of life
 #undef HOTSNAP_BARE_MESSAGE
 
 using Message = std::variant<Hello, ErrorMessage, Prepare, Prepared, Refused, Install, Installed,

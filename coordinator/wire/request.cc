@@ -10,7 +10,7 @@ namespace hotsnap::cluster {
 
 namespace {
 
-// Longer waits than this are taken for "for ever" by no one; sums of two stay far from overflow.
+// No real wait is longer; the sum of two stays far from overflow.
 constexpr uint64_t longest_us = uint64_t{365} * 24 * 3600 * 1'000'000;
 
 void read_duration(const Json &json, const char *key, uint64_t &value, uint64_t least) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What the user asks an initiator for (hs_coordinator_snapshot, hs_coordinator_restore).
+// The user's request to an initiator (hs_coordinator_snapshot, hs_coordinator_restore).
 #ifndef HOTSNAP_WIRE_REQUEST_H
 #define HOTSNAP_WIRE_REQUEST_H
 
@@ -12,8 +12,8 @@
 namespace hotsnap::cluster {
 
 // Throws BadInput when a snapshot cannot have this tag, which names its folder and its disks'
-// overlays, or not lie in this folder. Each member checks it: it writes the files, and trusts no
-// initiator to have looked.
+// overlays, or cannot lie in this folder. Each member checks both: it writes the files, and does
+// not rely on a check by the initiator.
 void check_place(const std::string &tag, const std::string &directory);
 
 struct Request {

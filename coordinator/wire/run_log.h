@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What an initiator notes about any run, for the manifest and the result.
+// An initiator's notes about any run, for the manifest and the result.
 #ifndef HOTSNAP_WIRE_RUN_LOG_H
 #define HOTSNAP_WIRE_RUN_LOG_H
 

@@ -7,7 +7,7 @@ namespace hotsnap::sim {
 
 namespace {
 
-// The seed chooses what the user did not.
+// The seed chooses the parameters that the user left open.
 Config complete(Config config, Random &random) {
     if (config.members == 0) {
         config.members = random.between(2, 8);
@@ -91,7 +91,7 @@ void Cluster::settle(uint64_t most_us) {
     while (!idle() && events_.now_us() < end) {
         events_.run_until(events_.now_us() + 100'000);
     }
-    events_.run_until(events_.now_us() + 2 * config_.transit_us); // what is under way arrives
+    events_.run_until(events_.now_us() + 2 * config_.transit_us); // frames under way arrive
 }
 
 size_t Cluster::pick_alive() {
@@ -105,14 +105,14 @@ size_t Cluster::pick_alive() {
 }
 
 void Cluster::command() {
-    command_++; // what was planned for the one before does not happen any more
+    command_++; // cancels the faults planned for the command before
     on_complete_ = nullptr;
     on_state_ = nullptr;
     talking_ = true;
     traffic();
     events_.run_until(events_.now_us() + random_.between(1000, 20'000));
     const bool restore = give_command(pick_alive());
-    if (config_.faults && random_.chance(0.7)) { // else some command must succeed
+    if (config_.faults && random_.chance(0.7)) { // without a fault, some command must succeed
         if (random_.chance(0.4)) {
             plan_fault();
         } else {
@@ -127,7 +127,7 @@ void Cluster::command() {
         events_.run_until(events_.now_us() + 5000);
     }
     talking_ = false;
-    if (random_.chance(0.8)) { // or else the next command comes while this one may be on
+    if (random_.chance(0.8)) { // else the next command may come while this one is on
         settle(20'000'000);
     }
     for (size_t i = 0; i < members_.size(); i++) {
@@ -176,13 +176,13 @@ void Cluster::plan_fault() {
     const uint64_t when = random_.chance(0.5) ? random_.below(30'000) : random_.below(300'000);
     const uint64_t kind = random_.below(8);
     const size_t victim = pick_alive();
-    if (kind == 0) { // each step of everyone may fail
+    if (kind == 0) { // each step of each member may fail
         for (const auto &member : members_) {
             member->set_failure_chance(0.3 / static_cast<double>(members_.size()));
         }
         return;
     }
-    if (kind >= 6) { // whoever completes its part first is cut off, or dies, soon after
+    if (kind >= 6) { // the first member that completes its part is cut off, or dies, soon after
         on_complete_ = [this, kind](Member &member) {
             on_complete_ = nullptr;
             const auto name = member.name();
@@ -215,7 +215,7 @@ void Cluster::plan_fault() {
         case 3:
             cancel();
             return;
-        case 4: // two initiators, or one that is busy
+        case 4: // two initiators, or a second command to one initiator
             give_command(victim);
             return;
         default:
@@ -233,14 +233,14 @@ void Cluster::cancel() {
     }
 }
 
-// The first member to come to some state meets a fault there.
+// The first member that reaches a chosen state meets a fault there.
 void Cluster::plan_fault_in_a_state(bool restore) {
     using member::State;
     enum class Kind : uint8_t { failure, crash, cancel, broken_links, stall };
     const auto first = static_cast<uint64_t>(restore ? State::loading : State::beginning);
     const auto last = static_cast<uint64_t>(restore ? State::load_failed : State::undoing);
     const auto where = static_cast<State>(random_.between(first, last));
-    // Some have other ways to come to each state; a crash hardly has.
+    // Other faults reach each state in other ways, too; a crash hardly does.
     constexpr Kind kinds[] = {Kind::failure, Kind::failure, Kind::crash, Kind::crash,
                               Kind::crash,   Kind::cancel,  Kind::stall, Kind::broken_links};
     const Kind kind = kinds[random_.below(std::size(kinds))];
@@ -258,7 +258,7 @@ void Cluster::plan_fault_in_a_state(bool restore) {
             return;
         }
         on_state_ = nullptr;
-        if (kind == Kind::failure) { // this step, and others after it
+        if (kind == Kind::failure) { // of this step, and of later ones
             member.set_failure_chance(0.7);
             return;
         }
@@ -282,7 +282,7 @@ void Cluster::plan_fault_in_a_state(bool restore) {
     };
 }
 
-// Main loops that stand still for a while, and frames that are red although no member was cut.
+// Main loops stand still for a while, and forged red frames come although no member was cut.
 void Cluster::plan_stalls() {
     const size_t count = random_.between(1, 10);
     for (size_t i = 0; i < count; i++) {
@@ -318,7 +318,7 @@ void Cluster::traffic() {
 void Cluster::send_one() {
     const auto &member = members_[traffic_random_.below(members_.size())];
     const size_t nic = traffic_random_.below(member->nics().size());
-    // One broadcast is a frame for each member: in a large cluster they would be all there is.
+    // A broadcast is a frame for each member: in a large cluster they would fill the network.
     if (traffic_random_.chance(std::min(0.05, 0.4 / static_cast<double>(members_.size())))) {
         member->guest_sends(nic, Mac(0xffff'ffff'ffff), 1);
         return;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// A simulated cluster: members, the traffic between them, users who give commands, and faults.
+// A simulated cluster: members, the traffic between them, the commands of users, and faults.
 #ifndef HOTSNAP_SIM_CLUSTER_H
 #define HOTSNAP_SIM_CLUSTER_H
 
@@ -24,10 +24,10 @@ class Cluster {
     // Runs the whole story; the ledger is complete afterwards.
     void run();
     const Ledger &ledger() const { return ledger_; }
-    const Config &config() const { return config_; } // with what the seed chose
+    const Config &config() const { return config_; } // with the seed's choices
 
   private:
-    struct Home { // what outlives a member's crash
+    struct Home { // the part of a member that outlives its crash
         std::string name;
         std::vector<Nic> nics;
     };
@@ -35,14 +35,14 @@ class Cluster {
     void build();
     void boot(size_t index);
     void command();
-    bool give_command(size_t leader); // says whether it is a restore
-    void cancel();                    // all commands
+    bool give_command(size_t leader); // returns whether it is a restore
+    void cancel();                    // cancels all commands
     void plan_fault();
     void plan_fault_in_a_state(bool restore);
     void plan_stalls();
     void traffic();
     void send_one();
-    void settle(uint64_t most_us); // until all is idle
+    void settle(uint64_t most_us); // until all members are idle
     bool idle() const;
     size_t pick_alive();
 
@@ -54,7 +54,7 @@ class Cluster {
     Network network_;
     ControlPlane control_;
     std::vector<Home> homes_;
-    std::vector<std::shared_ptr<Member>> members_; // parallel; a crashed one stays, not alive
+    std::vector<std::shared_ptr<Member>> members_; // as homes_; a crashed one stays, not alive
     std::function<void(Member &)> on_complete_;
     std::function<void(Member &, member::State)> on_state_;
     Incarnation next_incarnation_ = 0;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What a simulation is made of. All follows from the seed, but for what the user sets.
+// The parameters of a simulation. The seed determines all that the user does not set.
 #ifndef HOTSNAP_SIM_CONFIG_H
 #define HOTSNAP_SIM_CONFIG_H
 
@@ -9,7 +9,7 @@
 
 namespace hotsnap::sim {
 
-// Deliberate mistakes, each caught by one invariant: the negative controls.
+// Deliberate mistakes, the negative controls: the invariant beside each must catch it.
 enum class Mutation : uint8_t {
     none,
     coloring_off,      // no_orphans
@@ -20,9 +20,9 @@ enum class Mutation : uint8_t {
     reverse_held,      // delivery: held frames come out backwards
     keep_color,        // delivery: the source octet is not restored
     abort_in_doubt,    // agreement: a member in doubt deletes its files
-    mute_abort,        // liveness: a member never says that it has undone its part
+    mute_abort,        // liveness: a member never reports that it has undone its part
     move_record,       // channel_exact: an abort clears the record while it is written
-    hasty_answer,      // one_at_a_time: a member says its task has ended, and it goes on
+    hasty_answer,      // one_at_a_time: a member reports the end of a task that goes on
 };
 
 struct Config {
@@ -35,7 +35,7 @@ struct Config {
 
     // Data plane
     double loss = 0;            // of frames on the network
-    uint64_t transit_us = 4000; // longest way of a frame
+    uint64_t transit_us = 4000; // longest transit of a frame
     uint64_t settle_us = 10'000;
     uint64_t drain_us = 50'000;
     uint64_t frames_per_ms = 20; // of the whole cluster, while a command runs

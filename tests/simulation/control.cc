@@ -45,7 +45,7 @@ void ControlPlane::send(const std::string &from, hs_link id, std::string bytes) 
         std::max(arrival(link.ends[to], link.last_us[to]), frozen_until_us_[from]);
     link.last_us[to] = time;
     events_.at(time, [this, id, to, bytes = std::move(bytes)] {
-        // Look the link up for each piece: what it says may end it.
+        // Look the link up for each piece: a message in it may end the link.
         for (size_t done = 0; done < bytes.size();) {
             const auto link = links_.find(id);
             if (link == links_.end() || !link->second.open[to]) {
@@ -92,7 +92,7 @@ void ControlPlane::break_link(hs_link id, const std::string &reason, const std::
     }
     const Link link = at->second;
     links_.erase(at);
-    for (int end = 0; end < 2; end++) { // each end hears of it in its own time
+    for (int end = 0; end < 2; end++) { // each end learns of it at its own time
         if (!link.open[end]) {
             continue;
         }

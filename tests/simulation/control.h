@@ -17,7 +17,7 @@ namespace hotsnap::sim {
 
 class ControlPlane {
   public:
-    // What an end hears. None of them is called from within a call of ControlPlane.
+    // The events of an end. None of them is called from within a call of ControlPlane.
     struct Endpoint {
         std::function<void(hs_link, bool inbound, const std::string &address)> up;
         std::function<void(hs_link, const std::string &address, const std::string &reason)> down;
@@ -27,7 +27,7 @@ class ControlPlane {
     ControlPlane(EventQueue &events, Random random) : events_(events), random_(random) {}
 
     void attach(const std::string &name, Endpoint endpoint) { ends_[name] = std::move(endpoint); }
-    void detach(const std::string &name); // it crashed: its links break
+    void detach(const std::string &name); // the member crashed: its links break
 
     void connect(const std::string &from, const std::string &to);
     void send(const std::string &from, hs_link link, std::string bytes);
@@ -35,20 +35,21 @@ class ControlPlane {
 
     // Breaks a random connection, if there is one.
     void break_one();
-    // Breaks all of its connections: it hears at once, the others may take seconds.
+    // Breaks all connections of a member. It learns of it at once, the others may take seconds.
     void break_all_of(const std::string &name);
-    // Holds back all that goes to and comes from it, until `end_us`.
+    // Holds back all traffic to and from a member, until `end_us`.
     void freeze(const std::string &name, uint64_t end_us) { frozen_until_us_[name] = end_us; }
 
   private:
     struct Link {
-        std::string ends[2];          // who connected, to whom
-        uint64_t last_us[2] = {0, 0}; // of what goes to each end
-        bool open[2] = {true, true};  // an end that closed hears nothing any more
+        std::string ends[2];          // the member that connected, and the other one
+        uint64_t last_us[2] = {0, 0}; // last arrival at each end
+        bool open[2] = {true, true};  // an end that has closed gets nothing any more
     };
 
     uint64_t arrival(const std::string &to, uint64_t &last_us);
-    // Each end hears of it in its own time; `at_once` hears now, and then the other one late.
+    // Each end learns of it at its own time. If `at_once` is given, that end learns of it now, and
+    // the other end late.
     void break_link(hs_link id, const std::string &reason, const std::string &at_once = "");
     std::vector<hs_link> links_of(const std::string &name) const;
 

@@ -20,16 +20,16 @@ bool is_one_of(State state, std::initializer_list<State> states) {
 
 bool can_meet(State state, Fault fault) {
     switch (fault) {
-    case Fault::abort: // never during a publication, nor a second one
+    case Fault::abort: // never during a publication, never twice
         return !is_one_of(state, {State::idle, State::publishing, State::published, State::ending,
                                   State::undoing});
-    case Fault::failure: // of what the machine does then
+    case Fault::failure: // of the machine's step in that state
         return is_one_of(state, {State::beginning, State::preparing, State::arming, State::cutting,
                                  State::saving, State::recording, State::publishing, State::undoing,
                                  State::loading, State::starting});
     case Fault::crash:
         return true;
-    case Fault::red_frame: // the first one: forged, or of a member that was cut before
+    case Fault::red_frame: // the first one: forged, or from a member that was cut before
         return is_one_of(state, {State::arming, State::armed});
     case Fault::stall:
         return true;
@@ -75,7 +75,7 @@ std::vector<std::string> Coverage::gaps() const {
             const auto state = static_cast<State>(s);
             const auto fault = static_cast<Fault>(f);
             if (fault == Fault::stall) {
-                continue; // changes when things happen, not what may happen
+                continue; // a stall only delays events
             }
             if (met[s][f] == 0 && can_meet(state, fault)) {
                 gaps.push_back(std::string("no ") + fault_names[f] + " in state '" +

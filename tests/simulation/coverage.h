@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Which faults met a member in which state of its local life. A fault that met no member in some
-// state proves nothing of that state.
+// Counts the faults that met a member in each state of its local life. A fault that met no member
+// in some state proves nothing about that state.
 #ifndef HOTSNAP_SIM_COVERAGE_H
 #define HOTSNAP_SIM_COVERAGE_H
 
@@ -27,7 +27,8 @@ struct Coverage {
     void add(const Coverage &other);
 
     void print() const;
-    // "no crash in state 'arming'", for each that a fault can meet and did not; but for stalls.
+    // "no crash in state 'arming'", for each state that a fault can meet and did not; not for
+    // stalls.
     std::vector<std::string> gaps() const;
 };
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The simulated clock: what happens when. Events of one instant happen in the order they were made.
+// The simulated clock and its events. Events of one instant happen in the order of their creation.
 #ifndef HOTSNAP_SIM_EVENT_QUEUE_H
 #define HOTSNAP_SIM_EVENT_QUEUE_H
 

@@ -25,7 +25,7 @@ std::vector<uint8_t> to_bytes(const Frame &frame, size_t vnet_size) {
             throw std::logic_error("several segments for a NIC without offload");
         }
         out[1] = 1; // VIRTIO_NET_HDR_GSO_TCPV4
-        // As Linux does: how much of the packet was linear, which may be more than the headers.
+        // As in Linux, hdr_len is the packet's linear length, which may be more than the headers.
         out[2] = static_cast<uint8_t>(headers + frame.segments.size() % 3);
         out[4] = segment_size;
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The truth: what really happened to every segment and in every run, written down by the simulated
-// world, never by the code under test. Invariants read it.
+// The truth: the real fate of every segment and the real course of every run, written by the
+// simulated world, never by the code under test. Invariants read it.
 #ifndef HOTSNAP_SIM_LEDGER_H
 #define HOTSNAP_SIM_LEDGER_H
 
@@ -28,14 +28,14 @@ struct Segment {
     uint64_t sent_sequence;
     uint64_t source_mac;
     uint64_t destination_mac;
-    std::string run;          // the sender was in, if any
+    std::string run;          // of the sender at that time, if any
     uint64_t white_epoch = 0; // epoch in which the sender was between start of coloring and cut
     std::vector<Delivery> deliveries;
-    bool excused = false; // lost by the network, or its receiver crashed or was started after it
+    bool excused = false; // lost by the network, or its receiver crashed or was started later
 };
 
 struct Cut {
-    uint64_t sequence; // events of the guest below it happened before the cut
+    uint64_t sequence; // events of the guest with smaller numbers happened before the cut
 };
 
 struct Run {
@@ -43,14 +43,14 @@ struct Run {
     std::string initiator;
     bool restore = false;
     uint64_t epoch = 0;
-    std::map<std::string, Incarnation> members; // as far as known: who was asked
+    std::map<std::string, Incarnation> members; // those that the run has reached so far
     std::map<Incarnation, Cut> cuts;
     // Segments in the channel record, and the NIC each came on.
     std::map<Incarnation, std::vector<std::pair<uint64_t, size_t>>> recorded;
     std::map<Incarnation, uint64_t> declared_lost;
-    std::set<Incarnation> stood_still; // its main loop did, at some time
-    std::set<Incarnation> complete;    // its part is durable (FULL_FIN)
-    std::set<Incarnation> committed;   // was told so
+    std::set<Incarnation> stood_still; // whose main loops stood still at some time
+    std::set<Incarnation> complete;    // whose parts are durable (FullFin)
+    std::set<Incarnation> committed;   // that were told to commit
     std::set<Incarnation> in_doubt;
     std::set<Incarnation> aborted;
     std::set<Incarnation> loaded;
@@ -63,7 +63,7 @@ struct Ledger {
     std::vector<Segment> segments;                // by number
     std::map<uint64_t, std::string> owner_of_mac; // member by NIC
     std::map<std::string, Run> runs;
-    std::vector<std::string> violations; // found while it happens, "invariant: what"
+    std::vector<std::string> violations; // found during the simulation, "invariant: what"
     std::vector<std::string> moved;      // members whose record changed while it was written
     std::vector<std::string> overlaps;   // steps that began while another was under way
     Coverage coverage;

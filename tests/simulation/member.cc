@@ -79,7 +79,7 @@ void Member::crash() {
         world_.network.set_receiver(nic.port, nullptr);
     }
     world_.control.detach(name_);
-    // Frames that wait in the host for this guest are gone with it.
+    // Frames that wait in the host for this guest are lost with it.
     const auto excuse = [this](size_t nic, const Frame &frame) {
         for (const uint64_t segment : frame.segments) {
             world_.ledger.segments[segment].excused |= frame.destination == nics_[nic].mac;
@@ -95,7 +95,7 @@ void Member::crash() {
     }
 }
 
-// The user.
+// Commands of the user.
 
 bool Member::initiate(bool restore, const std::string &request) {
     char *error = nullptr;

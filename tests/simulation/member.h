@@ -38,9 +38,9 @@ class Member : public std::enable_shared_from_this<Member> {
         Ledger &ledger;
         Network &network;
         ControlPlane &control;
-        // Called when a member's part is complete, and it has just said so.
+        // Called when a member has just reported that its part is complete.
         std::function<void(Member &)> &on_complete;
-        // Called when a member's local run has come to another state.
+        // Called when a member's local run has reached another state.
         std::function<void(Member &, member::State)> &on_state;
     };
 
@@ -48,16 +48,16 @@ class Member : public std::enable_shared_from_this<Member> {
            Random random);
 
     void start(); // listens, and plugs the NICs in
-    void crash(); // nothing happens here any more
+    void crash(); // the member does nothing any more
 
-    // The user.
+    // Commands of the user.
     bool initiate(bool restore, const std::string &request);
     void cancel();
     // Each local step fails from now on with this probability.
     void set_failure_chance(double p) { failure_chance_ = p; }
     // The main loop stands still, and the VM with it; the coordinator's thread does not.
     void stall(uint64_t us);
-    // A frame with the color of a red one, sent by no member.
+    // A frame with the red color that no member sent.
     void receive_forged(Mac source);
 
     // The guest sends, if it runs.
@@ -74,11 +74,11 @@ class Member : public std::enable_shared_from_this<Member> {
         void operator()(hs_coordinator *c) const { hs_coordinator_free(c); }
     };
 
-    // Later, on this member's main loop, in order; not at all after a crash.
+    // Does `work` later, on this member's main loop, in order; never after a crash.
     void post(uint64_t delay_us, std::function<void()> work);
-    // After that time, in a thread of its own; not at all after a crash.
+    // Does `work` after that time, in a thread of its own; never after a crash.
     void after(uint64_t delay_us, std::function<void()> work);
-    // The same for work of the run that is on: not at all after its end.
+    // The same for work of the present run: never after the run's end.
     void after_in_run(uint64_t delay_us, std::function<void()> work);
 
     void take_actions();
@@ -88,7 +88,7 @@ class Member : public std::enable_shared_from_this<Member> {
     // The machine: carries out the steps of the local run, each at a random time or at once.
     void take_steps();
     void note_state();
-    // Says whether this step fails, and how.
+    // Returns how this step fails, or nothing if it succeeds.
     member::LocalRun::Fault chance(const char *step);
     void answer_soon(uint64_t most_us, std::function<void()> answer);
     void carry_out(const member::BeginSnapshot &step);
@@ -140,7 +140,7 @@ class Member : public std::enable_shared_from_this<Member> {
     // The guest
     bool paused_ = false;
     uint64_t sequence_ = 0;
-    std::deque<std::pair<size_t, Frame>> tap_; // what came while it stood still
+    std::deque<std::pair<size_t, Frame>> tap_; // frames that came while it stood still
 
     // The run
     std::string run_;
@@ -152,9 +152,9 @@ class Member : public std::enable_shared_from_this<Member> {
     uint64_t epoch_ = 0;
     bool white_ = false;
     bool in_steps_ = false;
-    Json manifest_;                            // that is being published
-    std::string under_way_;                    // a task or the cut
-    member::State seen_ = member::State::idle; // as it was last noted
+    Json manifest_;                            // being published
+    std::string under_way_;                    // the task or the cut under way
+    member::State seen_ = member::State::idle; // the state that was noted last
 };
 
 } // namespace hotsnap::sim

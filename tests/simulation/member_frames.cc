@@ -71,18 +71,18 @@ void Member::to_guest(size_t nic, const Frame &frame) {
         local_.red_frame();
     }
     local_.frame_received();
-    post(5, [] {}); // a frame is not the place to carry out what follows from it
+    post(5, [] {}); // no step is carried out inside the handling of a frame
 }
 
 void Member::guest_receives(size_t nic, const Frame &frame) {
     if (frame.destination != nics_[nic].mac && !frame.destination.is_group()) {
-        return; // flooded, not for this NIC
+        return; // flooded: not for this NIC
     }
     for (const uint64_t number : frame.segments) {
         Segment &segment = world_.ledger.segments[number];
         segment.deliveries.push_back({incarnation_, nic, sequence_});
-        // A member that was started again while the others were in an epoch knows no alias: its
-        // guest may see a few. It has had no part in that epoch.
+        // A member that was started again while the others were in an epoch knows no aliases, so
+        // its guest may see some. It has no part in that epoch.
         const auto sent_in = world_.ledger.runs.find(segment.run);
         const bool knows = sent_in != world_.ledger.runs.end() &&
                            sent_in->second.members.contains(name_) &&

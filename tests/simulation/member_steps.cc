@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The machine of a simulated member: carries out what its local run says, and may fail in each
-// step.
+// The machine of a simulated member: carries out the steps of its local run, and may fail in each.
 #include <algorithm>
 
 #include "member.h"
@@ -40,7 +39,7 @@ void Member::note_state() {
     }
     trace(std::string("is ") + to_string(state));
     world_.ledger.coverage.reach(state);
-    if (const auto hook = world_.on_state) { // a copy: it may take itself away
+    if (const auto hook = world_.on_state) { // a copy: the hook may remove itself
         hook(*this, state);
     }
 }
@@ -66,7 +65,7 @@ LocalRun::Fault Member::chance(const char *step) {
     return std::string("cannot ") + step;
 }
 
-// At once, within the step, or later.
+// Answers at once, within the step, or later.
 void Member::answer_soon(uint64_t most_us, std::function<void()> answer) {
     if (random_.chance(0.4)) {
         answer();
@@ -146,7 +145,7 @@ void Member::carry_out(const member::RunTask &step) {
         manifest_ = *local_.manifest();
     }
     if (step.task == HS_TASK_UNDO) {
-        generation_++; // the copy, if it runs, ends
+        generation_++; // ends the copy, if it runs
     }
     after(random_.between(50, longest_us[step.task]),
           [this, task = step.task, record = recorded()] { task_ends(task, record); });
@@ -167,7 +166,7 @@ void Member::task_ends(hs_task task, const std::vector<std::pair<uint64_t, size_
     post(random_.between(5, 200), [this, task, fault] { local_.task_done(task, fault); });
 }
 
-// The transient snapshot: mostly the main loop does nothing else meanwhile.
+// The transient snapshot. Mostly the main loop does nothing else meanwhile.
 void Member::carry_out(const member::TakeCut &) {
     step_begins("cut");
     const uint64_t begin_us = now() + random_.between(5, 500);
@@ -192,7 +191,7 @@ void Member::carry_out(const member::TakeCut &) {
         step_ends();
         local_.cut_done(fault, {{"begin_ns", begin_us * 1000}, {"end_ns", now() * 1000}});
         take_steps();
-        release_frames(); // also those that an abort let go in the pause
+        release_frames(); // also those that an abort released during the pause
         take_actions();
     });
 }
@@ -241,7 +240,7 @@ void Member::carry_out(const member::MakeReport &) {
     });
 }
 
-// The bundle exists from here on, whether or not its maker lives to say so.
+// The bundle exists from here on, even if its initiator crashes before it reports so.
 void Member::publish() {
     Run &r = run();
     r.published = true;
@@ -259,7 +258,7 @@ void Member::carry_out(const member::UndoRest &) {
     answer_soon(500, [this, fault] { local_.undone(fault); });
 }
 
-// To the coordinator's thread, in order.
+// Posts to the coordinator's thread, in order.
 void Member::carry_out(const member::Tell &step) {
     if (std::holds_alternative<member::FullFin>(step.event)) {
         run().complete.insert(incarnation_);

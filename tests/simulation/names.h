@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The simulator speaks of the libraries' types by their short names.
+// The simulator uses the libraries' types by their short names.
 #ifndef HOTSNAP_SIM_NAMES_H
 #define HOTSNAP_SIM_NAMES_H
 

@@ -21,7 +21,7 @@ void Network::send(Port from, const Frame &frame) {
         return;
     }
     const auto at = by_mac_.find(frame.destination.value());
-    const bool flood = random_.chance(0.01); // the switch has forgotten where it is
+    const bool flood = random_.chance(0.01); // the switch has forgotten the destination's port
     for (Port to = 0; to < ports_.size() && flood; to++) {
         if (to != from && (at == by_mac_.end() || to != at->second)) {
             carry(from, to, frame);

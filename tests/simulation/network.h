@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The data plane: one switch. Frames of a pair of ports keep their order; between pairs anything
-// goes. Frames can be lost, flooded to all ports, and cut up into their segments.
+// The data plane: one switch. Frames of a pair of ports keep their order; frames of different pairs
+// keep none. Frames can be lost, flooded to all ports, and split into their segments.
 #ifndef HOTSNAP_SIM_NETWORK_H
 #define HOTSNAP_SIM_NETWORK_H
 
@@ -27,7 +27,7 @@ class Network {
         : config_(config), events_(events), ledger_(ledger), random_(random) {}
 
     Port add_port(Mac mac, bool offload);
-    // Nobody there: frames for it are lost, with excuse.
+    // Without a receiver, frames for the port are lost, and excused.
     void set_receiver(Port port, Receiver receiver) { ports_[port].receiver = std::move(receiver); }
     void send(Port from, const Frame &frame);
 

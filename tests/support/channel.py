@@ -22,7 +22,7 @@ _PCAP_MAGICS = {b"\xd4\xc3\xb2\xa1": "<", b"\x4d\x3c\xb2\xa1": "<",
 
 
 class ChannelError(HotsnapError):
-    """The file is no whole pcap file of Ethernet frames; the text says what is wrong with it."""
+    """The file is no whole pcap file of Ethernet frames; the text names the fault."""
 
 
 def frames(path: str | os.PathLike[str]) -> Iterator[bytes]:
@@ -65,8 +65,8 @@ def numbered_messages(path: str | os.PathLike[str],
                       macs: Collection[str] | None = None) -> dict[str, list[int]]:
     """The numbers of the messages in the file, by the name of their sender, in order.
 
-    `macs`, when given, are the receiver's addresses; frames to other ones (a bridge may flood
-    them) are passed over.
+    `macs`, when given, are the receiver's addresses; frames to other addresses (a bridge may flood
+    them) are ignored.
     """
     own = None if macs is None else {bytes.fromhex(mac.replace(":", "")) for mac in macs}
     found: dict[str, list[int]] = {}

@@ -31,7 +31,7 @@ class Chatter:
 
     @classmethod
     def wait(cls, cluster: Cluster) -> Chatter:
-        """Waits until each member has printed a line about each other one."""
+        """Waits until each member has printed a line about each other member."""
         wanted = len(cluster.members) * (len(cluster.members) - 1)
         wait_until(lambda: len(cls.read(cluster).pairs) == wanted,
                    lambda: f"only these pairs talk: {sorted(cls.read(cluster).pairs)}; "

@@ -16,7 +16,7 @@ from .workplace import Workplace, img_create
 
 
 class Member:
-    """One member of a test cluster: how to start it, and the VM while it runs."""
+    """One member of a test cluster: its options, and its VM while it runs."""
 
     def __init__(self, cluster: Cluster, index: int, name: str, role: str, options: dict[str, Any]):
         self.cluster, self.index, self.name, self.role = cluster, index, name, role
@@ -38,7 +38,7 @@ class Member:
     def make_disks(self) -> None:
         directory = self.cluster.place.path / self.name
         directory.mkdir(exist_ok=True)
-        # A golden image is a link; an overlay must name what the link leads to now.
+        # A golden image is a link; an overlay must name the link's present target.
         self.disks = [("root", img_create(directory / "root.qcow2",
                                           backing=(GUEST / "rootfs.raw").resolve()))]
         if "db" in self.role:
@@ -133,7 +133,7 @@ class Cluster:
                 member.vm.kill()
 
     def start_for_restore(self, tag: str) -> None:
-        """All members on fresh overlays, waiting for hotsnap-restore."""
+        """Starts all members on fresh overlays; they wait for hotsnap-restore."""
         manifest = json.loads((self.bundles / tag / "manifest.json").read_text())
         for member in self.members:
             report = next(m for m in manifest["members"] if m["name"] == member.name)

@@ -16,7 +16,7 @@ Counters = dict[str, int]
 @dataclass
 class Console:
     """The lines of one member from `offset` on. `latest` maps ("chatter", peer) or (kind, "") to
-    the counters last printed, `lines` to how many lines of that kind there were."""
+    the counters printed last, `lines` maps them to the number of lines of that kind."""
 
     path: str
     offset: int = 0
@@ -27,7 +27,7 @@ class Console:
     first: dict[tuple[str, str], Counters] = field(default_factory=dict)
 
     def read(self) -> None:
-        """Take in the whole lines that were written since the last time."""
+        """Take in the whole lines that were written since the last call."""
         try:
             with open(self.path, "rb") as stream:
                 stream.seek(self.offset)
@@ -56,7 +56,7 @@ class Console:
             self.lines[key] = self.lines.get(key, 0) + 1
 
     def separate(self, text: str) -> None:
-        """Mark a place in the log while nothing writes to it, and read only what comes after."""
+        """Mark a place in the log while nothing writes to it, and read only the lines after it."""
         with open(self.path, "ab") as stream:
             stream.write(f"\n--- {text} ---\n".encode())
             self.offset = stream.tell()

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Is a cluster snapshot one consistent cut? Read from the images alone, with no VM running.
+"""Checks whether a cluster snapshot is one consistent cut, from the images alone; no VM runs.
 
-On every ordered pair of members, what the receiver's image says was received must be no more than
-what the sender's image says was sent: a message beyond that is an *orphan*, received and yet never
-sent. Frames recorded as channel state must lie between the two. On every member that writes
-numbered blocks to a disk, the layer that was frozen at the cut must hold all that were completed
-and none that was not begun.
+For every ordered pair of members, the receiver's image must not count more messages received than
+the sender's image counts sent: a message beyond that is an *orphan*, received and yet never sent.
+Frames recorded as channel state must lie between the two counts. For every member that writes
+numbered blocks to a disk, the layer frozen at the cut must hold all completed blocks, and no block
+that was not begun.
 
     python3 -m support.cutcheck [--json] BUNDLE
     python3 -m support.cutcheck [--json] IMAGE IMAGE...
 
-exits with 0 when the cut is consistent, 1 when it is not, 2 when it cannot be told.
+exits with 0 when the cut is consistent, 1 when it is not, 2 when it cannot be judged.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from .image import Image, ImageError
 
 
 class CutError(HotsnapError):
-    """The cut cannot be judged: something that is needed for it is missing; the text says what."""
+    """The cut cannot be judged; the text names the missing information."""
 
 
 @dataclass
 class Member:
-    """What is known of a member at its cut. `recorded` holds, for each sender, the numbers of the
-    UDP messages in its channel state; None when there is no record. `disks` are (file, format)
-    pairs of the layers that were frozen."""
+    """A member at its cut. `recorded` holds, for each sender, the numbers of the UDP messages in
+    the member's channel state; None when there is no record. `disks` are (file, format) pairs of
+    the layers that were frozen."""
 
     name: str
     tags: dict[int, tags.Tag]
@@ -63,7 +63,7 @@ class Pair:
 
     @property
     def in_flight(self) -> int:
-        """Sent and not received: in the channel state, and in queues inside the images."""
+        """Messages sent and not received: in the channel state, and in queues inside the images."""
         return max(0, self.sent - self.received)
 
 
@@ -100,12 +100,12 @@ class CutReport:
 # --- reading ---------------------------------------------------------------------------------------
 
 def read_member(path: str | os.PathLike[str], name: str | None = None) -> Member:
-    """The tags of one image; `name` is the member's, when it is known from elsewhere."""
+    """The tags of one image; `name` is the member's name when it is known from elsewhere."""
     found: dict[int, tags.Tag] = {}
     with Image(path) as image:
         for page, tag in image.tags():
             if tag.kind == tags.WRITER:
-                continue  # says nothing of the cut, and several may run
+                continue  # writers tell nothing about the cut, and several may run
             other = found.setdefault(tag.kind, tag)
             if other is not tag:
                 raise CutError(f"{path}: two {tags.KIND_NAMES[tag.kind]} pages, of {other.name} "
@@ -208,7 +208,7 @@ def _check_recorded(report: CutReport, where: str, numbers: list[int], out: tags
 
 
 def check_disk(report: CutReport, member: Member, qemu_img: str | None = None) -> None:
-    """Judge a member's numbered blocks, when it writes any, against its frozen disks."""
+    """Judge a member's numbered blocks, if it writes any, against its frozen disks."""
     if tags.DISK not in member.tags:
         return
     tag = member.tags[tags.DISK]
@@ -239,7 +239,7 @@ def check_images(paths: Iterable[str | os.PathLike[str]]) -> CutReport:
 
 
 def check_bundle(bundle: str | os.PathLike[str], qemu_img: str | None = None) -> CutReport:
-    """Judge a whole bundle. `qemu_img` is the program to read disks with, when not the default."""
+    """Judge a whole bundle. `qemu_img` is the program that reads disks, if not the default one."""
     members = read_bundle(bundle)
     report = check_members(members)
     for member in members:

@@ -59,7 +59,7 @@ def read_region(file: str | os.PathLike[str], form: str, blocks: int,
 
 
 def _block(region: bytes, slot: int, nonce: int) -> int | None:
-    """The number of the block in a slot; None when it holds none of this incarnation's, whole."""
+    """The number of the block in a slot; None when it holds no whole block of this incarnation."""
     block = region[slot * BLOCK_SIZE:(slot + 1) * BLOCK_SIZE]
     if len(block) < BLOCK_SIZE or block[:8] != MAGIC:
         return None
@@ -85,13 +85,13 @@ def make_block(number: int, nonce: int, name: str) -> bytes:
 
 
 def holds_blocks(region: bytes, nonce: int) -> bool:
-    """Whether any whole block of this incarnation is there."""
+    """Whether the region holds any whole block of this incarnation."""
     return any(_block(region, slot, nonce) is not None for slot in range(len(region) // BLOCK_SIZE))
 
 
 def scan(region: bytes, nonce: int, blocks: int) -> Found:
-    """The highest block, and every one that should be below it and is not. Block n is in slot
-    n % blocks, so the last `blocks` numbers are there at most."""
+    """The highest block, and every block that is missing below it. Block n is in slot n % blocks,
+    so at most the last `blocks` numbers are there."""
     numbers = {slot: _block(region, slot, nonce) for slot in range(blocks)}
     found = Found(max((number for number in numbers.values() if number is not None), default=0))
     for number in range(max(1, found.highest - blocks + 1), found.highest + 1):

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A Unix socket in front of a member's, which holds up the protocol: from the first message of one
-type on, until the test opens the gate. A phase lasts as long as its test needs."""
+"""A Unix socket in front of a member's socket. It holds up the protocol from the first message of
+one type on, until the test opens the gate, so that a phase lasts as long as its test needs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Way:
 
     def __init__(self, source: socket.socket, target: socket.socket, held: str | None):
         self.source, self.target, self.held = source, target, held
-        self.waiting = b""  # what was received and is not passed on yet
+        self.waiting = b""  # received and not passed on yet
         self.ended = False
 
     def receive(self) -> None:
@@ -28,7 +28,7 @@ class Way:
         self.ended = not data
 
     def free(self, opened: bool) -> bytes:
-        """Takes what may be passed on: all, or the whole messages before the first that is held."""
+        """Takes the data that may be passed on: all, or the whole messages before the held one."""
         end = len(self.waiting) if opened or not self.held else 0
         while end + PREFIX <= len(self.waiting):
             begin = end + PREFIX
@@ -42,8 +42,8 @@ class Way:
 
 
 class Gate:
-    """Listens at `path` and passes on to `target` and back. What goes to the target waits from the
-    first message of type `held` on, until open(); and what comes from it from `held_back` on."""
+    """Listens at `path` and passes data on to `target` and back. Until open(), messages to the
+    target wait from the first one of type `held` on, messages from it from `held_back` on."""
 
     def __init__(self, target: Path, path: Path, held: str | None = None,
                  held_back: str | None = None):
@@ -82,7 +82,7 @@ class Gate:
                 self._run(self._relay, near, far)
 
     def _relay(self, near: socket.socket, far: socket.socket) -> None:
-        """Passes data on until one end is closed and everything that came from it was passed on."""
+        """Passes data on until one end is closed and all data from it has been passed on."""
         ways = {near: Way(near, far, self.held), far: Way(far, near, self.held_back)}
         with near, far, suppress(ConnectionError):
             while not self.stop.is_set():

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Compares the image that was completed while the guest wrote on with a plain dump that was made
-inside the same pause."""
+"""Compares an image, completed while the guest went on writing, with a plain dump made inside the
+same pause."""
 
 import json
 import re
@@ -15,16 +15,16 @@ from .outcome import Failed, check, wait_until
 from .vm import Vm
 from .workplace import Workplace
 
-# A guest's kernel that clears the pages it hands out would be there before any DMA.
+# init_on_alloc=0: a kernel that clears the pages it hands out would write to each before any DMA.
 LOAD = "hs.writer.mib=96 hs.writer.rate=0 hs.writer.disk=50 init_on_alloc=0"
-BANDWIDTH = 1 << 20  # of the background copy: with it a minute or so
-LINES = 4            # that a guest's writers print while its memory is copied
+BANDWIDTH = 1 << 20  # of the background copy, which then takes a minute or so
+LINES = 4            # printed by a guest's writers while its memory is copied
 
 
 def let_write(vm: Vm, manners: Sequence[str]) -> None:
     """Keeps a slow copy going until pages were saved in each of these manners and the guest has
-    written on for a while, or cannot; then lets the copy end. The counts are for the test to
-    check."""
+    gone on writing for a while, or for 40 s at most; then lets the copy end. The test checks the
+    counts."""
     offset = len(vm.text())
 
     def enough() -> bool:
@@ -36,7 +36,7 @@ def let_write(vm: Vm, manners: Sequence[str]) -> None:
     vm.reach("full", *ended)
     with suppress(Failed):
         wait_until(lambda: enough() or vm.phase() in ended, "", timeout=40)
-    with suppress(QmpError):  # it has ended
+    with suppress(QmpError):  # the snapshot has ended
         vm.qmp.execute("hotsnap-set-bandwidth", {"bandwidth": 0})
 
 
@@ -44,9 +44,9 @@ def identity(options: dict, engine: str = "auto", manners: Sequence[str] = (),
              before: Callable[[Cluster], None] | None = None,
              meanwhile: Callable[[Cluster], None] | None = None,
              after: Callable[[Cluster], None] | None = None) -> tuple[int, dict]:
-    """Pages in which image and dump differ, and the page counts by manner; `manners` are waited
-    for. `before`, `meanwhile` and `after` are done before the snapshot, while its copy runs, and
-    when both were compared."""
+    """Returns the number of pages in which image and dump differ, and the page counts by manner;
+    waits for `manners`. Calls `before`, `meanwhile` and `after` before the snapshot, while its copy
+    runs, and after the comparison."""
     with Workplace() as place:
         cluster = Cluster(place, [("solo", "writer", {"append": LOAD, "disktag": True, **options})])
         cluster.up()
@@ -72,7 +72,7 @@ def identity(options: dict, engine: str = "auto", manners: Sequence[str] = (),
 
 
 def must_be_identical(name: str, options: dict, dma: bool = True, **hooks: Callable) -> None:
-    """`dma`: the devices write from threads of their own, so the count of DMA writes proves it."""
+    """`dma`: the devices write from their own threads, so some pages must count as DMA writes."""
     manners = ["guest_write", *(["dma_write"] if dma else [])]
     differing, pages = identity(options, manners=manners, **hooks)
     print(f"# {name}: {json.dumps(pages)}")

@@ -2,8 +2,8 @@
 """An independent reader of QEMU's mapped-ram images (docs/devel/migration/mapped-ram.rst of QEMU).
 
 It shares no code with the programs that write the images, and reads images of stock QEMU as well. A
-page whose bit is clear in its block's bitmap is zero; comparisons take it for equal to a page that
-is in the file and holds zeros.
+page whose bit is clear in its block's bitmap is zero; comparisons treat it as equal to a page in
+the file that holds zeros.
 
     with Image("bundle/a/state") as image:
         image.page("pc.ram", 0x1000)
@@ -119,7 +119,7 @@ class _Stream:
 
 
 class Image:
-    """A mapped-ram image, mapped read-only. Pages are read when they are asked for."""
+    """A mapped-ram image, mapped read-only. Pages are read on demand."""
 
     def __init__(self, path: str | os.PathLike[str]):
         self.path = os.fspath(path)
@@ -224,9 +224,9 @@ class Image:
         return Block(name, length, page_size, bitmap_offset, pages_offset, bitmap)
 
     def _read_description(self, stream: _Stream) -> list[dict[str, Any]]:
-        """The description of the device sections, which is the last of a stream.
+        """The description of the device sections, which is the last section of a stream.
 
-        The sections between have no length of their own, so it is found from its end.
+        The sections before it have no length of their own, so it is found from its end.
         """
         at = stream.data.rfind(bytes([SECTION_EOF, VMDESCRIPTION]), stream.at)
         while at >= 0:
@@ -257,7 +257,7 @@ class Image:
         return bytes(self._slice(entry, index))
 
     def nonzero_pages(self) -> Iterator[tuple[Page, memoryview]]:
-        """Every page that is not all zeros; the view is of the mapped file."""
+        """Every page that is not all zeros, as a view of the mapped file."""
         for block in self.blocks.values():
             zero = bytes(block.page_size)
             for index in block.present():
@@ -278,7 +278,7 @@ class Image:
         return found
 
     def info(self) -> dict[str, Any]:
-        """What `info` prints, as an object."""
+        """The output of `info`, as an object."""
         return {
             "file": self.path, "size": len(self._data), "machine": self.machine,
             "capabilities": self.capabilities,

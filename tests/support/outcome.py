@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Checks that hold or do not, and the lines that say so."""
+"""Checks, and the lines that tell their outcome."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def wait_until(condition: Callable[[], Any], otherwise: str | Callable[[], str],
 
 
 class Skipped(Exception):
-    """The test cannot run here; the text says what is missing."""
+    """The test cannot run here; the text names the reason."""
 
 
 class Report:

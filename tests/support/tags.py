@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Tagged pages: the counters that the guests' programs keep for the checkers.
 
-The layout is that of tests/guest/src/hs-tag.h, which says what each counter means; little endian.
+The layout is that of tests/guest/src/hs-tag.h, which explains each counter; little endian.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def _text(raw: bytes) -> str:
 
 
 def parse(page: bytes) -> Tag | None:
-    """The tag on `page`, or None when there is none of this version on it."""
+    """The tag on `page`, or None when the page has no tag of this version."""
     if len(page) < PAGE_SIZE:
         return None
     magic, version, kind, name, nonce, heartbeat, count, size = _HEADER.unpack_from(page)

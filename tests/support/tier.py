@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a test leaves to `scripts/check --all`, which the runner tells in HOTSNAP_TIER. A test that is
-started by hand leaves nothing out."""
+"""Steps that a test leaves to `scripts/check --all`; the runner sets the tier in HOTSNAP_TIER. A
+test started by hand leaves nothing out."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 
 
 def left_to_all(what: str) -> bool:
-    """Whether this run leaves `what` out; the line is for the runner, which lists it at the end."""
+    """Whether this run leaves `what` out; prints a line that the runner lists at the end."""
     if os.environ.get("HOTSNAP_TIER", "all") == "all":
         return False
     print(f"# left to --all: {what}", flush=True)
@@ -16,6 +16,6 @@ def left_to_all(what: str) -> bool:
 
 
 def steps(first: int, end: int) -> range:
-    """The steps 1 to `end` at which a test lets something fail; in the default tier every other one
-    from `first` on, so that two tests with different `first` take them all."""
+    """The steps, from 1 to before `end`, at which a test injects a failure. In the default tier,
+    every other one from `first` on, so that two tests with different `first` take all steps."""
     return range(first, end, 2) if left_to_all("every other step") else range(1, end)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The cluster of scripts/quickstart: three members with real servers, and what must hold of them.
+"""The cluster of scripts/quickstart: three members with real servers, and the checks of them.
 
-cache runs memcached; client drives it, and commits numbered rows on db, which runs PostgreSQL on a
-disk of its own. All pairs exchange numbered messages over UDP and TCP.
+cache runs memcached; client drives it, and commits numbered rows on db, which runs PostgreSQL on
+its own disk. All pairs exchange numbered messages over UDP and TCP.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ args = ["-device", "virtio-rng-pci"]
 
 @dataclass
 class Check:
-    """One thing that must hold, and what was found."""
+    """One condition, whether it holds, and the values that were found."""
 
     name: str
     good: bool
@@ -90,7 +90,7 @@ class Guests:
             console.read()
 
     def wait(self, what: str, timeout: float, steps: Callable[[], tuple[int, int]]) -> None:
-        """Waits until `steps`, which returns (done, of), are done; HotsnapError if a guest
+        """Waits until all steps are done; `steps` returns (done, total). HotsnapError if a guest
         fails."""
         bar = Progress(what)
         deadline = time.monotonic() + timeout
@@ -137,12 +137,12 @@ class Guests:
         console = self.consoles[name]
         if console.lines.get(key, 0) < lines:
             return False
-        # memcaslap reports every two seconds, which is why its first line is not waited out.
+        # memcaslap reports only every two seconds, so its first line is compared with zero.
         begin, now = console.first[key], console.latest[key]
         return all(now[c] > (begin[c] if lines > 1 else 0) for c in _MOVING[key[0]])
 
     def counters(self) -> dict[tuple[str, str, str], Counters]:
-        """(member, kind, peer) to what was printed last."""
+        """Maps (member, kind, peer) to the counters printed last."""
         return {(name, *key): dict(values) for name, console in self.consoles.items()
                 for key, values in console.latest.items()}
 
@@ -160,7 +160,7 @@ _MOVING = {"chatter": ("hb", "udp_sent", "udp_received", "tcp_sent", "tcp_receiv
 
 
 def expected() -> list[tuple[str, tuple[str, str]]]:
-    """Each (member, kind of line) that a cluster in good health prints."""
+    """Each (member, kind of line) that a healthy cluster prints."""
     found: list[tuple[str, tuple[str, str]]] = []
     for name in MEMBERS:
         found += [(name, ("chatter", peer)) for peer in MEMBERS if peer != name]
@@ -180,7 +180,7 @@ def lost_messages(before: dict[tuple[str, str, str], Counters],
 
 def judge(before: dict[tuple[str, str, str], Counters],
           after: dict[tuple[str, str, str], Counters]) -> list[Check]:
-    """Checks what the restored guests print against the last lines before the snapshot."""
+    """Compares the lines of the restored guests with the last lines before the snapshot."""
     chatter = [(key, before[key], after[key]) for key in after if key[1] == "chatter"]
     errors = sum(now["tcp_errors"] for _, _, now in chatter)
     again = sum(now["tcp_reconnects"] - was["tcp_reconnects"] for _, was, now in chatter)
@@ -203,8 +203,8 @@ def judge(before: dict[tuple[str, str, str], Counters],
 
 
 class RowCheck:
-    """Starts PostgreSQL on a copy-on-write view of a data disk, in a VM of its own without a
-    network, and says which rows it has. Leaving the context ends the VM."""
+    """Starts PostgreSQL on a copy-on-write view of a data disk, in a separate VM without a network,
+    and counts its rows. The VM ends with the context."""
 
     def __init__(self, state: State, accelerator: str, layer: str, folder: str):
         os.makedirs(folder, exist_ok=True)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What tests of failures share: snapshots that must fail, and the proof that they harmed
-nothing."""
+"""Shared by the tests of failures: snapshots that must fail, and the proof that they did no
+harm."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WRITERS = [
 
 
 def writing_cluster(place: Workplace, members: list[tuple[str, str, dict]]) -> Cluster:
-    """A cluster whose members are all writers, and all write."""
+    """A cluster of writers, in which each member has begun to write."""
     cluster = Cluster(place, members)
     cluster.up()
     for member in cluster.members:
@@ -66,7 +66,7 @@ def no_trace(cluster: Cluster, tag: str) -> None:
 
 
 def finish(member: Member, tag: str) -> None:
-    """Lets a slow snapshot end at one member, which has then done its part and told so."""
+    """Lets a slow snapshot end at one member; waits until it has done its part and reported it."""
     vm = member.vm
     vm.qmp.execute("hotsnap-set-bandwidth", {"bandwidth": 0})
     part = member.cluster.bundles / f"{tag}.partial" / member.name
@@ -74,7 +74,7 @@ def finish(member: Member, tag: str) -> None:
     working = {"hotsnap/settle", "hotsnap/channel"}
     wait_until(lambda: working.isdisjoint(name for _, name in vm.threads()),
                f"{vm.name} has something left to do")
-    for _ in range(2):  # so that the main loop has done what the last thread left to it
+    for _ in range(2):  # so that the main loop has finished the last thread's remaining work
         vm.phase()
 
 
@@ -85,7 +85,7 @@ def is_whole(image: Path) -> None:
 
 
 def unharmed(cluster: Cluster, tag: str) -> None:
-    """Every guest works on, disks included, and nothing is left of the snapshot."""
+    """Every guest goes on working, disks included, and nothing is left of the snapshot."""
     settle(cluster)
     before = {m.name: len(m.vm.text()) for m in cluster.members}
     for member in cluster.members:
@@ -100,13 +100,13 @@ def unharmed(cluster: Cluster, tag: str) -> None:
 
 
 def new_tag() -> str:
-    """A tag that no check has used: jobs are named by it, and a failed check may leave its job."""
+    """A tag that no check has used: jobs are named after it, and a failed check may leave a job."""
     new_tag.count = getattr(new_tag, "count", 0) + 1
     return f"x{new_tag.count}"
 
 
 def refused(cluster: Cluster, pattern: str, tag: str = "", **arguments) -> None:
-    """The snapshot fails with a message that fits, and everything is as before."""
+    """The snapshot fails with a message that matches `pattern`, and leaves everything as before."""
     tag = tag or new_tag()
     try:
         error = cluster.try_snapshot(tag, **arguments)
@@ -119,7 +119,7 @@ def refused(cluster: Cluster, pattern: str, tag: str = "", **arguments) -> None:
 
 
 def start(cluster: Cluster, initiator: int = 0, **arguments) -> str:
-    """Starts a snapshot that takes long; returns its tag."""
+    """Starts a slow snapshot; returns its tag."""
     tag = new_tag()
     cluster.begin_snapshot(tag, initiator, **{**SLOW, **arguments})
     return tag

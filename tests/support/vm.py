@@ -61,7 +61,7 @@ class Vm:
 
     def wait_console(self, pattern: str, timeout: float = PATIENCE) -> re.Match[str]:
         def found() -> re.Match[str] | None:
-            ended = self.ended()  # before its last words are read
+            ended = self.ended()  # asked before its last output is read
             match = re.search(pattern, self.text())
             check(match or not ended,
                   f"{self.name}: QEMU ended: {self.messages.read_text().strip()[-500:]}")
@@ -93,7 +93,7 @@ class Vm:
         return found
 
     def real_time_threads(self) -> list[str]:
-        """Names of the threads with a real-time priority, which none has except around a cut."""
+        """Names of the threads with a real-time priority; there are none except around a cut."""
         names = []
         for tid, name in self.threads():
             with suppress(ProcessLookupError):
@@ -108,7 +108,7 @@ class Vm:
         return self.wait_job(identity, timeout)
 
     def wait_job(self, identity: str, timeout: float = 300) -> str | None:
-        """Its error, or None; `progress` is then what it said of its progress, as (done, total)."""
+        """Returns the job's error, or None; `progress` then holds its progress as (done, total)."""
         deadline = time.monotonic() + timeout
         self.progress = []
         while time.monotonic() < deadline:
@@ -121,8 +121,8 @@ class Vm:
         raise Failed(f"job {identity} did not end: {job}")
 
     def phases(self, tag: str, timeout: float = PATIENCE) -> list[str]:
-        """The phases that HOTSNAP_PHASE told of snapshot `tag`, up to its end; a restore's tag is
-        empty."""
+        """The phases in the HOTSNAP_PHASE events of snapshot `tag`, up to its end; a restore's tag
+        is empty."""
         found: list[str] = []
         while not found or found[-1] not in ("committed", "aborted", "in-doubt", "restored"):
             event = self.qmp.wait_event("HOTSNAP_PHASE", timeout, {"tag": tag})

@@ -59,8 +59,8 @@ class Workplace:
 
 
 class HugePages:
-    """Reserves 2 MiB pages for the test alone, or says why it cannot. The number of them is the
-    whole machine's: one test at a time changes it, and puts it back before the next one does."""
+    """Reserves 2 MiB pages for the test alone, or skips it with the reason. Their number is a
+    setting of the whole machine: one test at a time changes it, and restores it before the next."""
 
     SETTING = Path("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages")
 
@@ -86,7 +86,7 @@ class HugePages:
 
 
 class SmallFilesystem:
-    """A tmpfs of a given size, mounted for the test alone; `options` are mount's."""
+    """A tmpfs of a given size, mounted for the test alone; `options` are those of mount."""
 
     def __init__(self, place: Workplace, mib: int, options: str = "rw"):
         self.path = place.path / f"small-{mib}"

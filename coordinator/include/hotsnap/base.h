@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What the C interfaces of the libraries have in common: snapshot.h, coordinator.h, mediator.h.
+ * The conventions of all C interfaces of the libraries: snapshot.h, coordinator.h, mediator.h,
+ * member.h.
  *
- *  1. Handles are opaque; a function that takes a handle never takes ownership of other arguments:
- *     strings and arrays are copied unless a comment says otherwise.
+ *  1. Handles are opaque. A function that takes a handle takes ownership of no other argument, and
+ *     copies strings and arrays, unless a comment says otherwise.
  *  2. Sizes and offsets are bytes, durations microseconds (`_us`) and instants CLOCK_MONOTONIC
  *     nanoseconds (`_ns`), unless a name says otherwise.
  *  3. Functions that can fail take `char **error`. On failure they return false or NULL and, when
- *     `error` is not NULL, store a message (one line, says what to do) to be freed with
+ *     `error` is not NULL, store a message (one line, with the remedy) to be freed with
  *     hs_string_free(). On success *error is untouched.
  *  4. No C++ exception crosses these interfaces.
  */
@@ -17,8 +18,8 @@
 #include <stdint.h>
 
 /*
- * Counters are lists: the structs that hold them, what a caller reports and what it copies are made
- * of the lists. A list calls X(name) for each; all are uint64_t.
+ * Counters are lists: the structs that hold them and the callers' reports and copies are made from
+ * the lists. A list calls X(name) for each counter; all are uint64_t.
  */
 #define HS_COUNTER_FIELD(name) uint64_t name;
 

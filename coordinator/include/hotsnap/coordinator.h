@@ -3,10 +3,10 @@
  * The cluster protocol of one member: initiator or peer of a cluster snapshot or restore.
  * (HotSnap, LISA '13, section 3: "HotSnap protocol".)
  *
- * Sans-I/O: what happened goes in (bytes from a link, the time, local progress), what to do comes
- * out (hs_coordinator_next_action). No clock, socket, file or thread inside; the same code runs in
+ * Sans-I/O: events go in (bytes from a link, the time, local progress), actions come out
+ * (hs_coordinator_next_action). No clock, socket, file or thread inside; the same code runs in
  * QEMU and in the simulator. Not thread safe: one thread at a time. Conventions as in base.h.
- * No function lets an exception out; an error inside one that reports none ends the run.
+ * No function lets an exception out. An error in a function that cannot report it ends the run.
  *
  * An epoch, seen from the initiator (I) and a peer (P):
  *
@@ -16,7 +16,7 @@
  *   ARM            I>P  all run: coloring white, memory protected       ARMED               P>I
  *   SNAPSHOT       I>P  the cut (or earlier, at the first red frame)    TRANSIENT_SNAP_FIN  P>I
  *                       carries the white counts
- *   ALL_TRANSIENT_SNAP_FIN  I>P  carries what to expect on each channel CHANNELS_FIN        P>I
+ *   ALL_TRANSIENT_SNAP_FIN  I>P  carries the expected counts by channel CHANNELS_FIN        P>I
  *   COLORING_END   I>P  all channels are closed: frames go natural
  *                       background copies run                           FULL_SNAP_FIN       P>I
  *   ALL_FULL_SNAP_FIN  I>P  the bundle is published
@@ -25,8 +25,8 @@
  * and a restore: RESTORE I>P, LOADED P>I, START I>P, STARTED P>I, RESTORED I>P.
  *
  * Members form a star around the initiator. Messages are JSON, framed by a 4-byte big-endian
- * length (docs/formats/protocol.md, which also argues why the cut is consistent and what happens
- * when a member is lost in each phase). The initiator is a member like the others: it gets the
+ * length (docs/formats/protocol.md, which also argues why the cut is consistent and says what the
+ * loss of a member means in each phase). The initiator is a member like the others: it gets the
  * same work to do.
  */
 #ifndef HOTSNAP_COORDINATOR_H
@@ -43,21 +43,21 @@ extern "C" {
 #endif
 
 typedef struct hs_coordinator hs_coordinator;
-typedef struct hs_work hs_work;   /* what a run asks of the machine (coordinator/member/work.h) */
-typedef struct hs_event hs_event; /* what the machine answers, or tells unasked */
+typedef struct hs_work hs_work;   /* of a run, for the machine (coordinator/member/work.h) */
+typedef struct hs_event hs_event; /* of the machine: an answer, or news */
 
 typedef uint64_t hs_link; /* a connection, numbered by the caller; never reused; 0 = none */
 
 typedef enum hs_action_kind {
     HS_DO_CONNECT = 1, /* open a connection to `text` (address), report link_up or link_down */
     HS_DO_SEND,        /* send `data` on `link` */
-    HS_DO_CLOSE,       /* close `link` (after what was sent); no link_down is expected back */
+    HS_DO_CLOSE,       /* close `link` (after all that was sent); no link_down is expected back */
     HS_DO_TIMER,       /* call hs_coordinator_tick at `deadline_us` (replaces the earlier one);
                           UINT64_MAX = no timer */
     /*
      * Local work: `work`, which the caller owns now (hs_member_work, or hs_work_free). It is done
-     * in the order in which it comes, and answered with hs_coordinator_event(). Of any run; a
-     * member is given it also when it leads.
+     * in the order in which it comes, and answered with hs_coordinator_event(). All runs have such
+     * work, and all members get it, the initiator too.
      */
     HS_DO_WORK,
     /* For the user of this member. */
@@ -92,11 +92,11 @@ void hs_coordinator_free(hs_coordinator *c);
  *    "coloring":true, "options":{..passed through to the machine..},
  *    and, all optional, in microseconds (default in parentheses):
  *    "prepare_timeout_us" (60 s, connecting included), "arm_timeout_us" (30 s, INSTALL and ARM
- *    each), "cut_timeout_us" (10 s), "drain_us" (200 ms: what is not received by then, is declared
+ *    each), "cut_timeout_us" (10 s), "drain_us" (200 ms: frames not received by then are declared
  *    lost), "settle_us" (10 ms: from the last ARMED to SNAPSHOT; uncolored frames are delivered by
  *    then), "full_timeout_us" (0 = none), "abort_timeout_us" (10 s), "heartbeat_us" (1 s),
  *    "silence_timeout_us" (30 s: a member that says nothing for so long is taken for dead)}
- * Fails when an epoch runs here already, or on a bad request.
+ * Fails when a run is on here already, or on a bad request.
  */
 bool hs_coordinator_snapshot(hs_coordinator *c, const char *request_json, uint64_t now_us,
                              char **error);
@@ -107,31 +107,31 @@ bool hs_coordinator_snapshot(hs_coordinator *c, const char *request_json, uint64
 bool hs_coordinator_restore(hs_coordinator *c, const char *request_json, uint64_t now_us,
                             char **error);
 /*
- * The user cancels what this member initiated; HS_SAY_FINISHED tells how it ended. No effect when
- * nothing is initiated here, and once the bundle is being published, or START of a restore is out:
- * the command then ends as it would.
+ * The user cancels the run that this member initiated; HS_SAY_FINISHED tells how it ended. No
+ * effect when this member leads no run, once the bundle is being published, or once START of a
+ * restore is out: the command then ends as it would have ended.
  */
 void hs_coordinator_cancel(hs_coordinator *c, const char *reason, uint64_t now_us);
 
-/* Links. `inbound`: the other side connected to us; else `address` is what HS_DO_CONNECT named. */
+/* Links. `inbound`: the other side connected to us; else `address` is that of HS_DO_CONNECT. */
 void hs_coordinator_link_up(hs_coordinator *c, hs_link link, bool inbound, const char *address,
                             uint64_t now_us);
-/* Also for a failed HS_DO_CONNECT: then link is 0 and address says which. */
+/* Also for a failed HS_DO_CONNECT: then link is 0, and address tells which one failed. */
 void hs_coordinator_link_down(hs_coordinator *c, hs_link link, const char *address,
                               const char *reason, uint64_t now_us);
 /*
- * Whether the connection that HS_DO_CONNECT named is still needed. To be asked before another
- * attempt, so that no limit of the caller's own ends a run that may still wait: the run has its
- * deadlines. When it is not, report link_down.
+ * Whether the connection that HS_DO_CONNECT asked for is still needed. Ask before another attempt,
+ * so that no limit of the caller's own ends a run that may still wait: the run has its deadlines.
+ * When the connection is not needed any more, report link_down.
  */
 bool hs_coordinator_wants(hs_coordinator *c, const char *address);
 void hs_coordinator_bytes(hs_coordinator *c, hs_link link, const uint8_t *data, size_t size,
                           uint64_t now_us);
-/* Too early or unasked calls do no harm. */
+/* A call too early, or unasked, does no harm. */
 void hs_coordinator_tick(hs_coordinator *c, uint64_t now_us);
 /*
- * The machine answers, or tells. Takes `event`; NULL is ignored. An event that is not legal in the
- * state of the run (late, doubled, of an aborted run) is ignored and counted in the status as
+ * The machine answers, or has news. Takes `event`; NULL is ignored. An event that is not legal in
+ * the state of the run (late, doubled, of an aborted run) is ignored, and counted in the status as
  * "ignored_events".
  */
 void hs_coordinator_event(hs_coordinator *c, hs_event *event, uint64_t now_us);

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * The packet mediator: colors the frames between members, holds those that must wait for the cut,
- * counts and records the channel state. (HotSnap, LISA '13, section 3.3 and 4.3.)
+ * counts and records the channel state. (HotSnap, LISA '13, sections 3.3 and 4.3.)
  *
  * Sans-I/O: frames in, verdicts out; the caller delivers. One mediator serves all NICs of a member.
- * Not thread safe: QEMU calls it under the BQL only, but for hs_mediator_write_channel, for which
- * it sees to it that the record stands still. Conventions as in base.h.
+ * Not thread safe: QEMU calls it under the BQL. The exception is hs_mediator_write_channel, during
+ * which QEMU lets the record stand still. Conventions as in base.h.
  *
  * Color. A frame from one member to another carries the sender's epoch state in the first octet of
  * its source MAC (XOR with a mask that leaves the multicast and local bits alone), so no byte is
@@ -17,20 +17,20 @@
  *
  * Bit 0x10 is the epoch's parity, so that a late frame of epoch e is not taken for one of e + 1.
  *
- * What is colored: unicast frames whose source is the sending NIC's own MAC and whose destination
+ * Colored frames: unicast frames whose source is the sending NIC's own MAC and whose destination
  * is a member's. Frames from and to non-members are never changed. Broadcast and multicast frames
  * cannot be colored (non-members see them too): a red member holds its own until coloring ends, so
- * none of them crosses the cut backwards. Unicast frames may overtake those (IEEE 802.1Q keeps
+ * none of them crosses the cut backwards. Unicast frames may overtake them (IEEE 802.1Q keeps
  * order per source and destination only); broadcasts keep their order among each other.
  *
- * What is recorded (channel state): after our cut, until the channels are closed, frames that a
+ * Recorded frames (channel state): after our cut, until the channels are closed, frames that a
  * member sent before its cut, to one of our MACs or to a group. Frames held until our cut count as
  * received after it.
  *
  * Bounds: the record (64 MiB) and the frames held in each direction (64 MiB each) are bounded, so
- * that no guest can exhaust the host. Beyond: a frame is delivered but counted in `unrecorded` and
- * in `lost`, since a restored guest misses it; a held frame is dropped, as a full receive ring
- * would, and counted in `dropped`.
+ * that no guest can exhaust the host. A frame beyond the record's bound is delivered, but counted
+ * in `unrecorded` and in `lost`, since a restored guest misses it. A frame beyond the bound of held
+ * frames is dropped, as by a full receive ring, and counted in `dropped`.
  */
 #ifndef HOTSNAP_MEDIATOR_H
 #define HOTSNAP_MEDIATOR_H
@@ -54,7 +54,7 @@ typedef enum hs_direction {
 
 typedef enum hs_verdict {
     HS_PASS = 0, /* deliver now (the frame may have been recolored in place) */
-    HS_HOLD = 1, /* the mediator kept a copy; it comes back from hs_mediator_next_released() */
+    HS_HOLD = 1, /* the mediator keeps a copy, which hs_mediator_next_released() gives back */
     /*
      * As HS_HOLD, and this is the first red frame between hs_mediator_armed() and our cut: the
      * caller must take the transient snapshot as soon as it can.
@@ -71,13 +71,13 @@ typedef struct hs_frame {
 } hs_frame;
 
 /*
- * Counters, as in snapshot.h: X(name) for each, all uint64_t, of this epoch.
+ * Counters, as in base.h: X(name) for each, all uint64_t, of this epoch.
  *   white_sent, white_received  segments
  *   red_sent, red_received      frames
  *   held             frames to the guest held until our cut
  *   held_broadcasts  frames from the guest held until coloring ended
  *   recorded         frames of channel state
- *   recorded_bytes   of them
+ *   recorded_bytes   bytes of those frames
  *   lost             white segments declared lost, and unrecorded frames; at the close
  *   on_the_fly       red frames that arrived before our cut
  *   unrecorded       channel state beyond the record's bound
@@ -103,11 +103,11 @@ typedef struct hs_mediator_stats {
 } hs_mediator_stats;
 
 /*
- * No function lets an exception out. When memory is out: new returns NULL; what returns text
- * returns NULL; add_nic returns UINT32_MAX; what reports errors reports that one; a frame that
- * should be held is dropped and one that should be recorded is not, both counted as if the bound
- * had been reached. (Not so where JSON is read or written: the library for it needs memory to free
- * memory, and ends the program.)
+ * No function lets an exception out. When memory is out: new returns NULL; a function that returns
+ * text returns NULL; add_nic returns UINT32_MAX; a function that reports errors reports that one; a
+ * frame due to be held is dropped, and a frame due to be recorded is not recorded, both counted as
+ * if the bound had been reached. (Not so where JSON is read or written: the library for it needs
+ * memory to free memory, and ends the program.)
  */
 hs_mediator *hs_mediator_new(void);
 void hs_mediator_free(hs_mediator *m);
@@ -119,19 +119,19 @@ void hs_mediator_remove_nic(hs_mediator *m, uint32_t nic);
 char *hs_mediator_nics_json(hs_mediator *m);
 
 /*
- * PREPARE: installs the epoch and the members' MACs; nothing is colored yet, colored frames are
- * understood from here on. `members_json`: [{"name":"db","macs":["52:54:00:..",..]}, ...] with this
- * member among them. Fails on a MAC that two members share or that is an alias of another.
+ * INSTALL: the epoch and the members' MACs. Nothing is colored yet; colored frames are understood
+ * from here on. `members_json`: [{"name":"db","macs":["52:54:00:..",..]}, ...] with this member
+ * among them. Fails on a MAC that two members share or that is an alias of another.
  * `coloring` false: frames pass untouched and are not held (negative control).
  */
 bool hs_mediator_prepare(hs_mediator *m, uint64_t epoch, const char *self_name,
                          const char *members_json, bool coloring, char **error);
-/* ARM: every member understands colors now; ours turns white and counting begins. */
+/* ARM: every member understands colors now; this one turns white, and counting begins. */
 void hs_mediator_start_coloring(hs_mediator *m);
 /*
- * Memory is protected: a cut can be taken from here on. A red frame that came earlier waits, and
- * all behind it: a member may be armed, and cut, before us, and a frame can be forged. Returns
- * whether one waits; then take the cut as after HS_HOLD_AND_CUT.
+ * Memory is protected: a cut can be taken from here on. A red frame may have come earlier, since
+ * another member may be armed, and cut, before us, and since a frame can be forged. It waits, with
+ * all frames behind it. Returns whether one waits; then take the cut as after HS_HOLD_AND_CUT.
  */
 bool hs_mediator_armed(hs_mediator *m);
 /*
@@ -142,12 +142,13 @@ void hs_mediator_cut(hs_mediator *m);
 /* White segments sent by pair, for TRANSIENT_SNAP_FIN: {"srcmac>dstmac":N,...}. After the cut. */
 char *hs_mediator_white_sent_json(hs_mediator *m);
 /*
- * ALL_TRANSIENT_SNAP_FIN: what the other members had sent to us, same form. The channels are
- * complete once as many arrived, or a red frame of that sender has (frames of a pair keep order).
+ * ALL_TRANSIENT_SNAP_FIN: the segments that the other members had sent to us, same form. A channel
+ * is complete once as many have arrived, or a red frame of its sender (frames of a pair keep
+ * order).
  */
 bool hs_mediator_expect(hs_mediator *m, const char *expected_json, char **error);
 bool hs_mediator_channels_complete(hs_mediator *m);
-/* Gives up waiting: what is missing is declared lost. Recording ends here (or by completion). */
+/* Gives up waiting: missing segments are declared lost. Recording ends here (or by completion). */
 void hs_mediator_close_channels(hs_mediator *m);
 /* Coloring ends: frames go natural, held broadcasts are ready for release. */
 void hs_mediator_end_coloring(hs_mediator *m);
@@ -164,22 +165,22 @@ hs_verdict hs_mediator_frame(hs_mediator *m, const hs_frame *frame, int64_t now_
 
 /*
  * The same for a frame that lies elsewhere, in guest memory for one: `data` holds its first
- * `head_size` bytes only, all of them or at least HS_FRAME_HEAD. `copy` is called, before this
- * returns and at most once, when the rest is needed: to write the bytes from `head_size` on to
- * `to`, which has room for them. What was judged is what is kept: the head is never read again.
+ * `head_size` bytes only, all of them or at least HS_FRAME_HEAD. When the rest is needed, `copy` is
+ * called, before this returns and at most once: it writes the bytes from `head_size` on to `to`,
+ * which has room for them. The head is never read again, so the bytes kept are the bytes judged.
  */
 #define HS_FRAME_HEAD 256
 typedef void (*hs_copy_rest)(void *opaque, uint8_t *to);
 hs_verdict hs_mediator_frame_head(hs_mediator *m, const hs_frame *frame, size_t head_size,
                                   hs_copy_rest copy, void *opaque, int64_t now_ns,
                                   uint8_t *source_octet);
-/* So many frames that hs_mediator_next_released gave out could not be delivered. */
+/* Counts frames of hs_mediator_next_released that could not be delivered. */
 void hs_mediator_undelivered(hs_mediator *m, uint64_t frames);
 
 /*
  * Takes the next frame that is ready for release; false when none. The frame is already recolored
- * where due, and owned by the mediator until the next call on it. While frames are pending for a
- * direction of a NIC, hs_mediator_frame holds later ones of it, so order is kept: drain in a loop.
+ * where due. The mediator owns it; it is valid until the next call on the mediator. While frames
+ * are pending in a direction, hs_mediator_frame holds later ones to keep order: drain in a loop.
  */
 bool hs_mediator_next_released(hs_mediator *m, hs_frame *frame);
 

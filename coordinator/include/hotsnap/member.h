@@ -1,25 +1,25 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * The local life of a run (a cluster snapshot or restore) in one member: between the coordinator,
- * which says what work is due, and the machine, which does it.
+ * which gives the work, and the machine, which does it.
  *
  * Sans-I/O: work, answers and frames go in, steps come out (hs_member_next_step). No clock, socket,
  * file or thread inside; the same code runs in QEMU and in the simulator. Not thread safe: QEMU
  * calls it under the BQL, in the main loop. Conventions as in base.h.
  *
- * It drives the packet mediator by itself: member table, coloring, what to expect, the close of the
- * channels, the reset. The executor calls hs_mediator_cut() in the pause, hs_mediator_frame() for
- * each frame, hs_mediator_next_released() at HS_STEP_RELEASE, hs_mediator_write_channel() in
- * HS_TASK_CHANNEL, and nothing else that changes the mediator but its NICs.
+ * It drives the packet mediator by itself: member table, coloring, expected counts, the close of
+ * the channels, the reset. The executor calls hs_mediator_cut() in the pause, hs_mediator_frame()
+ * for each frame, hs_mediator_next_released() at HS_STEP_RELEASE, hs_mediator_write_channel() in
+ * HS_TASK_CHANNEL, and adds and removes NICs; it changes nothing else of the mediator.
  *
- * The executor is the caller of all this. It takes the steps in a loop after each call, in their
- * order, and carries each out before it takes the next; not inside the handling of a frame, and not
- * inside the handling of another step. It may answer while it carries a step out, or later.
+ * The executor is the caller of these functions. It takes the steps in a loop after each call, in
+ * their order, and carries each out before it takes the next. It takes none inside the handling of
+ * a frame or of another step. It may answer while it carries a step out, or later.
  *
- * A step that needs an answer gets exactly one, and until then no other step of that kind is given:
- * no two tasks run at once, and no task runs beside the cut. That holds in an abort, too: what is
- * under way is waited for, and its errors are no news then. Only a load and a start are not waited
- * for: after HS_STEP_END_LOAD they have no answer any more.
+ * A step that needs an answer gets exactly one, and until then no other step that needs one is
+ * given: no two tasks run at once, and no task runs beside the cut. That holds in an abort, too:
+ * a step under way is waited for, and its errors are ignored then. Only a load and a start are not
+ * waited for: after HS_STEP_END_LOAD they have no answer any more.
  *
  * No call is wrong in any state. An answer that is not due (late, doubled) is ignored and counted.
  */
@@ -41,13 +41,13 @@ typedef struct hs_work hs_work;   /* from the coordinator, for hs_member_work() 
 typedef struct hs_event hs_event; /* from HS_STEP_EVENT, for hs_coordinator_event() */
 
 /*
- * What takes long or waits for storage, and so runs in a worker thread beside the VM. Each is
+ * Tasks take long or wait for storage, and so run in a worker thread beside the VM. Each is
  * answered with hs_member_task_done(). A task may end early, with an error, once
  * hs_work_abort_reason() has told the iothread that an abort is on its way.
  */
 typedef enum hs_task {
     HS_TASK_PREPARE = 1, /* folder, overlays, first flush; the snapshot of memory is made */
-    HS_TASK_ARM,         /* flush again, so that little is left for the pause; protect memory */
+    HS_TASK_ARM,         /* flush again, so that the pause flushes little; protect memory */
     /*
      * Background copies start (hs_member_memory_done() tells how they end); disks are flushed, made
      * read-only and summed.
@@ -62,17 +62,17 @@ typedef enum hs_task {
     HS_TASK_PUBLISH, /* write hs_member_manifest(), rename TAG.partial to TAG */
     /*
      * First hs_snapshot_abort() and hs_snapshot_free(), so that nothing waits for storage any more;
-     * then the removal of this member's own files, and of TAG.partial when it is empty. An error is
-     * what could not be undone; the rest is undone just the same.
+     * then the removal of this member's own files, and of TAG.partial when it is empty. An error
+     * names the parts that could not be undone; the rest is undone just the same.
      */
     HS_TASK_UNDO,
 } hs_task;
 
 typedef enum hs_step_kind {
     /*
-     * Check what forbids a snapshot, forbid what would disturb it, make the executor's object of
-     * the run; quick. -> hs_member_begun(). After an error nothing is left of it, and no
-     * HS_STEP_UNDO or HS_STEP_FORGET comes.
+     * Check that nothing forbids a snapshot, forbid all that would disturb it, make the executor's
+     * object of the run; quick. -> hs_member_begun(). After an error nothing is left of this step,
+     * and no HS_STEP_UNDO or HS_STEP_FORGET comes.
      */
     HS_STEP_BEGIN_SNAPSHOT = 1, /* u.begin_snapshot */
     HS_STEP_TASK,               /* u.task -> hs_member_task_done() */
@@ -81,7 +81,7 @@ typedef enum hs_step_kind {
      * -> hs_member_cut_done(). After an error the VM runs, uncut.
      */
     HS_STEP_CUT,     /* u.cut */
-    HS_STEP_RELEASE, /* deliver what hs_mediator_next_released() gives; no answer */
+    HS_STEP_RELEASE, /* deliver the frames of hs_mediator_next_released(); no answer */
     HS_STEP_REPORT,  /* describe this member's part for the manifest -> hs_member_report() */
     /*
      * After HS_TASK_UNDO, the main loop's part: disks leave their overlays. -> hs_member_undone()
@@ -96,12 +96,12 @@ typedef enum hs_step_kind {
     HS_STEP_BEGIN_LOAD, /* u.begin_load */
     /*
      * Start the VM, unless it was paused at the cut; play the channel back, then let the waiting
-     * frames through; free what the load needed. -> hs_member_started(); after an error the VM does
+     * frames through; free the load's resources. -> hs_member_started(); after an error the VM does
      * not run.
      */
     HS_STEP_START,
     HS_STEP_STOP,     /* restore aborted after HS_STEP_START: stop the VM; no answer */
-    HS_STEP_END_LOAD, /* restore aborted: stop loading, free what it needed, let frames through;
+    HS_STEP_END_LOAD, /* restore aborted: stop loading, free its resources, let frames through;
                          no answer, and none any more to HS_STEP_BEGIN_LOAD and HS_STEP_START */
 } hs_step_kind;
 
@@ -125,7 +125,7 @@ typedef struct hs_step {
         hs_event *event;
         struct {
             bool kept;          /* files and overlays stay; else all is undone already */
-            bool in_doubt;      /* kept, though nobody knows whether the bundle was published */
+            bool in_doubt;      /* kept, though it is not known whether the bundle was published */
             const char *reason; /* of the doubt, or of the abort; may be "" */
         } forget;
         struct {
@@ -149,7 +149,7 @@ typedef struct hs_pause {
 
 /*
  * `name`: this member's, as for hs_coordinator_new(). `mediator` is not owned, and must outlive the
- * member. `boot_id` of the host: equal ones tell that members' pauses can be compared.
+ * member. `boot_id` of the host: the pauses of two members can be compared when theirs are equal.
  */
 hs_member *hs_member_new(const char *name, hs_mediator *mediator, const char *boot_id,
                          char **error);
@@ -160,33 +160,33 @@ void hs_member_work(hs_member *m, hs_work *work);
 
 /*
  * NULL unless the work is an abort. The iothread asks before it hands the work over: the main loop
- * may be waiting for storage, in a page that is not saved yet, and hears of no abort before the
- * memory is released (hs_snapshot_abort()). The string lives as long as the work.
+ * may be waiting for storage, in a page that is not saved yet, and takes no work before the memory
+ * is released (hs_snapshot_abort()). The string lives as long as the work.
  */
 const char *hs_work_abort_reason(const hs_work *work);
 const char *hs_work_name(const hs_work *work); /* "prepare", ..: for traces */
-void hs_work_free(hs_work *work); /* of work that is not handed over; NULL is allowed */
+void hs_work_free(hs_work *work);              /* work that is not handed over, or NULL */
 const char *hs_event_name(const hs_event *event);
-void hs_event_free(hs_event *event); /* of an event that is not handed over; NULL is allowed */
+void hs_event_free(hs_event *event); /* an event that is not handed over, or NULL */
 
 /* Answers; `error` is NULL when all went well. */
 void hs_member_begun(hs_member *m, const char *error);
 void hs_member_task_done(hs_member *m, hs_task task, const char *error);
 void hs_member_cut_done(hs_member *m, const char *error, const hs_pause *pause);
 void hs_member_report(hs_member *m, const char *json);
-void hs_member_undone(hs_member *m, const char *error); /* what could not be undone */
+void hs_member_undone(hs_member *m, const char *error); /* error: the parts not undone */
 void hs_member_loaded(hs_member *m, const char *error, const char *json);  /* json: NULL is {} */
 void hs_member_started(hs_member *m, const char *error, const char *json); /* {"played":N,
                                                                               "start_ns":N} */
 
-/* News that are no answers. */
+/* News, which answer no step. */
 /* The copy of memory is complete, or failed. After HS_STEP_CUT; an error at any time. */
 void hs_member_memory_done(hs_member *m, const char *error);
-/* Anything else went wrong for this run, as memory that was taken away. */
+/* This run fails for another reason, such as memory that was taken away. */
 void hs_member_failed(hs_member *m, const char *error);
 /*
- * hs_mediator_frame() said HS_HOLD_AND_CUT. Forces the cut when this member is armed. Before that
- * the mediator holds the frame, and the cut is taken as soon as this member is armed.
+ * hs_mediator_frame() returned HS_HOLD_AND_CUT. Forces the cut when this member is armed. Before
+ * that the mediator holds the frame, and the cut is taken as soon as this member is armed.
  */
 void hs_member_red_frame(hs_member *m);
 /*
@@ -196,7 +196,7 @@ void hs_member_red_frame(hs_member *m);
 bool hs_member_frame_received(hs_member *m);
 /*
  * From a timer of the main loop, a few times a second while a run is on: tells the coordinator that
- * the main loop is alive, and while memory is saved how far that has come (bytes).
+ * the main loop is alive and, while memory is saved, how many bytes are done.
  */
 void hs_member_beat(hs_member *m, uint64_t done, uint64_t total);
 
@@ -214,7 +214,7 @@ bool hs_member_busy(const hs_member *m);     /* a run is on: commands that distu
 bool hs_member_aborting(const hs_member *m); /* and is being undone */
 const char *hs_member_state_name(const hs_member *m); /* "idle", "preparing", .. */
 /*
- * The mediator knows, or knew, a member table: frames must pass it. Before the first run they need
+ * The mediator knows, or knew, a member table: frames must pass through it. Before that they need
  * not.
  */
 bool hs_member_has_table(const hs_member *m);

@@ -73,7 +73,7 @@ class Receiver {
         }
     }
 
-    // White, in the channel, and not in the record: must have been declared lost.
+    // A white segment in the channel that is not in the record must have been declared lost.
     bool is_missing(uint64_t number, const Segment &segment) {
         if (!sent_before_cut(segment)) {
             return false;
@@ -87,8 +87,8 @@ class Receiver {
         if (segment.white_epoch == run_.epoch) {
             return true;
         }
-        // Known limit: nothing counts frames without color. Those that wait in the host, for a main
-        // loop that stands still longer than the time to settle, may miss the record.
+        // Known limit: frames without color are not counted. Those that wait in the host for a main
+        // loop that stands still longer than the time to settle may miss the record.
         if (moment == Moment::after_cut && config_.settle_us >= config_.transit_us &&
             !run_.stood_still.contains(self_)) {
             complain(number, "was sent without color before the cut, and came after the channels "
@@ -120,8 +120,8 @@ Violations channel_exact(const Config &config, const Ledger &ledger) {
         violations.push_back("channel_exact: the record of " + name +
                              " changed while it was written");
     }
-    // Unicast segments by member. Broadcasts cannot be colored, so not counted: those that come
-    // while the channels are open are recorded, soundly, but nobody can tell whether it is all.
+    // Unicast segments by member. Broadcasts cannot be colored, and so not be counted: those that
+    // come while the channels are open are recorded, soundly, but perhaps not all of them.
     std::map<std::string, std::vector<uint64_t>> for_member;
     for (uint64_t number = 0; number < ledger.segments.size(); number++) {
         if (const std::string *owner = ledger.owner(ledger.segments[number].destination_mac)) {

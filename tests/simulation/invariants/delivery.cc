@@ -11,7 +11,7 @@ namespace hotsnap::sim {
 
 Violations delivery(const Config &, const Ledger &ledger) {
     Violations violations;
-    // What each NIC of an incarnation received, in order: (sequence, segment).
+    // The segments that each NIC of an incarnation received, in order: (sequence, segment).
     std::map<std::pair<Incarnation, size_t>, std::vector<std::pair<uint64_t, uint64_t>>> received;
     for (uint64_t number = 0; number < ledger.segments.size(); number++) {
         const Segment &segment = ledger.segments[number];

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Checks of snapshots of level-2 guests: the image is the memory of the pause, an open trap is
-seen, the restored guest goes on.
+noticed, the restored guest goes on.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ TRAPPED = {"none": [], "uffd": WRITES[:2]}  # by engine; the other engines have 
 
 
 def pages_written(guest: Guest) -> dict[str, int]:
-    """The pages that each writer has written, as it last said."""
+    """The number of pages that each writer has written, from its last line."""
     return {cpu: int(count) for cpu, count in
             re.findall(r"writer (cpu\d) pages=(\d+) disk", guest.text())}
 
@@ -34,7 +34,7 @@ def wait_writers(guest: Guest) -> None:
 
 @dataclass(frozen=True)
 class Shot:
-    """A snapshot to take: what to call it, with which engine, which trap to leave open."""
+    """A snapshot to take: its name, its engine, and the trap to leave open."""
 
     name: str
     engine: str
@@ -53,7 +53,7 @@ class Shot:
 
 
 def take_snapshots(machine: Level1, name: str, shots: list[Shot]) -> dict[str, int]:
-    """Returns what the writers had written before the first."""
+    """Takes the snapshots. Returns the writers' counts of pages before the first one."""
     with machine.guest(name) as guest:
         check(guest.qmp.execute("query-kvm") == {"enabled": True, "present": True}, "no KVM")
         wait_writers(guest)
@@ -103,8 +103,8 @@ def identity(machine: Level1, member: str, shot: Shot, manners: list[str]) -> No
 
 def control(machine: Level1, member: str, shot: Shot, memory: set[str],
             others: set[str] = frozenset()) -> None:
-    """The image is not the memory of the pause, in any of these blocks; and the reason is the trap
-    that was left open: no page was saved in its manner, but some were in each of the `others`."""
+    """The image is not the memory of the pause in any block of `memory`. The reason is the trap
+    left open: no page was saved in its manner, and some were saved in each of the `others`."""
     blocks, pages = differing(machine, member, shot)
     print(f"# {member}-{shot.name}: {dict(blocks)} pages differ; {json.dumps(pages)}")
     check(memory <= blocks.keys(), "with open traps the images are identical in "

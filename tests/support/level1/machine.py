@@ -2,9 +2,9 @@
 """A level-1 machine: a computer with hardware virtualization, emulated, for tests under KVM.
 
 QEMU's TCG emulates AMD's SVM with nested paging, so that KVM works in the machine on any host.
-The machine runs the QEMU under test with level-2 guests, as planned before it starts: one after the
-other, or some at once. QMP and the guests' consoles lead out through virtio ports, one pair of them
-for each guest that runs at the same time; files come out of the machine's disk once it has powered
+The machine runs the QEMU under test with level-2 guests, by a plan made before it starts: one after
+the other, or some at once. QMP and the guests' consoles lead out through virtio ports, one pair for
+each guest that runs at the same time. Files are read from the machine's disk once it has powered
 off.
 """
 
@@ -39,8 +39,8 @@ PROGRAMS = ["hs-writer", "hs-chatter"]  # of the test guests, for level 2
 
 @dataclass
 class Level2:
-    """A level-2 guest of the plan; `args` are what distinguishes its QEMU. With `restore_of` it is
-    that guest's member again, waiting to be restored on an overlay over that one's disk."""
+    """A level-2 guest of the plan; `args` are its QEMU's own arguments. With `restore_of` it is
+    that guest's member again, and waits to be restored on an overlay over that guest's disk."""
 
     name: str
     cpus: int = 1
@@ -52,7 +52,7 @@ class Level2:
     port: int = 0           # of QMP and console: guests that run at once need different ones
     killed: bool = False    # its QEMU gets SIGKILL (Guest.kill_hard) instead of being told to quit
     disk_device: str = "virtio-blk-pci"
-    # Other drivers than virtio's that it needs; only Debian's full kernel has them.
+    # The drivers it needs that are not virtio's; only Debian's full kernel has them.
     drivers: list[str] = field(default_factory=list)
 
     @property
@@ -77,7 +77,7 @@ class Level2:
 
     def make_disk(self, folder: Path) -> None:
         if self.restore_of:
-            # Relative to the overlay, so that it is right here and in the machine.
+            # Relative to the overlay, so that the name is right both here and in the machine.
             img_create(folder / self.disk, backing=Path(f"{self.restore_of}.raw"))
         else:
             make_ext4(folder / self.disk, LEVEL2_DISK_MIB, "load")
@@ -110,7 +110,7 @@ class Level2:
 @dataclass
 class DebianLevel2(Level2):
     """A level-2 guest that boots the test guests' Debian userland (tests/guest). Its disk is an
-    overlay on their root disk, which is the machine's second one (Level1._debian_disk)."""
+    overlay on their root disk, which is the machine's second disk (Level1._debian_disk)."""
 
     role: str = "idle"
 
@@ -122,18 +122,18 @@ class DebianLevel2(Level2):
 
     @property
     def parameters(self) -> str:
-        # Else the kernel writes to each page of its cache before a disk does.
+        # With init_on_alloc the kernel would write to each page of its cache before a disk does.
         return f"no_timer_check init_on_alloc=0 hs.name={self.name} hs.role={self.role} {self.append}"
 
     def make_disk(self, folder: Path) -> None:
-        # The backing file's name is right in the machine only, so its size cannot be asked.
+        # The backing file's name is right only in the machine, so qemu-img cannot read its size.
         size = (GUEST / "rootfs.raw").stat().st_size
         subprocess.run([str(QEMU_IMG), "create", "-q", "-f", "qcow2", "-u", "-F", "qcow2",
                         "-b", "/dev/vdb", str(folder / self.disk), str(size)], check=True)
 
 
 class Guest(Vm):
-    """A level-2 guest that runs, with the interface of other tests' VMs. Its process is that of the
+    """A running level-2 guest, with the interface of other tests' VMs. Its process is that of the
     level-1 machine."""
 
     # pylint: disable=super-init-not-called
@@ -165,8 +165,8 @@ class Guest(Vm):
         check(self.running(), f"{self.name} does not run after the snapshot")
 
     def kill_hard(self) -> None:
-        """SIGKILL to its QEMU, in the machine; for a guest that is planned as killed."""
-        # The machine's init waits for this file, which a QEMU can be told to make.
+        """Sends SIGKILL to its QEMU, in the machine; for a guest that is planned as killed."""
+        # The machine's init waits for this file, which this command makes QEMU create.
         self.qmp.execute("pmemsave", {"val": 0, "size": 1, "filename": f"/run/kill-{self.name}"})
         self.machine.wait(rf"end {self.name}\b")
 
@@ -180,8 +180,8 @@ class Guest(Vm):
 
 @dataclass
 class Program:
-    """A statically linked program of the tests, run as a line of the plan. It is taken for good
-    when it exits with 0; what it prints is in `Level1.output_of()`."""
+    """A statically linked program of the tests, run as a line of the plan. It has succeeded when it
+    exits with 0; `Level1.output_of()` returns its output."""
 
     name: str
     path: Path
@@ -204,9 +204,9 @@ class Modules:
 
 
 class Level1:
-    """The machine, from the start of its boot on. `suite` is the one its kernel is from; `modules`
-    holds modules to use instead of those that the kernel came with. A list in the plan is guests
-    that run at once."""
+    """The machine, from the start of its boot on. Its kernel is from Debian's `suite`; `modules`
+    holds modules that replace the kernel's own. A list in the plan holds guests that run at
+    once."""
 
     def __init__(self, place: Workplace, name: str, suite: str,
                  plan: list[Level2 | Program | Modules | list[Level2]], modules: Path | None = None,
@@ -228,7 +228,7 @@ class Level1:
             "-m", str(memory_mib), "-no-reboot",
             "-kernel", str(self.kernel / "vmlinuz"), "-initrd", str(self.kernel / "initrd.img"),
             "-append", "console=ttyS0 quiet mitigations=off no_timer_check panic=-1 "
-                       # The host may stand still for a while, which is no fault of this kernel.
+                       # The host may stand still for a while: no fault of this kernel.
                        "watchdog_thresh=60 rcupdate.rcu_cpu_stall_timeout=120 "
                        f"hugepages={HUGE_PAGES}",
             "-drive", f"if=none,id=root,file={self.disk},format=raw,cache=unsafe",
@@ -242,12 +242,12 @@ class Level1:
                 "-device", f"virtserialport,chardev=console{port},name=level2-console-{port}"])])
 
     def _boot(self, qmp: list[Path], arguments: list[str]) -> None:
-        """Up to the machine's init. QEMU's TCG with two processors ends now and then in the first
-        seconds of a kernel (seen once in some twenty boots); then once more."""
+        """Boots up to the machine's init, in three attempts at most: QEMU's TCG with two processors
+        ends now and then in the first seconds of a kernel (seen once in some twenty boots)."""
         for last in (False, False, True):
             self.vm = Vm(self.place, self.name, arguments)
-            # One connection for all guests of a port: in the machine, a port whose far end is
-            # closed is at its end of file.
+            # One connection for all guests of a port: if its far end were closed, the port would be
+            # at end of file in the machine.
             self.sockets = [socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) for _ in qmp]
             for connection, path in zip(self.sockets, qmp):
                 connection.connect(str(path))
@@ -280,10 +280,10 @@ class Level1:
             yield guest
         except BaseException:
             if guest.ended():
-                # What is told to quit now would be the next guest.
+                # "quit" would reach the next guest's QEMU.
                 print(f"# {name}'s QEMU had ended; its console: {guest.text()[-500:]!r}", flush=True)
                 raise
-            # The first error counts, not the end of QEMU that it may have caused.
+            # The first error counts, not an end of QEMU that it may have caused.
             with suppress(Failed, QmpError, QmpClosed, QmpTimeout):
                 self._quit(guest)
             raise
@@ -297,7 +297,7 @@ class Level1:
         self.wait(rf"end {guest.name}\b")
 
     def power_off(self) -> None:
-        """Waits until the plan is done and the machine off; after that it is off in any case."""
+        """Waits until the plan is done and the machine is off; ends the machine in any case."""
         try:
             self.vm.wait_console("level1: done", timeout=120)
             self.vm.process.wait(60)
@@ -330,7 +330,7 @@ class Level1:
         check(to.exists() and to.stat().st_size > 0, f"{self.name} has no {file} on its disk")
         return to
 
-    # --- what it is made of ---
+    # --- its disks and kernels ---
 
     def _make_disk(self) -> None:
         tree = self.folder / "tree"
@@ -356,8 +356,8 @@ class Level1:
         shutil.rmtree(tree)
 
     def _debian_disk(self) -> list[str]:
-        """The test guests' root disk, if a guest wants it. As qcow2, also for the machine: it shall
-        not see a second file system with the label of its own."""
+        """The test guests' root disk, if a guest wants it. It is qcow2 to the machine, too, which
+        must not see a second file system with its own label."""
         if not any(isinstance(entry, DebianLevel2) for entry in self.plan):
             return []
         disk = self.folder / "debian.qcow2"
@@ -390,7 +390,7 @@ class Level1:
 
 
 def kernel_of(suite: str) -> Path:
-    """The folder with the suite's kernel; making it needs Debian's archive."""
+    """The folder with the suite's kernel; its making needs Debian's archive."""
     made = subprocess.run([str(HERE / "kernel"), suite], capture_output=True, text=True)
     if made.returncode == 77:
         raise Skipped(made.stderr.strip().splitlines()[-1])
@@ -399,7 +399,7 @@ def kernel_of(suite: str) -> Path:
 
 
 def add_qemu(tree: Path) -> None:
-    """The QEMU under test with its libraries and firmware, all at their places."""
+    """Adds the QEMU under test with its libraries and firmware, each at its place."""
     listed = subprocess.run(["ldd", str(QEMU)], capture_output=True, text=True, check=True).stdout
     roms = [Path(folder) / rom for folder in FIRMWARE[1::2] for rom in ROMS]
     for file in [*(word for word in listed.split() if word.startswith("/")),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The headers as C11 sees them, and the contracts that only a C caller meets: ownership of
-// strings, NULL errors, struct sizes.
+// The headers in C11, and the contracts that only a C caller meets: ownership of strings, NULL
+// errors, struct sizes.
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,7 +20,7 @@ static int failures;
         }                                                                                          \
     } while (0)
 
-/* Strings are freed as hs_string_free() of the snapshot library does. */
+/* Frees the string as hs_string_free() does. */
 static void check_string(char *text, const char *part) {
     CHECK(text && strstr(text, part));
     if (text && !strstr(text, part)) {
@@ -98,7 +98,7 @@ static void test_coordinator(void) {
 static const char *members = "[{\"name\":\"a\",\"macs\":[\"52:54:00:00:00:01\"]},"
                              "{\"name\":\"b\",\"macs\":[\"52:54:00:00:00:02\"]}]";
 
-/* The frames here have 60 bytes, of which 20 are shown. */
+/* The frames here have 60 bytes, of which the mediator is shown 20. */
 static void copy_rest(void *opaque, uint8_t *to) {
     memcpy(to, (const uint8_t *)opaque + 20, 40);
 }

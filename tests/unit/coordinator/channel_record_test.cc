@@ -118,8 +118,8 @@ TEST(ChannelRecordTest, NeverOverwritesAndLeavesNothingBehind) {
     EXPECT_FALSE(fs::exists(folder / "x"));
 }
 
-// A changed byte count or header must not be believed; a changed payload byte is for the bundle's
-// checksums to find.
+// A changed byte count or header must be refused; the bundle's checksums find a changed payload
+// byte.
 TEST(ChannelRecordTest, DamageIsFoundOrHarmless) {
     Folder folder;
     ChannelRecord record(1 << 20);

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Whatever happens, in any order, a coordinator neither crashes nor gets stuck: once its local
-// work is answered and time passes, it is idle again, and every command has finished.
+// Under any events in any order, a coordinator neither crashes nor gets stuck: once its local work
+// is answered and time passes, it is idle again, and every command has finished.
 //
-// Most of the time the world does what is due, so that runs get far; then something else happens,
-// or what is due happens in a damaged form.
+// Mostly the event that is due comes, so that runs get far. Now and then another event comes, or
+// the due one in a damaged form.
 #include <cstdlib>
 #include <deque>
 #include <functional>
@@ -26,7 +26,7 @@ Json one_of(const std::vector<Json> &choices) {
     return choices[*rc::gen::inRange<size_t>(0, choices.size())];
 }
 
-// Replaces something anywhere in it.
+// Replaces one value, anywhere in the JSON.
 Json damaged(Json json) {
     if (json.empty() || (!json.is_object() && !json.is_array()) || *rc::gen::inRange(0, 3) == 0) {
         return one_of({7, -1, "x", nullptr, true, Json::array(), Json::object()});
@@ -57,7 +57,7 @@ class Victim {
         take();
     }
 
-    // As the real world does in the end: work is answered, silent links are noticed.
+    // In the end, as in the real world, work is answered and silent links are noticed.
     void calm_down() {
         for (int i = 0; i < 50; i++) {
             for (const char *name : {"PUBLISHED", "STARTED", "ABORTED"}) {
@@ -106,7 +106,7 @@ class Victim {
                                     "LOADED", "STARTED", "FAILED"),
                   one_of({Json::object(), {{"error", "broken"}}, {{"error", 5}}, 7}));
             break;
-        case 7: // somebody becomes our initiator
+        case 7: // another member becomes our initiator
         case 8: {
             const hs_link inbound = next_link_++;
             hs_coordinator_link_up(c_, inbound, true, nullptr, now_);
@@ -206,7 +206,7 @@ class Victim {
         }
     }
 
-    // What a good peer, or a good initiator, says to that.
+    // The answer of a good peer, or of a good initiator.
     void other_side(const hs_action &action) {
         wire::Decoder decoder;
         decoder.feed({action.data, action.size});
@@ -345,7 +345,7 @@ TEST(CoordinatorFuzzTest, NeverStuck) {
         published += victim.published;
         committed += victim.committed;
     }));
-    // Or else it never got far.
+    // Else the runs never got far.
     EXPECT_GT(published, 0u);
     EXPECT_GT(committed, published);
 }

@@ -58,7 +58,7 @@ class EngineWorld {
         }
     }
 
-    // The connection between the initiator and this member breaks; each end hears of it.
+    // The connection between the initiator and this member breaks; each end learns of it.
     void lose(size_t member) {
         lost_.insert(member);
         initiator_->on_member_down(member, "connection reset", now_us);
@@ -74,7 +74,7 @@ class EngineWorld {
         }
     }
 
-    // Time passes as timers have it: each engine is called when it asked to be.
+    // Time passes as timers have it: each engine is called at its deadline.
     void wait(uint64_t us) {
         const uint64_t end_us = now_us + us;
         for (;;) {
@@ -102,7 +102,7 @@ class EngineWorld {
 
     Peer &peer(size_t member) { return *nodes_[member]->peer; }
     Initiator &initiator() { return *initiator_; }
-    // What the machine of this member was asked for since the last call.
+    // The work that this member's machine was given since the last call.
     std::vector<member::LocalWork> take_work(size_t member) {
         return std::exchange(nodes_[member]->work_, {});
     }

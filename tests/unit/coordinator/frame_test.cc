@@ -111,7 +111,7 @@ TEST(FrameTest, FallsBackToTheHint) {
     EXPECT_EQ(segments(packet({1, 5000, 100}, ethernet(0x1234), 200)), 1u);
 }
 
-// However it was cut up on the way, the count is the same.
+// The count does not depend on how a packet was segmented on the way.
 TEST(FrameTest, SegmentsAddUp) {
     EXPECT_TRUE(rc::check([] {
         const auto size = *rc::gen::inRange<uint16_t>(1, 2000);
@@ -127,11 +127,11 @@ TEST(FrameTest, SegmentsAddUp) {
     }));
 }
 
-// Nothing outside the bytes is read (AddressSanitizer watches), whatever they are.
+// With any bytes, nothing outside them is read (AddressSanitizer watches).
 TEST(FrameTest, AnyBytes) {
     EXPECT_TRUE(rc::check([](std::vector<uint8_t> bytes) {
         for (const size_t vnet : {0, 10, 12}) {
-            const std::vector<uint8_t> exact(bytes); // heap block of just that size
+            const std::vector<uint8_t> exact(bytes); // a heap block of exactly that size
             if (const auto view = FrameView::parse(exact.data(), exact.size(), vnet)) {
                 RC_ASSERT(view->segments() >= 1);
             }

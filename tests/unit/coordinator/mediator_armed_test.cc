@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Red frames that come before this member can take its cut, and those that are not what they seem.
+// Red frames that come before this member can take its cut, and red frames that are forged.
 #include "mediator_case.h"
 
 namespace hotsnap::network {
@@ -36,8 +36,8 @@ TEST_F(MediatorTest, AnEarlyRedFrameIsDeliveredAfterAnAbort) {
     receive(mac_a, red_even, 1);
     mediator.reset();
     EXPECT_EQ(released(HS_TO_GUEST), Payloads({1}));
-    EXPECT_FALSE(mediator.armed()); // comes too late, and does no harm
-    arm(3);                         // where nothing waits
+    EXPECT_FALSE(mediator.armed()); // the call comes too late, and does no harm
+    arm(3);                         // nothing waits in the next epoch
     EXPECT_EQ(receive(mac_a, white_odd).verdict, HS_PASS);
 }
 

@@ -31,10 +31,10 @@ inline std::vector<uint8_t> bytes(Mac from, Mac to, uint8_t payload, size_t vnet
 
 struct Seen {
     hs_verdict verdict;
-    uint8_t mask; // by which the source octet was changed
+    uint8_t mask; // the change of the source octet
 };
 
-// Epoch 2, if not said otherwise.
+// Epoch 2 unless a test gives another.
 class MediatorTest : public testing::Test {
   protected:
     MediatorTest() {
@@ -71,7 +71,7 @@ class MediatorTest : public testing::Test {
                  uint32_t nic = 0) {
         return frame(HS_TO_GUEST, from.masked(color), to, payload, nic);
     }
-    // Payloads of what is released now; the sources must be natural again.
+    // Payloads of the frames released now; the sources must be natural again.
     std::vector<int> released(hs_direction direction) {
         std::vector<int> payloads;
         for (hs_frame held; mediator.next_released(held);) {

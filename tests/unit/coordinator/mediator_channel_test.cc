@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The packet mediator: counts, channel state, and when channels are closed.
+// The packet mediator: counts, channel state, and the close of channels.
 #include "mediator_case.h"
 
 namespace hotsnap::network {
@@ -8,14 +8,14 @@ namespace {
 TEST_F(MediatorTest, RecordsWhatWasSentBeforeTheSendersCut) {
     cut();
     EXPECT_EQ(receive(mac_a, white_even, 1).verdict, HS_PASS);
-    receive(mac_a, 0, 2);                   // before it began to color
+    receive(mac_a, 0, 2);                   // from before a began to color
     receive(mac_a, 0, 3, everyone);         // broadcasts of red members wait
     receive(mac_a, red_odd, 4);             // of an older epoch
     receive(mac_a, white_odd, 5);           // of an aborted one
     receive(mac_a, red_even, 10);           // after the cut
     receive(outsider, 0, 11);               // no member
     receive(mac_a, 0, 12, outsider);        // not for us
-    receive(mac_a, white_even, 13, mac_b2); // flooded: for our other NIC, which gets it, too
+    receive(mac_a, white_even, 13, mac_b2); // flooded: our other NIC gets it, too
     EXPECT_EQ(recorded(), Payloads({1, 2, 3, 4, 5}));
     EXPECT_EQ(mediator.stats().recorded, 5u);
     mediator.close_channels();
@@ -26,7 +26,7 @@ TEST_F(MediatorTest, RecordsWhatWasSentBeforeTheSendersCut) {
 TEST_F(MediatorTest, ChannelsAreCompleteByCount) {
     cut();
     receive(mac_a, white_even);
-    EXPECT_FALSE(mediator.channels_complete()); // nobody knows yet what to expect
+    EXPECT_FALSE(mediator.channels_complete()); // the counts to expect are not known yet
     expect({{{mac_a, mac_b}, 2}, {{mac_c, mac_b2}, 1}});
     EXPECT_FALSE(mediator.channels_complete());
     receive(mac_a, white_odd); // does not count: not of this epoch
@@ -72,7 +72,7 @@ TEST_F(MediatorTest, GivingUpDeclaresLosses) {
     mediator.close_channels();
     EXPECT_TRUE(mediator.channels_complete());
     EXPECT_EQ(mediator.stats().lost, 4u);
-    receive(mac_a, white_even); // too late: delivered, and stays lost
+    receive(mac_a, white_even); // too late: delivered, but still counted as lost
     EXPECT_EQ(mediator.stats().lost, 4u);
     EXPECT_EQ(mediator.stats().recorded, 1u);
 }
@@ -105,8 +105,8 @@ TEST_F(MediatorTest, WhiteSentIsCountedByPair) {
     EXPECT_EQ(mediator.stats().red_sent, 1u);
 }
 
-// A member adds its NICs for each epoch, a restored one for the first time: recorded frames must
-// mean the same NICs.
+// A member adds its NICs for each epoch, a restored member for the first time: recorded frames must
+// name the same NICs.
 TEST_F(MediatorTest, NicsKeepTheirNumbers) {
     for (uint64_t epoch = 2; epoch < 5; epoch++) {
         mediator.remove_nic(0);
@@ -146,9 +146,9 @@ TEST_F(MediatorTest, WhatTheRecordHadNoRoomForIsLost) {
     uint8_t octet = 0;
     mediator.cut();
     for (int i = 0; i < 2000; i++) {
-        mediator.frame(large, 0, octet); // the guest has them all, the record has not
+        mediator.frame(large, 0, octet); // the guest gets every frame, the record does not
     }
-    EXPECT_EQ(mediator.stats().lost, 0u); // what is lost is said when the channels are closed
+    EXPECT_EQ(mediator.stats().lost, 0u); // losses are declared when the channels are closed
     expect({{{mac_a, mac_b}, 2003}});
     receive(mac_a, white_even, 1);
     EXPECT_EQ(recorded().back(), 1) << "a small frame still has room";

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Frames of which the mediator is shown the head: it asks for the rest when it keeps the frame, and
-// judges the same as with all of it.
+// Frames of which the mediator sees only the head: it asks for the rest when it keeps the frame,
+// and judges as if it saw the whole frame.
 #include <algorithm>
 #include <cstring>
 
@@ -36,7 +36,7 @@ class MediatorHeadTest : public MediatorTest {
     };
     hs_verdict show(hs_direction direction, const std::vector<uint8_t> &data) {
         rest = {&data, std::min<size_t>(HS_FRAME_HEAD, data.size())};
-        // Behind the head there is nothing: a look there is seen by the sanitizer.
+        // Nothing lies behind the head: the sanitizer reports a read there.
         const std::vector<uint8_t> head(data.begin(),
                                         data.begin() + static_cast<std::ptrdiff_t>(rest.head));
         const hs_frame given{0, direction, head.data(), data.size(), vnet};

@@ -10,8 +10,8 @@
 namespace hotsnap::network {
 namespace {
 
-// In any order of calls and frames: what is held comes out once, in order, and nothing is left
-// after a reset.
+// In any order of calls and frames, held frames come out once, in order, and none is left after a
+// reset.
 TEST(MediatorPropertyTest, WhatIsHeldComesOutOnceInOrder) {
     EXPECT_TRUE(rc::check([] {
         Mediator mediator;

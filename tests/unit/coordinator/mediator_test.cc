@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The packet mediator, rule by rule. That the rules together make a consistent cut is shown by the
-// simulation.
+// The packet mediator, rule by rule. The simulation shows that the rules together make a consistent
+// cut.
 #include "mediator_case.h"
 
 namespace hotsnap::network {
@@ -91,7 +91,7 @@ TEST_F(MediatorTest, FirstRedFrameForcesTheCutAndAllWaitForIt) {
     mediator.cut();
     EXPECT_EQ(released(HS_TO_GUEST), Payloads({2, 3, 4, 5, 6}));
     EXPECT_EQ(receive(mac_a, red_even, 7).verdict, HS_PASS);
-    // Held, then received after the cut: channel state, if sent before the sender's.
+    // Held frames are received after the cut: channel state if sent before the sender's cut.
     EXPECT_EQ(recorded(), Payloads({4, 6}));
     EXPECT_EQ(mediator.stats().on_the_fly, 2u);
     EXPECT_EQ(mediator.stats().held, 5u);
@@ -152,7 +152,7 @@ TEST_F(MediatorTest, NegativeControlLeavesFramesAlone) {
     EXPECT_EQ(send(everyone).verdict, HS_PASS);
     receive(mac_a);
     EXPECT_EQ(recorded(), Payloads());
-    EXPECT_EQ(mediator.stats().white_sent, 1u); // counts still
+    EXPECT_EQ(mediator.stats().white_sent, 1u); // still counted
     expect({{{mac_a, mac_b}, 1}});
     EXPECT_TRUE(mediator.channels_complete());
 }

@@ -102,7 +102,7 @@ TEST(MemberTableTest, RefusesBadMembers) {
     EXPECT_NE(error.find("group"), std::string::npos) << error;
 }
 
-// Against a plain search through all MACs and masks.
+// Compares with a plain search through all MACs and masks.
 TEST(MemberTableTest, AgreesWithLinearSearch) {
     EXPECT_TRUE(rc::check([](std::vector<uint32_t> tails, uint32_t other, uint8_t octet) {
         std::vector<Member> members;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The C interface lets no exception out: every one of a function's allocations fails in turn. C
-// code has no way to catch one; in QEMU it would end the virtual machine. Functions with JSON are
-// left out: to destroy a JSON value takes memory, and without it ends the program.
+// The C interface lets no exception out: each allocation of a function fails in turn. C code cannot
+// catch an exception; in QEMU it would end the virtual machine. Functions with JSON are left out:
+// the destruction of a JSON value takes memory, and without memory it ends the program.
 #include <algorithm>
 #include <cstdlib>
 #include <functional>
@@ -15,7 +15,7 @@
 
 namespace {
 
-// How many allocations still succeed; negative: all do.
+// The number of allocations that still succeed; negative: all do.
 long allocations_left = -1;
 bool one_failed = false;
 
@@ -41,7 +41,8 @@ void operator delete(void *p, size_t) noexcept {
 
 namespace {
 
-// Makes the state anew by `prepare`, and calls `function` on it, for each allocation that it makes.
+// For each allocation that `function` makes: makes the state anew by `prepare`, and calls
+// `function` on it.
 template <typename State>
 void sweep(const char *name, const std::function<State()> &prepare,
            const std::function<void(State &)> &function) {
@@ -59,7 +60,7 @@ void sweep(const char *name, const std::function<State()> &prepare,
         ASSERT_FALSE(thrown) << name << " lets an exception out when allocation " << most
                              << " fails";
         if (!one_failed) {
-            return; // it needed no more
+            return; // it made no more allocations
         }
     }
     FAIL() << name << " has no end";
@@ -149,7 +150,7 @@ TEST(OutOfMemory, Mediator) {
     });
 }
 
-// A frame that cannot be kept is counted, and nothing else is any other than before.
+// A frame that cannot be kept is counted, and has no other effect.
 TEST(OutOfMemory, Frames) {
     sweep_mediator("a frame that is held", Until::armed, [](hs_mediator *m) {
         const hs_verdict verdict = give(m, HS_TO_GUEST, Bytes(red));

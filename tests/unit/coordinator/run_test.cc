@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// A run is an object: a third one, defined in this file alone, gets from the engines all that a
-// snapshot and a restore get. It is a roll call in two stages, without disks and without memory.
+// A run is an object: the engines serve a third run, defined in this file alone, as they serve a
+// snapshot and a restore. It is a roll call in two stages, without disks and without memory.
 #include <gtest/gtest.h>
 
 #include "engine_world.h"
@@ -104,7 +104,7 @@ class RollCall : public testing::Test {
 
     void answer_call() { world.answer_all(member::Loaded{{{"word", "here"}}}); }
 
-    // All that could be told to undo its part has done so.
+    // Each member that was told to undo its part does so; then nothing is left of the run.
     void expect_aborted(const std::string &reason) {
         for (size_t i = 0; i < 3; i++) {
             if (world.count_work<member::AbortWork>(i) > 0) {
@@ -179,7 +179,7 @@ TEST_F(RollCall, SilenceAborts) {
     answer_call();
     const uint64_t before_us = world.now_us;
     while (!world.failed && world.now_us < before_us + 60'000'000) {
-        world.now_us += 1'000'000; // no peer is called: none says a word
+        world.now_us += 1'000'000; // no peer is called, so none says anything
         world.initiator().tick(world.now_us);
         if (world.phases.back() == "aborting") {
             break;

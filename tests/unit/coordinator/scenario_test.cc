@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Golden scripts of the protocol: scenarios/*.txt hold commands and what must happen.
+// Golden scripts of the protocol: scenarios/*.txt hold commands and their expected output.
 //
 //     command
 //     ----
 //     expected output, up to an empty line
 //
-// `--rewrite` writes what happens now into the scripts, to be reviewed as a diff.
+// `--rewrite` writes the actual output into the scripts, to be reviewed as a diff.
 #include <filesystem>
 #include <fstream>
 #include <sstream>

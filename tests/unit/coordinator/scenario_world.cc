@@ -39,12 +39,12 @@ std::string without(Json json, std::initializer_list<const char *> keys) {
     return json.empty() ? "" : " " + to_text(json);
 }
 
-// A manifest without what would hide the story; manifest_test.cc looks at all of it.
+// A manifest without the parts that would hide the story; manifest_test.cc checks all parts.
 std::string describe_result(const std::string &text) {
     return without(parse_json(text), {"members", "timeline", "format", "version"});
 }
 
-// A message on the wire as a line: its type and what it says, but for the run, which is long.
+// A message on the wire as a line: its type and its fields, except the run, which is long.
 std::string describe(const std::string &framed) {
     wire::Decoder decoder;
     decoder.feed({reinterpret_cast<const uint8_t *>(framed.data()), framed.size()});
@@ -76,7 +76,7 @@ void World::log(const std::string &line) {
 }
 
 std::string World::execute(const std::string &command) {
-    constexpr std::string_view quietly = "quietly "; // what another script has shown already
+    constexpr std::string_view quietly = "quietly "; // for output that another script has shown
     if (command.rfind(quietly, 0) == 0) {
         execute(command.substr(quietly.size()));
         return "";
@@ -129,7 +129,7 @@ std::string World::execute(const std::string &command) {
                                    .data = wire::frame(rest_after(command, 3))});
             }
         }
-    } else if (verb == "connect") { // connect FROM TO: a link that no action asked for
+    } else if (verb == "connect") { // connect FROM TO: a link without HS_DO_CONNECT
         const hs_link id = next_link_++;
         links_[id] = {words.at(1), words.at(2)};
         hs_coordinator_link_up(node(words[2]).coordinator.get(), id, true, nullptr, now_us_);
@@ -364,7 +364,7 @@ void World::act(const std::string &name, const hs_action &action) {
     case HS_DO_CLOSE: {
         log(name + " closes a link");
         const auto at = links_.find(action.link);
-        if (at != links_.end()) { // the other end hears of it after what was sent
+        if (at != links_.end()) { // the other end learns of it after all that was sent
             const std::string other = at->second.from == name ? at->second.to : at->second.from;
             events_.push_back({.kind = Event::Kind::down,
                                .from = {},

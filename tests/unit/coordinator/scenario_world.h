@@ -21,7 +21,7 @@ namespace hotsnap::scenario {
 
 class World {
   public:
-    // Runs one command, "name arguments...", and returns what happened, line by line.
+    // Runs one command, "name arguments...", and returns its output, line by line.
     std::string execute(const std::string &command);
 
   private:
@@ -38,7 +38,7 @@ class World {
         bool has_cut = false;
     };
     struct Link {
-        std::string from, to; // who connected, to whom
+        std::string from, to; // the member that connected, and the other one
     };
     struct Event {
         enum class Kind { connect, message, answer, down } kind;
@@ -71,7 +71,7 @@ class World {
     std::map<hs_link, Link> links_;      // each end has the same number
     std::deque<Event> events_;
     std::deque<Event> held_connects_;
-    std::set<std::pair<std::string, std::string>> held_; // member, what: "CUT", "FULL", "connect"..
+    std::set<std::pair<std::string, std::string>> held_; // member, "CUT" or "FULL", "connect", ..
     std::set<std::string> frozen_;                       // members that do nothing at all
     hs_link next_link_ = 1;
     uint64_t now_us_ = 1'000'000;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// A machine whose main loop does not beat any more is given up, and the watch for it belongs to
-// one run.
+// A run fails when the machine's main loop does not beat any more; the watch belongs to that one
+// run.
 #include <gtest/gtest.h>
 
 #include "engine_world.h"
@@ -117,13 +117,13 @@ TEST_F(StandstillTest, NotOnceThePartIsComplete) {
     beat_for(1);
     local(member::Cut{});
     local(member::FullFin{});
-    local(member::Beat{}); // that came late begins no new watch
+    local(member::Beat{}); // a late beat begins no new watch
     world.wait(600 * second);
     EXPECT_EQ(state(), "cut");
 }
 
-// ABORT comes during the pause, so the cut is reported after it. Neither that nor the beats of this
-// run may fail the next one.
+// ABORT comes during the pause, so the cut is reported after ABORT. Neither that report nor the
+// beats of this run may fail the next run.
 TEST_F(StandstillTest, NothingSurvivesTheRun) {
     until_cut("r1", 1);
     beat_for(3);
@@ -149,7 +149,7 @@ TEST_F(StandstillTest, NoTimerIsLeftBehind) {
     EXPECT_EQ(peer().deadline(), never);
     local(member::Aborted{});
     EXPECT_EQ(peer().deadline(), never);
-    local(member::Beat{}); // of a main loop that has not heard yet
+    local(member::Beat{}); // from a main loop that does not know yet
     EXPECT_EQ(peer().deadline(), never);
 }
 

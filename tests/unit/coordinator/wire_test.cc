@@ -16,7 +16,7 @@ TEST(WireTest, Frame) {
     EXPECT_EQ(wire::frame("abc"), std::string("\0\0\0\3abc", 7));
 }
 
-// In whatever pieces a stream comes, the messages are the same.
+// The messages do not depend on the pieces in which a stream comes.
 TEST(WireTest, PiecesDoNotMatter) {
     EXPECT_TRUE(rc::check([](std::vector<std::string> messages) {
         std::string stream;
@@ -62,7 +62,7 @@ TEST(WireTest, TooLongBreaksTheStreamForGood) {
     EXPECT_FALSE(decoder.error().empty());
 }
 
-// What passes here is handed on as JSON to a parser that takes 2^21 tokens.
+// The JSON in messages (options, reports) goes on to a parser that takes 2^21 tokens.
 TEST(WireTest, NotTooManyParts) {
     const auto install = [](size_t macs) {
         std::string text =
@@ -118,13 +118,13 @@ TEST(MessagesTest, RoundTrip) {
         EXPECT_EQ(back.index(), i) << text;
         EXPECT_EQ(encode(back), text);
         EXPECT_EQ(run_of(back), i < 2 ? "" : "r") << text;
-        // Without any one of its fields it is refused.
+        // Without any one of its fields, and with a wrong type of one, the message is refused.
         const Json json = parse_json(text);
         for (const auto &[key, value] : json.items()) {
             Json less = json;
             less.erase(key);
             if (key == "coloring") {
-                continue; // has a default
+                continue; // this one has a default
             }
             EXPECT_THROW(decode(to_text(less)), BadInput) << text << " without " << key;
             Json wrong = json;
@@ -157,7 +157,7 @@ TEST(MessagesTest, AnyTextIsRefusedOrRead) {
         } catch (const BadInput &) {
         }
     }));
-    // Nearer to the truth: a good message with a changed byte.
+    // Closer to real input: a good message with changed bytes.
     const std::string good = encode(TransientSnapFin{
         "run", {{{Mac(0x525400000001), Mac(0x525400000002)}, 17}}, {{"begin_ns", 1}}, "snapshot"});
     EXPECT_TRUE(rc::check([&good] {

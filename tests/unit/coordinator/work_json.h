@@ -13,12 +13,12 @@ namespace hotsnap::member {
 
 const char *name_of(const LocalWork &work); // "PREPARE", ..
 
-// What a text says of the run beside the work itself was in earlier work: one of these per member.
+// A text also names parts of the run that only earlier work had: one WorkText per member.
 class WorkText {
   public:
     explicit WorkText(std::string self) : self_(std::move(self)) {}
 
-    // A JSON object; of AbortWork the reason alone.
+    // A JSON object; for AbortWork, the reason alone.
     std::string text_of(const LocalWork &work);
 
   private:
@@ -28,8 +28,8 @@ class WorkText {
     uint64_t epoch_ = 0;
 };
 
-// `name` is "PREPARED", "CUT", ..; none for one that is not known. Text that is not what it should
-// be gives Failed.
+// `name` is "PREPARED", "CUT", ..; an unknown name gives none. Text that is not well formed gives
+// Failed.
 std::optional<LocalEvent> event_of(std::string_view name, const char *json);
 
 } // namespace hotsnap::member

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// hotsnap/member.h: what its steps hold, who owns what, and what it makes of bad input.
+// hotsnap/member.h: the contents of its steps, ownership, and the handling of bad input.
 #include <memory>
 
 #include <gtest/gtest.h>

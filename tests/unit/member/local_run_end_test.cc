@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Failure, abort and commit in every state; and that no order of events does harm.
+// Failure, abort and commit in every state; no order of events does harm.
 #include <algorithm>
 
 #include <rapidcheck.h>
@@ -101,7 +101,7 @@ TEST(LocalRunEnd, FailureOfWhateverIsUnderWay) {
     }
 }
 
-// Memory that is taken away, or whose copy fails, beside a task: the task is waited for.
+// Memory is taken away, or its copy fails, beside a task: the task is waited for.
 TEST(LocalRunEnd, FailureBesideATask) {
     for (const State state : {State::beginning, State::preparing, State::arming, State::cutting,
                               State::saving, State::recording, State::reporting}) {
@@ -120,7 +120,7 @@ TEST(LocalRunEnd, FailureBesideATask) {
     }
 }
 
-// Once the bundle may exist, it must not be said to have failed.
+// Once the bundle may exist, its publication must not be reported as failed.
 TEST(LocalRunEnd, PublicationFailsByItsTaskAlone) {
     Machine m;
     m.go_to(State::publishing);
@@ -161,7 +161,7 @@ TEST(LocalRunEnd, HeldFramesFlowAtOnceInAnAbort) {
     EXPECT_EQ(m.frames_held, 0u);
 }
 
-// A step that the machine has not heard of is not carried out any more.
+// A step that the machine has not taken yet is not carried out any more.
 TEST(LocalRunEnd, AbortTakesBackWhatWasNotTaken) {
     Machine m;
     m.go_to(State::armed);
@@ -213,7 +213,7 @@ TEST(LocalRunEnd, CommitInEveryState) {
     EXPECT_EQ(m.run.ignored(), 1u);
 }
 
-// The next run starts as if there had been none.
+// The next run starts as if there had been none before.
 TEST(LocalRunEnd, RunsFollowEachOther) {
     for (const State state : all_states) {
         SCOPED_TRACE(to_string(state));
@@ -230,7 +230,7 @@ TEST(LocalRunEnd, RunsFollowEachOther) {
     }
 }
 
-// Mostly what is due, so that runs get far; else anything.
+// Mostly an event that is due, so that runs get far; else any event.
 void one_event(Machine &m, size_t &aborts) {
     const int choice = *rc::gen::inRange(0, 24);
     if (choice < 9) {

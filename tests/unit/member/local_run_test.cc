@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The ordinary way of a run, and what is refused in which state.
+// The ordinary course of a run, and the inputs that each state refuses.
 #include <algorithm>
 
 #include "machine.h"
@@ -76,7 +76,7 @@ TEST(LocalRun, OrdinaryWayOfARestore) {
     EXPECT_FALSE(m.run.busy());
 }
 
-// Settle, memory and channels end in whatever order; the channel is written after the last.
+// Settle, memory and channels end in any order; the channel is written after the last one.
 TEST(LocalRun, TheChannelIsWrittenAfterAllThree) {
     std::vector<int> order = {0, 1, 2};
     do {
@@ -105,7 +105,7 @@ TEST(LocalRun, RedFrameForcesTheCutOnceArmed) {
     EXPECT_EQ(m.receive(Machine::red), HS_HOLD_AND_CUT);
     m.run.red_frame();
     EXPECT_EQ(m.take(), (Log{"cut for red-frame"}));
-    m.work(CutWork{}); // SNAPSHOT finds it under way
+    m.work(CutWork{}); // SNAPSHOT finds the cut under way
     m.answer();
     m.take();
     m.work(CutWork{}); // or done
@@ -116,7 +116,8 @@ TEST(LocalRun, RedFrameForcesTheCutOnceArmed) {
     EXPECT_EQ(m.run.ignored(), 0u);
 }
 
-// A red frame that is forged before this member is armed: held until the cut, and nothing else.
+// A red frame, forged before this member is armed, is held until the cut and has no other effect
+// before.
 TEST(LocalRun, RedFrameBeforeArmedForcesTheCutThen) {
     for (const State early : {State::idle, State::preparing, State::installed, State::arming}) {
         SCOPED_TRACE(to_string(early));
@@ -218,7 +219,7 @@ TEST(LocalRun, AnswersThatAreNotDueAreCountedAndChangeNothing) {
     }
 }
 
-// 30 s without a beat fail the run: it beats while this member's part is not complete, no longer.
+// 30 s without a beat fail the run: a member beats until its part is complete, and no longer.
 TEST(LocalRun, BeatsUntilItsPartIsComplete) {
     for (const State state : all_states) {
         SCOPED_TRACE(to_string(state));

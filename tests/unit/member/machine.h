@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// A machine that carries out the steps of a LocalRun, and notes them: member "b" among "a" and "c".
+// A machine that carries out and records the steps of a LocalRun: member "b" among "a" and "c".
 #ifndef HOTSNAP_TESTS_MEMBER_MACHINE_H
 #define HOTSNAP_TESTS_MEMBER_MACHINE_H
 
@@ -19,21 +19,21 @@ class Machine {
   public:
     Machine() { mediator.add_nic("net0", mac_b); }
 
-    // What it was told to do since the last call; it owes what the last of it asks for.
+    // Takes the steps that are due and returns them; `owed` is the one that needs an answer.
     Log take();
-    // Answers what is owed; none: does nothing.
+    // Gives the answer that is owed, if any.
     void answer(const LocalRun::Fault &fault = std::nullopt);
-    // Does both until nothing is owed; what it was told on the way.
+    // Does both until nothing is owed; returns all steps taken.
     Log answer_all(const LocalRun::Fault &fault = std::nullopt);
 
-    // From idle, by the ordinary way.
+    // From idle, by the ordinary course.
     void go_to(State state);
 
     bool owes() const { return owed.has_value(); }
     void work(LocalWork work) { run.work(std::move(work)); }
     // One frame for the guest, with that color of epoch 2.
     hs_verdict receive(uint8_t color);
-    size_t count(const std::string &entry) const; // in all that was ever taken
+    size_t count(const std::string &entry) const; // among all steps ever taken
 
     static InstallWork table() {
         return {2, {{"a", {mac_a}}, {"b", {mac_b}}, {"c", {network::Mac(0x52540000000c)}}}};
@@ -45,7 +45,7 @@ class Machine {
     network::Mediator mediator;
     LocalRun run{"b", mediator, "boot-1"};
     std::optional<Step> owed; // the step whose answer is due
-    size_t frames_held = 0;   // by the mediator, and not released
+    size_t frames_held = 0;   // by the mediator, not released yet
     Log all;
     std::vector<LocalEvent> events;
 };

@@ -1,8 +1,8 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What changes under a snapshot: disks, memory, whole members. And disks that are no plain files.
+"""Disks, memory and whole members that change under a snapshot, and disks that are no plain files.
 
-VMs that need no guest for what is shown stand still at their reset (-S).
+VMs of tests that need no guest stand still at their reset (-S).
 """
 
 import json
@@ -25,7 +25,7 @@ from hotsnap.formats import sums
 from hotsnap.host import process
 from hotsnap.qemu.qmp import Qmp, QmpClosed, QmpError
 
-# What the guest does to power off: SLP_TYP and SLP_EN to the chipset.
+# The guest's way to power off: SLP_TYP and SLP_EN to the chipset.
 POWER_OFF = {"command-line": "o /h 0x604 0x2000"}
 WRITER = "hs.writer.mib=32 hs.writer.rate=500 hs.writer.disk=20"
 
@@ -39,7 +39,7 @@ def refuses(pattern: str, vm: Vm, command: str, arguments: dict) -> None:
         raise Failed(f"{command} was not refused")
 
 
-# While the snapshot is prepared: a is armed, and b is not told to arm.
+# Changes while the snapshot is prepared: a is armed, and b has not got ARM.
 
 def start(cluster: Cluster, way: Gate, tag: str) -> None:
     members = [cluster["a"].address, {"name": "b", "address": f"unix:{way.path}"}]
@@ -50,7 +50,7 @@ def start(cluster: Cluster, way: Gate, tag: str) -> None:
 
 
 def blocked_commands(cluster: Cluster, way: Gate) -> None:
-    """Nobody changes the disks of a snapshot, and so it is good."""
+    """Commands that would change a snapshot's disks are refused, and the snapshot succeeds."""
     a = cluster["a"].vm
     start(cluster, way, "blocked")
     reason = "in a cluster snapshot that is in progress"
@@ -64,12 +64,13 @@ def blocked_commands(cluster: Cluster, way: Gate) -> None:
     manifest = json.loads((cluster.bundles / "blocked" / "manifest.json").read_text())
     files = [disk["file"] for disk in manifest["members"][0]["disks"]]
     check(files == [str(path) for _, path in cluster["a"].disks], f"{files}")
-    a.qmp.execute("block_resize", {"device": "hsdisktag", "size": 32 << 20})  # as before
+    # Allowed again after the snapshot.
+    a.qmp.execute("block_resize", {"device": "hsdisktag", "size": 32 << 20})
     works_on(a)
 
 
 def changed_disk(cluster: Cluster, way: Gate) -> None:
-    """A way that no command guards: the device is given another node."""
+    """A change that no command refuses: the device is given another node."""
     a = cluster["a"].vm
     disk = next(d for d in a.qmp.execute("query-block") if d["device"] == "hsdisktag")
     node = disk["inserted"]["node-name"]
@@ -89,18 +90,18 @@ def changed_disk(cluster: Cluster, way: Gate) -> None:
     a.qmp.execute("blockdev-del", {"node-name": "between"})
 
 
-# A member ends.
+# Members that end.
 
 def gone(cluster: Cluster, tag: str, end: tuple[str, dict], initiator: int = 0,
          promised: bool = False) -> None:
-    """b ends while memory is copied: as if there had been no snapshot."""
+    """b ends while memory is copied: the result is as if there had been no snapshot."""
     a, b = cluster["a"].vm, cluster["b"].vm
     cluster.members[initiator].vm.qmp.execute("hotsnap-cluster",
                   {"job-id": tag, "tag": tag, "members": [m.address for m in cluster.members],
                    "directory": str(cluster.bundles), **SLOW})
     a.reach("full")
     b.reach("full")
-    works_on(b)  # to its overlay
+    works_on(b)  # and writes to its overlay
     if promised:
         finish(cluster["b"], tag)
     try:
@@ -217,13 +218,13 @@ class LoopDevice:
 
 
 def host_device() -> None:
-    """No overlay in /dev; and the sums are of the device's content."""
+    """No overlay is made in /dev, and the sums are those of the device's content."""
     size = 8 << 20
     with Workplace() as place:
         image = place.path / "image.raw"
         image.write_bytes(os.urandom(size))
         with LoopDevice(image) as device:
-            link = place.path / "guest"  # as a volume group has them
+            link = place.path / "guest"  # a link, as in a volume group
             link.symlink_to(device)
             still = Still(place, drive(link, "raw"))
             still.start()
@@ -247,7 +248,7 @@ def backing_of(overlay: str) -> str:
 
 
 def relative_path() -> None:
-    """The disk's name is relative to where QEMU was started, the overlay lies elsewhere."""
+    """The disk's name is relative to the folder QEMU was started in; the overlay lies elsewhere."""
     with Workplace() as place:
         image = img_create(place.path / "disk.qcow2", "8M")
         folder = place.path / "overlays"
@@ -260,12 +261,12 @@ def relative_path() -> None:
 
 
 def daemonized() -> None:
-    """QEMU has left the folder that the disk's name is relative to, and cannot open it again."""
+    """The disk's name is relative to a folder that QEMU has left: QEMU cannot open it again."""
     with Workplace() as place:
         img_create(place.path / "disk.qcow2", "8M")
         still = Still(place, drive("disk.qcow2", "qcow2"))
         socket, pid_file = place.path / "qmp.sock", place.path / "pid"
-        plain = Vm(place, "plain", ["-machine", "none"])  # for the arguments common to all
+        plain = Vm(place, "plain", ["-machine", "none"])  # for the arguments that all VMs have
         plain.kill()
         program = plain.args[:plain.args.index("-qmp")]
         subprocess.run([*program, *still.args, "-qmp", f"unix:{socket},server=on,wait=off",
@@ -281,7 +282,7 @@ def daemonized() -> None:
 
 
 def external_data() -> None:
-    """The file with the data would be in no checksum."""
+    """No checksum would cover the file with the data."""
     with Workplace() as place:
         image = place.path / "disk.qcow2"
         subprocess.run([str(QEMU_IMG), "create", "-q", "-f", "qcow2", "-o",
@@ -292,10 +293,10 @@ def external_data() -> None:
 
 
 def memory_taken_away() -> None:
-    """device_del came before the snapshot, the guest agrees to it while memory is copied (here the
-    monitor writes to the chipset what the guest would), and then the backend is deleted."""
+    """device_del comes before the snapshot, the guest agrees to it while memory is copied (here the
+    monitor writes to the chipset in the guest's place), and then the backend is deleted."""
     with Workplace() as place:
-        # Random data, so that there is something to copy for a minute.
+        # Random data, so that the copy takes a minute.
         filler = place.path / "filler"
         filler.write_bytes(os.urandom(64 << 20))
         still = Still(place, ["-m", "256,slots=1,maxmem=1G",
@@ -320,7 +321,7 @@ def memory_taken_away() -> None:
 
 
 def pinned_memory() -> None:
-    """What VFIO and the like do to QEMU, by hand: this machine has no such device."""
+    """gdb makes the call by which VFIO and the like pin memory: this machine has no such device."""
     if not shutil.which("gdb"):
         raise Skipped("gdb is not there")
     with Workplace() as place:

@@ -1,8 +1,8 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Storage stands still. While a snapshot is prepared, no guest notices. While the copies run, a
-member whose guest writes a lot waits, its main loop too. A cancel gets it going again, long before
-the storage is back; and when nobody can cancel, it gives the snapshot up by itself."""
+member whose guest writes a lot waits, its main loop too. After a cancel it goes on, long before the
+storage is back. When no cancel can reach it, it gives the snapshot up by itself."""
 
 # waits: for storage that has stopped, until the product gives up
 
@@ -28,7 +28,7 @@ MEMBERS = [
 
 
 class FreezableFilesystem:
-    """An ext4 of its own in a file, which can be frozen: then every write to it waits."""
+    """An ext4 file system in a file. While it is frozen, every write to it waits."""
 
     def __init__(self, place: Workplace):
         self.place = place
@@ -60,12 +60,12 @@ class FreezableFilesystem:
                  trace: TracebackType | None) -> None:
         self.thaw()
         for vm in self.place.vms:
-            vm.kill()  # they hold files there
+            vm.kill()  # VMs hold files open there
         subprocess.run(["umount", str(self.path)], check=False)
 
 
 def progress(member: Member, seconds: float) -> int:
-    """How many lines the guest's writer prints in that time."""
+    """The number of lines that the guest's writer prints in that time."""
     before = len(member.vm.text())
     time.sleep(seconds)
     return len(re.findall(r"^writer \S+ pages=", member.vm.lines_after(before), re.M))
@@ -73,7 +73,7 @@ def progress(member: Member, seconds: float) -> int:
 
 def start(cluster: Cluster, initiator: Member, bundles: Path,
           storage: FreezableFilesystem) -> None:
-    """A snapshot whose storage is frozen before b's guest writes: it has to wait."""
+    """A snapshot whose storage is frozen before b's guest writes: the guest has to wait."""
     b = cluster["b"].vm
     bundles.mkdir(exist_ok=True)
     b.qmp.execute("stop")
@@ -88,7 +88,7 @@ def start(cluster: Cluster, initiator: Member, bundles: Path,
 
 
 def undone(cluster: Cluster, initiator: Member, bundles: Path, reason: str) -> None:
-    """The storage is back: all goes its way, and nothing is left."""
+    """The storage is back: the snapshot is undone, and nothing is left."""
     error = initiator.vm.wait_job("snap")
     print(f"# {error}")
     check(error and reason in error, f"the error does not say {reason!r}: {error}")
@@ -115,7 +115,7 @@ def cancelled(cluster: Cluster, storage: FreezableFilesystem) -> None:
 
 
 def stalled_in_prepare(cluster: Cluster, storage: FreezableFilesystem) -> None:
-    """No folder, and no overlay, can be made: a worker waits for that, and no guest does."""
+    """Neither a folder nor an overlay can be made: a worker waits for them, and no guest waits."""
     a, b = cluster["a"], cluster["b"]
     bundles, overlays = cluster.bundles, storage.path / "overlays"
     overlays.mkdir()
@@ -124,7 +124,7 @@ def stalled_in_prepare(cluster: Cluster, storage: FreezableFilesystem) -> None:
         "job-id": "snap", "tag": "t", "directory": str(bundles),
         "overlay-directory": str(overlays), "members": [m.address for m in cluster.members]})
     b.vm.reach("prepare")
-    for _ in range(5):  # a guest that stood still once would print nothing in one of them
+    for _ in range(5):  # a guest that stands still prints nothing in one of these intervals
         check(progress(b, 3) > 0, "b's guest stands still")
     check(b.vm.phase() == "prepare", f"b is not being prepared: {b.vm.phase()}")
     a.vm.qmp.execute("job-cancel", {"id": "snap"})
@@ -134,7 +134,7 @@ def stalled_in_prepare(cluster: Cluster, storage: FreezableFilesystem) -> None:
 
 
 def stalled_before_the_job(cluster: Cluster, storage: FreezableFilesystem) -> None:
-    """The command itself makes a folder: it waits for the storage, the guest does not."""
+    """The command itself makes a folder: the command waits for the storage, the guest does not."""
     b = cluster["b"]
     bundles = storage.path / "command"
     bundles.mkdir()
@@ -153,7 +153,7 @@ def stalled_before_the_job(cluster: Cluster, storage: FreezableFilesystem) -> No
 
 
 def nobody_can_cancel(cluster: Cluster, storage: FreezableFilesystem) -> None:
-    """The member that stands still is the one that leads."""
+    """The initiator itself stands still."""
     b = cluster["b"]
     bundles = storage.path / "alone"
     start(cluster, b, bundles, storage)

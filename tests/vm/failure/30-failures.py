@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What goes wrong says so once, clearly, and harms nothing: every VM goes on running, its disks are
+"""A failure is reported once, clearly, and does no harm: every VM goes on running, its disks are
 whole, and nothing is left under the snapshot's name.
 """
 
@@ -52,7 +52,7 @@ def no_space_before(cluster: Cluster) -> None:
 
 
 def no_space_during(cluster: Cluster) -> None:
-    """Enough is free at the beginning; then someone else fills the file system."""
+    """Enough space is free at the beginning; then another program fills the file system."""
     with SmallFilesystem(cluster.place, 900) as folder:
         a = cluster["a"].vm
         tag = start(cluster, directory=str(folder))
@@ -62,7 +62,7 @@ def no_space_during(cluster: Cluster) -> None:
         try:
             a.qmp.execute("hotsnap-set-bandwidth", {"bandwidth": 0})
         except QmpError:
-            pass  # it has failed already, as it should
+            pass  # the snapshot has failed already, as it should
         error = a.wait_job(f"snap-{tag}")
         check(error and re.search(r"(?i)space", error), f"error: {error}")
         print(f"# {error}")
@@ -81,7 +81,7 @@ def cancelled(cluster: Cluster, phase: str) -> None:
 
 
 def cancelled_while_preparing(cluster: Cluster) -> None:
-    """A peer that stands still keeps the others preparing; the cancel gets through all the same."""
+    """A peer stands still and keeps the others preparing; the cancel takes effect all the same."""
     a, b = cluster["a"].vm, cluster["b"].vm
     b.process.send_signal(signal.SIGSTOP)
     try:
@@ -97,7 +97,7 @@ def cancelled_while_preparing(cluster: Cluster) -> None:
 
 
 def priority(cluster: Cluster) -> None:
-    """Armed and waiting for its cut, a member's loops have real-time priority; no longer."""
+    """A member's loops have real-time priority only while it is armed and waits for its cut."""
     a, b = cluster["a"].vm, cluster["b"].vm
     with Gate(cluster["b"].socket, cluster.place.path / "gate.sock", held_back="ARMED") as way:
         tag = start(cluster, bandwidth=0, coloring=False,
@@ -172,8 +172,8 @@ def same_name_twice(cluster: Cluster) -> None:
 
 
 def silent_member(cluster: Cluster) -> None:
-    """A peer stands still while the copies run: it is given up, and undoes its part when it is
-    back. The initiator has finished its own part by then."""
+    """A peer stands still while the copies run: the initiator gives it up, and it undoes its part
+    when it is back. The initiator has finished its own part by then."""
     a, b = cluster["a"].vm, cluster["b"].vm
     tag = start(cluster)
     a.reach("full")
@@ -191,8 +191,8 @@ def silent_member(cluster: Cluster) -> None:
 
 
 def stopped_after_its_promise(cluster: Cluster) -> None:
-    """b has done its part, and stands still while the bundle is published. Back again, it has
-    something to say before it listens, and nobody is there any more; yet it hears the last words."""
+    """b has done its part, and stands still while the bundle is published. When it is back, it
+    sends before it reads, and the initiator has closed the link; yet it reads the last message."""
     a, b = cluster["a"].vm, cluster["b"].vm
     tag = start(cluster)
     a.reach("full")
@@ -223,7 +223,7 @@ def lost_initiator(cluster: Cluster) -> None:
 
 
 def killed_peer(cluster: Cluster) -> None:
-    """Last of all: b is gone for good."""
+    """The last test of these: b does not come back."""
     a, b = cluster["a"].vm, cluster["b"].vm
     tag = start(cluster)
     a.reach("full")
@@ -238,7 +238,7 @@ def killed_peer(cluster: Cluster) -> None:
 
 
 def disks_are_whole(cluster: Cluster) -> None:
-    """After all that, each image is without an error."""
+    """After all these tests, each image is without an error."""
     a = cluster["a"]
     a.vm.qmp.execute("quit")
     a.vm.process.wait(PATIENCE)
@@ -305,7 +305,7 @@ def does_not_listen(address: str) -> None:
 
 
 def human_monitor() -> None:
-    """hotsnap_cluster and info hotsnap, as a person types them."""
+    """hotsnap_cluster and info hotsnap in the human monitor."""
     with Workplace() as place:
         cluster = Cluster(place, [("solo", "idle", {})])
         cluster.up()
@@ -321,7 +321,7 @@ def human_monitor() -> None:
 
 
 def damaged_bundle(report: Report) -> None:
-    """QEMU itself refuses what cannot be loaded, says so, and waits for better."""
+    """QEMU itself refuses a bundle that cannot be loaded, says so, and waits for another one."""
     with Workplace() as place:
         cluster = Cluster(place, [("a", "idle", {}), ("b", "idle", {})])
         cluster.up()

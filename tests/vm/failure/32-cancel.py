@@ -1,8 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A cancel in each phase that can be held up from outside, by a slow way to one member, and the
-cancel of a restore: one clear error, no harm, and nothing left. (The long phases, prepare and full,
-are those of 30-failures.)
+"""A cancel in each phase that a slow link to one member can hold up, and the cancel of a restore:
+one clear error, no harm, nothing left. (30-failures cancels in the long phases, prepare and full.)
 """
 
 import sys
@@ -20,7 +19,7 @@ from hotsnap.model import bundle
 from hotsnap.qemu.qmp import QmpError
 
 CANCELLED = "cancelled: by the user"
-# The initiator stays in these phases until b has answered that message.
+# The initiator stays in each of these phases until b has answered the message beside it.
 BEGUN_BY = {"install": "INSTALL", "arm": "ARM", "snapshot": "SNAPSHOT",
             "transient-fin": "ALL_TRANSIENT_SNAP_FIN"}
 
@@ -36,8 +35,8 @@ def members(cluster: Cluster, way: Gate) -> list[dict[str, str]]:
 def cancelled(cluster: Cluster, phase: str) -> None:
     a, b = cluster["a"].vm, cluster["b"].vm
     with gate(cluster, BEGUN_BY[phase]) as way:
-        # Colored, a's first red frame would make b's cut before the message does. With a dump the
-        # time-outs of cut and drain are long.
+        # With coloring, a's first red frame would force b's cut before SNAPSHOT comes. With a dump
+        # the timeouts of cut and drain are long.
         tag = start(cluster, coloring=phase != "snapshot", members=members(cluster, way),
                     x_dump=phase in ("snapshot", "transient-fin"))
         a.reach(phase)
@@ -66,7 +65,7 @@ def whole(cluster: Cluster) -> None:
 
 
 def restore_cancelled(cluster: Cluster) -> None:
-    """While its members load: no VM has been started, none will be, and the bundle is as it was."""
+    """A cancel while members load: no VM was started, none will be, the bundle is unchanged."""
     cluster.snapshot("kept")
     cluster.kill()
     before = content(cluster.bundles)
@@ -89,7 +88,7 @@ def restore_cancelled(cluster: Cluster) -> None:
     check(error == CANCELLED, f"the job's error: {error}")
     told = a.phases("")
     check(told == ["load", "aborting", "aborted"], f"a told of {told}")
-    time.sleep(2)  # what was loading has been loaded by now
+    time.sleep(2)  # a load under way has ended by now
     for member in cluster.members:
         status = member.vm.qmp.execute("query-status")
         print(f"# {member.name} is left {status['status']}")
@@ -107,7 +106,7 @@ def restore_afterwards(cluster: Cluster) -> None:
 
 
 def restore_cancelled_too_late(cluster: Cluster) -> None:
-    """a runs already when the cancel comes: the restore is finished, and is no failure."""
+    """a runs already when the cancel comes: the restore goes on and succeeds."""
     cluster.kill()
     cluster.start_for_restore("kept")
     a = cluster["a"].vm

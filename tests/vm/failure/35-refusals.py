@@ -1,9 +1,9 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What cannot be in a snapshot is refused before anything begins, with one error that says what to
-do, and the VM runs on. The VMs of these tests have no guest but their firmware.
+"""A VM with parts that cannot be in a snapshot is refused before anything begins, with one error
+that says what to do, and runs on. The VMs of these tests have no guest but their firmware.
 
-The controls at the end are the same VMs without what is refused: their snapshots succeed.
+The controls at the end are the same VMs without those parts: their snapshots succeed.
 """
 
 import re
@@ -26,14 +26,14 @@ MAC = "52:54:00:77:00:01"
 
 
 def start(place: Workplace, name: str, args: list[str], network: Network | None = None) -> Vm:
-    """A member that runs its firmware alone."""
+    """A member that runs only its firmware."""
     return Vm(place, name, ["-machine", "q35", "-accel", "tcg", "-m", "64,slots=1,maxmem=256M",
                             "-object", "hotsnap-member,id=hs0,"
                             f"name={name},listen=unix:{place.path}/{name}.hs", *args], network=network)
 
 
 def snapshot(place: Workplace, vms: list[Vm], directory: Path | None = None) -> str | None:
-    """Its error, or None."""
+    """Takes a snapshot. Returns its error, or None."""
     folder = directory or place.path / "bundles"
     folder.mkdir(exist_ok=True)
     try:
@@ -112,7 +112,7 @@ def virtio_mem() -> None:
         vm = start(place, "x", ["-object", "memory-backend-ram,id=more,size=64M", "-device",
                                 "virtio-mem-pci,id=mem0,memdev=more,requested-size=0"])
         refused(place, [vm], "discarding guest memory.*virtio-mem.*remove the device")
-        refused(place, [vm], "virtio-mem")  # and nothing is left of the first attempt
+        refused(place, [vm], "virtio-mem")  # nothing is left of the first attempt
 
 
 def two_nics(place: Workplace, first: str, second: str) -> list[Vm]:
@@ -131,7 +131,7 @@ def same_mac() -> None:
 
 
 def alias_mac() -> None:
-    """The same but for bits that colors use."""
+    """Two MACs that differ only in bits that colors use."""
     other = "56" + MAC[2:]
     with Workplace() as place:
         refused(place, two_nics(place, MAC, other),

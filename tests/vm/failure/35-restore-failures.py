@@ -16,7 +16,7 @@ from support.workplace import Workplace, img_create
 
 
 def start_incoming(cluster: Cluster, tag: str) -> None:
-    """Every member waits for its state, with an overlay of its own on the bundle's disks."""
+    """Every member waits for its state, with its own overlays on the bundle's disks."""
     manifest = json.loads((cluster.bundles / tag / "manifest.json").read_text())
     for member in cluster.members:
         report = next(m for m in manifest["members"] if m["name"] == member.name)
@@ -45,7 +45,7 @@ def must_have_failed(cluster: Cluster, tag: str, pattern: str, running: list[Mem
 
 
 def damaged_channel(cluster: Cluster, tag: str) -> None:
-    """One member's record cannot be read: that is found before anyone starts."""
+    """One member's record cannot be read: this is found before any member starts."""
     channel = cluster.bundles / tag / "b" / "channel.pcap"
     whole = channel.read_bytes()
     channel.write_bytes(whole[:10])
@@ -61,7 +61,7 @@ def damaged_channel(cluster: Cluster, tag: str) -> None:
 
 
 def lost_after_start(cluster: Cluster, tag: str) -> None:
-    """A member is lost while others run already: they are stopped again."""
+    """A member is lost while others run already: the others are stopped again."""
     a, b = cluster["a"], cluster["b"]
     start_incoming(cluster, tag)
     with Gate(b.socket, cluster.place.path / "gate.sock", "START") as way:

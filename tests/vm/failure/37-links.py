@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Whoever can connect to a member cannot harm it: it says no, or closes the connection. Nor can
-one that a member connects to, and nobody else can connect."""
+"""A process that can connect to a member cannot harm it: the member refuses, or closes the
+connection. Nor can the process that a member connects to. Other users cannot connect."""
 
 import json
 import select
@@ -24,7 +24,7 @@ from support.workplace import Workplace
 
 
 class Link:
-    """A connection to a member, by hand."""
+    """A connection to a member; the test plays the other member."""
 
     def __init__(self, path: Path, hello: bool = True, who: str = "y",
                  patience: float = PATIENCE):
@@ -36,7 +36,7 @@ class Link:
             check(self.hear()["type"] == "HELLO", "no HELLO came back")
 
     def say(self, **message: Any) -> None:
-        # As it is: what json escapes, the other side's parser would judge otherwise.
+        # Unescaped: the other side's parser would judge an escaped character otherwise.
         text = json.dumps(message, ensure_ascii=False).encode()
         self.socket.sendall(struct.pack(">I", len(text)) + text)
 
@@ -53,7 +53,7 @@ class Link:
         return data
 
     def closed(self, timeout: float = 0) -> bool:
-        """Whether it is, having read what came before."""
+        """Reads all that comes. Returns whether the connection is closed."""
         deadline = time.monotonic() + timeout
         while True:
             wait = max(0.0, deadline - time.monotonic())
@@ -81,7 +81,7 @@ def refuses(path: Path, words: str, message: dict[str, Any]) -> None:
 
 
 def unreadable(path: Path) -> None:
-    """JSON to the coordinator, but not to QEMU: U+FFFF is no character."""
+    """JSON that the coordinator accepts, but not QEMU: U+FFFF is no character."""
     refuses(path, "QEMU cannot read", prepare(options={"engine": "\uffff"}))
 
 
@@ -124,7 +124,7 @@ def never_reads(path: Path) -> None:
 
 @contextmanager
 def nobody_accepts(listener: socket.socket) -> Iterator[list[socket.socket]]:
-    """Fills the listener's backlog: from now on a connect() to it waits."""
+    """Fills the listener's backlog, so that a connect() to it waits from now on."""
     listener.listen(0)
     waiting: list[socket.socket] = []
     with listener:
@@ -141,7 +141,7 @@ def nobody_accepts(listener: socket.socket) -> Iterator[list[socket.socket]]:
 
 def full_backlog(place: Workplace, vm: Vm, own: Path, name: str, listener: socket.socket,
                  address: str) -> None:
-    """A member that waits for its peer's socket goes on hearing everyone else; and when the peer
+    """A member that waits for its peer's socket still serves all other links; and when the peer
     accepts at last, the connection is made."""
     def begin(job: str) -> None:
         bundles = place.path / "bundles"
@@ -150,7 +150,7 @@ def full_backlog(place: Workplace, vm: Vm, own: Path, name: str, listener: socke
             "job-id": job, "tag": job, "directory": str(bundles),
             "members": [{"name": "y", "address": address}]})
         vm.reach("prepare")
-        time.sleep(0.5)  # it tries to connect
+        time.sleep(0.5)  # the member tries to connect
 
     with nobody_accepts(listener) as waiting:
         begin(f"{name}-cancelled")
@@ -181,8 +181,8 @@ def full_backlog(place: Workplace, vm: Vm, own: Path, name: str, listener: socke
 
 
 def socket_mode(place: Workplace) -> None:
-    """The socket's file is its owner's alone from the moment it is there, and what other threads
-    create meanwhile gets the mode that the process wants."""
+    """Only its owner can use the socket's file from the moment it exists, and files that other
+    threads create meanwhile get the mode that the process wants."""
     path = place.path / "mode.sock"
     vm = Vm(place, "m", ["-machine", "none"])
     modes: set[int] = set()

@@ -1,10 +1,10 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Frames that were on the way at the cut are in the bundle, and a restored guest receives them: no
-message is missing. The control is the same bundle without them: messages are lost.
+message is missing. The control is the same bundle without these frames: messages are lost.
 
-All that b receives is held up for a while by a filter of QEMU's own in front of the packet
-mediator, so that there is something on the way.
+One of QEMU's own filters, in front of the packet mediator, holds up all frames to b for a while, so
+that some are on the way.
 """
 
 import json
@@ -28,7 +28,7 @@ LOAD = {"append": "hs.chatter.rate=200"}
 LATE = {**LOAD, "args": [
     "-object", f"filter-buffer,id=late,netdev=net0,queue=tx,interval={HOLD_UP_US},position=head",
     "-trace", "hotsnap_played"]}
-ENOUGH = 5  # UDP messages on the way, so that their loss cannot be overlooked
+ENOUGH = 5  # UDP messages on the way, so that the checker cannot overlook their loss
 HEADER = 24  # of both files of a channel
 
 
@@ -39,10 +39,11 @@ def recorded(result: CutReport) -> int:
 
 
 def with_frames_on_the_way(cluster: Cluster) -> str:
-    """Takes snapshots until one has them: the filter may just have let all pass. Its tag.
+    """Takes snapshots until one has frames on the way, since the filter may just have let all pass.
+    Returns its tag.
 
-    It is never the first one of these VMs: frames are recorded by their NIC's number, which was
-    once another one in each snapshot."""
+    It is never the first snapshot of these VMs: frames are recorded with their NIC's number, which
+    once differed from snapshot to snapshot."""
     cluster.snapshot("first")
     for attempt in range(6):
         tag = f"t{attempt}"
@@ -56,7 +57,7 @@ def with_frames_on_the_way(cluster: Cluster) -> str:
 
 
 def lost_after(cluster: Cluster, tag: str) -> int:
-    """Restores a bundle, lets traffic flow, and says how many messages never came."""
+    """Restores a bundle and lets traffic flow. Returns the number of messages that never came."""
     cluster.kill()
     cluster.restore(tag)
     Chatter.wait_flow(cluster, 3)
@@ -81,7 +82,7 @@ def played_back(cluster: Cluster, tag: str) -> None:
 
 
 def emptied(cluster: Cluster, tag: str) -> str:
-    """The same bundle, whole in itself, with channels that hold nothing; its tag."""
+    """Makes the same bundle, whole in itself, with empty channels. Returns its tag."""
     source, target = cluster.bundles / tag, cluster.bundles / "emptied"
     shutil.copytree(source, target, copy_function=os.link)
     manifest = json.loads((source / "manifest.json").read_text())
@@ -90,7 +91,7 @@ def emptied(cluster: Cluster, tag: str) -> str:
         for key, sums, zeros in (("file", "pcap_xxh3", 0), ("vnet", "vnet_xxh3", 8)):
             path = target / channel[key]
             header = path.read_bytes()[:HEADER]
-            path.unlink()  # a link to the whole one's
+            path.unlink()  # it is a link to the other bundle's file
             path.write_bytes(header[:HEADER - zeros] + bytes(zeros))
             channel[sums] = f"{file_xxh3(str(path)):016x}"
         channel["frames"] = channel["bytes"] = 0
@@ -103,7 +104,7 @@ def emptied(cluster: Cluster, tag: str) -> str:
 
 
 def of_another_nic(cluster: Cluster, tag: str) -> None:
-    """A frame for a NIC that b lacks is told of before anything is started, not dropped."""
+    """A frame for a NIC that b lacks is reported before anything is started, not dropped."""
     target = cluster.bundles / "other-nic"
     shutil.copytree(cluster.bundles / tag, target, copy_function=os.link)
     path = target / "b" / "channel.vnet"

@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""More frames than QEMU's own queues take wait for a guest that cannot receive yet: those that were
-recorded, and those that come while the other members run already. All arrive, in their order.
+"""More frames than QEMU's own queues take wait for a guest that cannot receive yet: recorded
+frames, and frames that come while the other members run already. All arrive, in their order.
 """
 
 import re
@@ -17,16 +17,16 @@ from support.outcome import Report, check, wait_until
 from support.workplace import Workplace
 from hotsnap_bench.shell import Shell, serial_port
 
-RECORDED, LIVE = 20_000, 20_000  # QEMU drops what is beyond 10,000 in a queue
+RECORDED, LIVE = 20_000, 20_000  # QEMU drops frames beyond 10,000 in a queue
 PORT = 9999
-# Counts what came, and what was not the one after the last.
+# Counts all datagrams, and those whose number does not follow the last one's.
 RECEIVER = (
     "(perl -MSocket -e 'socket(S,PF_INET,SOCK_DGRAM,17);setsockopt(S,SOL_SOCKET,33,pack(\"i\","
     f"1<<26));bind(S,sockaddr_in({PORT},INADDR_ANY));$n=$bad=$next=0;"
     "while(1){recv(S,$d,64,0);$s=unpack(\"N\",$d);$bad++ if $s!=$next;$next=$s+1;$n++;"
     "if($n%1000==0){open F,\">\",\"/run/received\";print F \"$n $bad\\n\";close F}}' "
     ">/dev/null 2>&1 &)")
-# Runs inside the cluster's network: destination, first number, how many.
+# Runs inside the cluster's network. Arguments: headers in hex, first number, count.
 INJECTOR = """
 import socket, sys, time
 link = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
@@ -40,7 +40,7 @@ for number in range(first, first + count):
 
 
 def head(mac: str, ip: str) -> bytes:
-    """Of a frame with a UDP datagram of 4 bytes, from a host that is no member."""
+    """The headers of a frame with a UDP datagram of 4 bytes, from a host that is no member."""
     address = bytes(int(part) for part in ip.split("."))
     header = struct.pack(">BBHHHBBH4s4s", 0x45, 0, 32, 0, 0, 64, 17, 0,
                          bytes((10, 77, 0, 77)), address)
@@ -52,7 +52,7 @@ def head(mac: str, ip: str) -> bytes:
 
 
 def record(cluster: Cluster, tag: str, frames: list[bytes]) -> None:
-    """Puts frames into b's channel, in place of what was recorded (docs/formats/channel.md)."""
+    """Puts frames into b's channel, in place of the recorded ones (docs/formats/channel.md)."""
     pcap, vnet = (cluster.bundles / tag / "b" / name for name in ("channel.pcap", "channel.vnet"))
     pcap.write_bytes(pcap.read_bytes()[:24] + b"".join(
         struct.pack("<IIII", 1, 0, len(frame), len(frame)) + frame for frame in frames))
@@ -85,14 +85,14 @@ def run(report: Report) -> None:
                  str(count)]), check=True)
 
         def control() -> None:
-            """The receiver sees each frame of a run that nothing holds up."""
+            """The receiver sees each frame while nothing holds frames up."""
             start_receiver()
             inject(0, 1000)
             wait_until(lambda: received() == (1000, 0), lambda: f"it received {received()}",
                        timeout=30)
 
         def restore(meanwhile: Callable[[], None]) -> None:
-            """`meanwhile` is done when a runs already and b does not yet."""
+            """Calls `meanwhile` when a runs already and b does not run yet."""
             cluster.kill()
             cluster.start_for_restore("t")
             with Gate(b.socket, place.path / "gate.sock", "START") as way:
@@ -123,7 +123,7 @@ def run(report: Report) -> None:
             return b.vm.qmp.execute("query-hotsnap")["mediator"]["dropped"]
 
         def told() -> None:
-            """What the guest can never take is told of."""
+            """Frames that the guest can never take are reported."""
             restore(lambda: b.vm.qmp.execute("set_link", {"name": "net0", "up": False}))
             print(f"# with its link down {dropped()} frames are dropped")
             check(dropped() >= RECORDED, f"{RECORDED} frames are lost, and {dropped()} are told "

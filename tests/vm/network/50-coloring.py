@@ -3,8 +3,8 @@
 """The cut is consistent because of coloring, and not by luck.
 
 The SNAPSHOT message to one peer is held up for a while. With coloring, the first red frame makes
-that peer take its cut in time: no orphan. Without, it receives messages that the others sent after
-their cut: the checker must find orphans, or it would prove nothing.
+that peer take its cut in time: no orphan. Without coloring, the peer receives messages that the
+others sent after their cut: the checker must find orphans, or it would prove nothing.
 """
 
 import json
@@ -20,11 +20,11 @@ from support.gate import Gate
 from support.outcome import Failed, Report, check, wait_until
 from support.workplace import Workplace
 
-HELD = 8  # seconds at most; the time-out of the cut is 10
+HELD = 8  # seconds at most; the timeout of the cut is 10
 
 
 def take(cluster: Cluster, tag: str, coloring: bool, enough: Callable[[], bool]) -> dict:
-    """SNAPSHOT reaches c only when `enough` has happened since b has taken its cut."""
+    """SNAPSHOT reaches c only when `enough` is true, after b has taken its cut."""
     with Gate(cluster["c"].socket, cluster.place.path / f"{tag}.sock", "SNAPSHOT") as way:
         members = [cluster["a"].address, cluster["b"].address,
                    {"name": "c", "address": f"unix:{way.path}"}]

@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""scripts/hotsnap as an operator uses it: a cluster from a file, its snapshots, damage found, layers
-merged away, restore; with --json, and with the exit codes that the user guide promises."""
+"""scripts/hotsnap as an operator uses it: a cluster from a file, its snapshots, the discovery of
+damage, the merge of layers, restore; with --json, and with the user guide's exit codes."""
 
 import json
 import os
@@ -81,14 +81,14 @@ class Operator:
         return json.loads(self.run(*arguments, "--json"))
 
     def lift(self) -> None:
-        """Lets the copies of a snapshot that is under way end."""
+        """Lifts the limit, so that the copies of a snapshot under way end."""
         state = State(cluster.load(str(self.file)))
         for name in "ab":
             with Qmp.connect(state.paths(name).monitor, PATIENCE) as qmp, suppress(QmpError):
                 qmp.execute("hotsnap-set-bandwidth", {"bandwidth": 0})
 
     def moves(self, name: str) -> None:
-        """The guest writes on, to its disk too."""
+        """The guest goes on writing, to its disk too."""
         log = self.state / "members" / name / "serial.log"
         offset = log.stat().st_size
 
@@ -156,7 +156,7 @@ def scenario(report: Report) -> None:
             operator.run("verify", "two")
 
         def begin(tag: str) -> subprocess.Popen[str]:
-            """A snapshot that is under way, and will be until it is ended or lifted."""
+            """A snapshot that stays under way until it is ended or its limit is lifted."""
             command = subprocess.Popen(operator.command("snapshot", tag, "--bandwidth", "64K"),
                                        env=ENVIRONMENT, text=True, stdin=subprocess.DEVNULL,
                                        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
@@ -206,7 +206,7 @@ def scenario(report: Report) -> None:
                 operator.moves(name)
 
         def refused() -> None:
-            operator.run("restore", "two", code=1)  # it runs
+            operator.run("restore", "two", code=1)  # the cluster runs
             operator.run("show", "nothing", code=1)
             operator.run("frobnicate", code=2)
 

@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The README's first command, as a user runs it, and what it leaves behind: nothing."""
+"""The README's first command, as a user runs it. It leaves nothing behind."""
 
 import json
 import os
@@ -22,12 +22,12 @@ LAST = (r"^quickstart: PASS members=3 downtime_max_ms=[\d.]+ backoff_max_ms=[\d.
 RUN = [str(ROOT / "scripts" / "quickstart")]
 
 
-# What the tests that run beside this one make, and take away again.
+# Traces of other tests that run beside this one.
 OTHERS = re.compile(r"hs-test-|hs-operator-test-|hotsnap-test-")
 
 
 def traces() -> set[str]:
-    """What a run could leave: its network namespaces, mounts, and processes."""
+    """The traces that a run could leave: network namespaces, mounts, and processes."""
     names = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True)
     found = {line.split()[0] for line in names.stdout.splitlines() if line.startswith("hs-")}
     found |= set(Path("/proc/self/mounts").read_text().splitlines())
@@ -59,7 +59,7 @@ def quickstart() -> None:
 
 
 def interrupted() -> None:
-    """By Ctrl-C, which the terminal sends to all of the foreground's processes; in the middle."""
+    """Ctrl-C in the middle; the terminal sends it to all processes of the foreground."""
     with subprocess.Popen(RUN, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                           stdin=subprocess.DEVNULL, start_new_session=True) as run:
         lines = []

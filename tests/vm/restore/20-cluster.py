@@ -1,10 +1,10 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A cluster of real servers is saved while it works, killed, and brought back.
+"""A cluster of real servers is saved while it works, killed, and restored.
 
-memcached, its client, PostgreSQL and its client, and numbered UDP and TCP messages on all pairs.
-Two snapshots in a row, the first restored after the second, twice from one bundle, and a snapshot
-of the restored cluster, with another initiator each time.
+It runs memcached and PostgreSQL with a client of each, and numbered UDP and TCP messages on all
+pairs. Two snapshots are taken in a row; the first is restored before the second, and then again.
+The restored cluster is saved and restored, too. The initiator is another one each time.
 """
 
 import json
@@ -32,15 +32,15 @@ DISK_WRITES = r"disktag db issued=\d+ completed=(\d+)\s*\n"
 
 
 def consistent(cluster: Cluster, tag: str) -> None:
-    """The images alone: nothing was received that nobody had sent; disks and memory agree."""
+    """The images alone show: no message was received that was not sent; disks and memory agree."""
     result = check_bundle(cluster.bundles / tag, str(QEMU_IMG))
     check(result.consistent, "; ".join(result.problems) or f"{result.orphans} orphans")
     check(any(disk["member"] == "db" for disk in result.disks), "no disk was compared")
 
 
 def rows_are_there(cluster: Cluster, tag: str) -> None:
-    """The snapshot's disk of the database holds every row that the client's memory says was
-    committed: PostgreSQL is started on it, alone."""
+    """The snapshot's disk of the database holds every row that the client's memory records as
+    committed: PostgreSQL is started on this disk, alone."""
     result = check_bundle(cluster.bundles / tag, str(QEMU_IMG))
     acknowledged = max(row["committed"] for row in result.rows)
     check(acknowledged > 0, "no row was committed before the cut")
@@ -63,14 +63,14 @@ def rows_are_there(cluster: Cluster, tag: str) -> None:
 
 
 def disk_writes(cluster: Cluster) -> int:
-    """How many writes of hs-disktag have completed, waiting for the first line."""
+    """The number of completed writes of hs-disktag; waits for its first line."""
     console = cluster["db"].vm
     console.wait_console(DISK_WRITES)
     return int(re.findall(DISK_WRITES, console.text())[-1])
 
 
 def alive(cluster: Cluster, before: Chatter | None = None, seconds: float = 4) -> Chatter:
-    """All pairs exchange messages, none is missing, no connection was made anew."""
+    """All pairs exchange messages, no message is missing, and no connection was made anew."""
     disk = disk_writes(cluster)
     last = Chatter.wait_flow(cluster, seconds)
     wait_until(lambda: disk_writes(cluster) > disk,
@@ -79,12 +79,12 @@ def alive(cluster: Cluster, before: Chatter | None = None, seconds: float = 4) -
     return last
 
 
-# What HOTSNAP_PHASE tells, in this order (docs/qmp-reference.md).
+# The phases of the HOTSNAP_PHASE events, in this order (docs/qmp-reference.md).
 PHASES = ["prepare", "install", "arm", "snapshot", "transient-fin", "full", "publish", "committed"]
 
 
 def told(cluster: Cluster, tag: str, initiator: int) -> None:
-    """Each member told of its phases in order; only the initiator publishes."""
+    """Each member has reported its phases in order; only the initiator publishes."""
     for index, member in enumerate(cluster.members):
         expected = [p for p in PHASES if p != "publish" or index == initiator]
         found = member.vm.phases(tag)
@@ -112,7 +112,7 @@ def run(report: Report) -> None:
         alive(cluster)
 
         def take(tag: str, initiator: int) -> None:
-            # Slow, until some progress was told.
+            # Slow until some progress was reported.
             cluster.begin_snapshot(tag, initiator, bandwidth=4 << 20)
             vm, seen = cluster.members[initiator].vm, set()
             wait_until(lambda: seen.add(progress_of(vm, f"snap-{tag}")) or len(seen) > 4,

@@ -1,7 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Members that talk to each other over TCP, on loopback: a snapshot, and its restore led by the
-other member."""
+"""Members connected by TCP, on loopback: a snapshot, and its restore led by the other member."""
 
 import sys
 

@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A restore leaves QEMU as it was: a restored VM can be migrated, one whose state did not load has
-its settings back, and what the restore still needs cannot be taken away before it has ended.
+"""A restore leaves QEMU as it was: a restored VM can be migrated, and a VM whose state did not load
+has its settings back. Objects that the restore needs cannot be removed before it has ended.
 """
 
 import copy
@@ -25,7 +25,7 @@ def mapped_ram(vm: Vm) -> bool:
 
 
 def target_of(cluster: Cluster, name: str) -> Vm:
-    """A QEMU like the member's, that waits for it to be migrated there; on a network of its own,
+    """A QEMU like the member's, which waits for the member's migration; it is on another network,
     with a tap of the same name."""
     member = copy.copy(cluster[name])
     place = cluster.place
@@ -49,7 +49,7 @@ def migrated(cluster: Cluster, name: str) -> None:
 
     wait_until(lambda: state() == "completed", lambda: f"the migration is {state()}")
     wait_until(target.running, "the VM does not run where it was migrated to")
-    target.wait_console(LINE.pattern)  # and its guest goes on
+    target.wait_console(LINE.pattern)  # its guest goes on
 
 
 def failed(cluster: Cluster, tag: str) -> None:
@@ -74,7 +74,7 @@ def failed(cluster: Cluster, tag: str) -> None:
 
 
 def nothing_is_removed(cluster: Cluster, tag: str) -> None:
-    """b has started; the restore is not over before all know that of each other."""
+    """b has started, but the restore is not over before the initiator knows that all have."""
     a, b = cluster["a"], cluster["b"]
     cluster.start_for_restore(tag)
     with Gate(b.socket, cluster.place.path / "gate.sock", held_back="STARTED") as way:

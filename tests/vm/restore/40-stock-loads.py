@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A QEMU that was built without the series loads the memory image, and the guest goes on from the
-instant of the cut: its counters move on from what the image says."""
+instant of the cut: its counters go on from their values in the image."""
 
 import re
 import subprocess
@@ -19,7 +19,7 @@ DISK_TAG = r"disktag solo issued=(\d+) completed=\d+\s*\n"
 
 
 def stock_arguments(arguments: list[str], overlays: dict[str, Path]) -> list[str]:
-    """The member's command line without what stock QEMU does not know."""
+    """The member's command line without the options that stock QEMU does not know."""
     kept: list[str] = []
     words = iter(arguments)
     for word in words:

@@ -1,9 +1,9 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Image identity: the image that was completed while the guest wrote on is, page for page, the one
-that a plain dump inside the same pause holds.
+"""Image identity: the image, completed while the guest went on writing, equals page for page a
+plain dump made inside the same pause.
 
-For several kinds of guest memory; and the negative control: without write traps the same
+Tested for several kinds of guest memory, and with a negative control: without write traps the same
 comparison must fail.
 """
 

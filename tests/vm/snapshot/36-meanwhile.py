@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What an operator or a guest may do while the copy of a snapshot runs: another limit, hot-plug of
-memory, taking a packet filter away, a balloon. It is refused, or it does no harm.
+"""Actions of an operator or a guest while the copy of a snapshot runs: another limit, hot-plug of
+memory, removal of a packet filter, a balloon. Each is refused, or does no harm.
 """
 
 # waits: for copies that are slowed down
@@ -37,7 +37,7 @@ def must_fail(cluster: Cluster, pattern: str, command: str, arguments: dict) -> 
 
 
 def hurry(cluster: Cluster, tag: str) -> None:
-    """Lets a slow snapshot come to its end."""
+    """Lifts the limit of a slow snapshot and waits for its end."""
     solo = cluster["solo"].vm
     solo.qmp.execute("hotsnap-set-bandwidth", {"bandwidth": 0})
     error = solo.wait_job(f"snap-{tag}")
@@ -45,7 +45,7 @@ def hurry(cluster: Cluster, tag: str) -> None:
 
 
 def bandwidth(cluster: Cluster) -> None:
-    """A limit under which the copy would take a minute is lifted: it ends in seconds."""
+    """A limit under which the copy would take a minute is lifted: the copy ends in seconds."""
     solo = cluster["solo"].vm
     must_fail(cluster, "No snapshot is in progress.*'bandwidth' of hotsnap-cluster",
               "hotsnap-set-bandwidth", {"bandwidth": 0})
@@ -82,7 +82,7 @@ def filter_stays(cluster: Cluster) -> None:
     solo.qmp.execute("job-cancel", {"id": f"snap-{tag}"})
     solo.wait_job(f"snap-{tag}")
     unharmed(cluster, tag)
-    # Afterwards all of it is allowed, and a snapshot is refused for it.
+    # Afterwards all of these are allowed, and snapshots are refused while they last.
     solo.qmp.execute("qom-set", {**status, "value": "off"})
     refused(cluster, "no packet mediator")
     solo.qmp.execute("qom-set", {**status, "value": "on"})
@@ -95,7 +95,8 @@ def filter_stays(cluster: Cluster) -> None:
 
 
 def memory_plugged(cluster: Cluster) -> None:
-    """Not while a snapshot runs; afterwards, and then the next snapshot holds it."""
+    """Hot-plug of memory is refused while a snapshot runs. Afterwards it is allowed, and the next
+    snapshot holds the memory."""
     solo = cluster["solo"].vm
     dimm = {"driver": "pc-dimm", "id": "dimm1", "memdev": "more"}
     solo.qmp.execute("object-add", {"qom-type": "memory-backend-ram", "id": "more",
@@ -121,13 +122,13 @@ def memory_plugged(cluster: Cluster) -> None:
 
 
 def resident(cluster: Cluster) -> int:
-    """Bytes of anonymous memory that QEMU has: the guest's, mostly."""
+    """Bytes of QEMU's anonymous memory, most of which is the guest's."""
     status = Path(f"/proc/{cluster['solo'].vm.process.pid}/status").read_text()
     return 1024 * int(re.search(r"^RssAnon:\s+(\d+) kB", status, re.M).group(1))
 
 
 def inflate(cluster: Cluster, mib: int) -> None:
-    """Leaves the guest `mib` of its memory."""
+    """Inflates the balloon until the guest has `mib` of its memory left."""
     qmp = cluster["solo"].vm.qmp
     qmp.execute("balloon", {"value": mib * MIB})
     wait_until(lambda: qmp.execute("query-balloon")["actual"] <= mib * MIB,
@@ -135,8 +136,8 @@ def inflate(cluster: Cluster, mib: int) -> None:
 
 
 def balloon() -> None:
-    """A page that the balloon takes must be in the image as it was at the cut. Before the snapshot,
-    the control: the balloon does take memory away from QEMU."""
+    """A page that the balloon takes must be in the image as it was at the cut. The control, before
+    the snapshot: the balloon does take memory away from QEMU."""
     def before(cluster: Cluster) -> None:
         whole = resident(cluster)
         inflate(cluster, 448)
@@ -156,7 +157,7 @@ def balloon() -> None:
         print(f"# while the copy ran it took {taken / MIB:.0f} MiB; {left / MIB:.0f} are to copy")
         check(taken < 32 * MIB, f"{taken / MIB:.0f} MiB were taken while the copy ran")
 
-    # The limit keeps the copy going for more than a minute: the balloon is inflated in it.
+    # The limit keeps the copy going for more than a minute, in which the balloon is inflated.
     must_be_identical("balloon", {
         "memory": "512", "memory_args": ["-object", "memory-backend-ram,id=ram,size=512M,prealloc=on",
                                          "-machine", "memory-backend=ram"],

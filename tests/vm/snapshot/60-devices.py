@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Image identity with other devices: each has its own way of writing guest memory. Guests with
-those that differ most are brought back, and go on writing through them."""
+"""Image identity with other devices: each writes guest memory in its own way. Guests with the
+devices that differ most are restored, and go on writing through them."""
 
 import re
 import sys
@@ -28,17 +28,17 @@ KINDS = {
                    "nic": "e1000", **GENERIC},
 }
 RESTORED = ("virtio-scsi-iothread", "ahci-e1000")
-# Between what these do and what those that are brought back do lies nothing of its own.
+# These write guest memory in no way that the restored ones do not cover.
 LESS = ("virtio-blk-iothreads", "ide")
 
 
 def disk_writes(console: str) -> list[int]:
-    """How many of hs-disktag's writes had completed, line by line."""
+    """The number of hs-disktag's completed writes in each of its lines."""
     return [int(n) for n in re.findall(r"^disktag solo issued=\d+ completed=(\d+)\s*\n", console, re.M)]
 
 
 def brought_back(cluster: Cluster) -> None:
-    """From its image and its disks as they were at the cut, and not from a boot."""
+    """The guest goes on from its image and its disks as they were at the cut, not from a boot."""
     solo = cluster["solo"]
     last = disk_writes(solo.vm.text())[-1]
     cluster.kill()
@@ -55,7 +55,8 @@ def brought_back(cluster: Cluster) -> None:
 def identical(name: str, options: dict) -> None:
     if "kernel" in options and not (GUEST / options["kernel"]).exists():
         raise Skipped("the full kernel is not there; scripts/guest-image --generic makes it")
-    # AHCI writes its results from the vCPU's thread that rang the bell: counted as guest writes.
+    # AHCI writes its results in the thread of the vCPU that started the command: they are counted
+    # as guest writes.
     hooks = {"after": brought_back} if name in RESTORED else {}
     must_be_identical(name, options, dma="ahci" not in name, **hooks)
 

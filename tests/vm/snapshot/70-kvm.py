@@ -1,15 +1,14 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The uffd engine under KVM, also where the host's own KVM is of no use: in emulated machines with
-hardware virtualization (see level1/).
+"""The uffd engine under KVM, even if the host's own KVM cannot be used: in emulated machines with
+hardware virtualization (see tests/support/level1/).
 
-In Linux 6.12: a guest with two vCPUs, and anonymous, shared and huge-page memory. Its image is the
-one that a dump inside the same pause holds, while vCPUs write through the nested page tables and
-disk DMA through QEMU's; without write traps the same comparison fails; the guest is restored and
-goes on.
+In Linux 6.12: a guest with two vCPUs, and anonymous, shared and huge-page memory. Its image equals
+a dump made inside the same pause, while vCPUs write through the nested page tables and disk DMA
+through QEMU's. Without write traps the same comparison fails. The guest is restored and goes on.
 
-In Linux 6.1, whose userfaultfd does not protect memory that was never touched, so that the library
-has to populate it first: a guest with one vCPU and anonymous memory.
+In Linux 6.1: a guest with one vCPU and anonymous memory. The userfaultfd of this kernel does not
+protect memory that was never touched, so the library has to populate it first.
 """
 
 import sys
@@ -20,7 +19,7 @@ from support.level1.machine import Level1, Level2
 from support.outcome import Report, check
 from support.workplace import Workplace
 
-# The guest's kernel turns to the node without vCPU when the others are full.
+# The guest's kernel uses the node without a vCPU when the others are full.
 MIXED = Level2("mixed", cpus=2, memory_mib=160, args=[
     "-object", "memory-backend-ram,id=private,size=56M",
     "-object", "memory-backend-memfd,id=shared,size=56M,share=on",
