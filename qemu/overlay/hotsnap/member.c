@@ -35,7 +35,7 @@ bool hotsnap_refuses(Error **errp, const char *what)
     return false;
 }
 
-/* What the coordinator says to the user of this member. */
+/* News of the coordinator for the user of this member. */
 
 static void say_phase(HotsnapMember *m, QDict *say)
 {
