@@ -3,9 +3,8 @@
 #
 # Downloads from suites of Debian that the machine itself does not use, through an apt
 # configuration of our own under build/apt: the machine's lists, cache and sources are left alone.
-# The mirror is the one the machine's apt is configured with, whatever that is. Everything is
-# verified: the suite's signature by Debian's keyring, each file by the checksum in the suite's
-# signed index.
+# The mirror is the one that the machine's apt is configured with. All downloads are verified: the
+# suite's signature by Debian's keyring, each file by the checksum in the suite's signed index.
 #
 # Versions vanish from a mirror, sometimes while an index still names them; so callers ask for a
 # prefix of versions, and "not to be had" is an answer (status 1), not an accident.

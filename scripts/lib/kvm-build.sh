@@ -32,7 +32,7 @@ kvm_must_have() {
             "for other kernels of 6.12 there is 'scripts/build-kvm --dkms', which builds on their host"
 }
 
-# What identifies everything that goes into the modules.
+# Identifies all that the modules are made from.
 kvm_recipe() {
     (cd "$KVM_PATCHES" && find . -type f ! -name '*.md' -print0 | sort -z | xargs -0 sha256sum |
         sha256sum | cut -c 1-12)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the linked QEMU holds of our C++ classes.
+"""Our C++ classes in the linked QEMU.
 
 Two static libraries of one binary may each have a class of the same name: the linker keeps one
 destructor of both, and says nothing. So each library has namespaces of its own, and what lies in
