@@ -47,7 +47,7 @@ machine_mirrors() {
 write_sources_list() {
     local mirrors entry archive suite types type uri
     mirrors=$(machine_mirrors)
-    # apt names only what it has lists of; a new machine may have none yet.
+    # apt names only suites that it has lists of; a new machine may have none yet.
     if [[ -z $mirrors ]] && ((EUID == 0)); then
         apt-get update
         mirrors=$(machine_mirrors)
@@ -163,7 +163,7 @@ apt_download() {
 
 # apt_fetch_source PACKAGE PREFIX [dsc|orig]: download the newest source package that can be had
 # whole (dsc), or the newest upstream tarball alone (orig). Result: the path of the .dsc, or of the
-# tarball. What was downloaded before is used again without asking the mirror.
+# tarball. An earlier download is used again without asking the mirror.
 apt_fetch_source() {
     apt_alone apt_fetch_source_alone "$@"
 }

@@ -6,7 +6,7 @@
 
 KVM_DIR=$HOTSNAP_BUILD/kvm
 KVM_PATCHES=$HOTSNAP_ROOT/kvm-patches
-# Debian 12's compiler builds what Debian 12's kernels are built with; backports has Linux 6.12.
+# Debian 12's kernels are built with Debian 12's compiler; backports has Linux 6.12.
 KVM_SUITE=bookworm-backports
 
 # The newest release of a flavour (cloud-amd64, amd64) that the suite has, in $REPLY.

@@ -128,7 +128,7 @@ series_stamp() {
 }
 
 # import_series TREE [FORK]: bring TREE to the resolved source with FORK's series (without FORK:
-# the bare source), doing only what changed. Refuses to lose work of the developer in TREE,
+# the bare source); only changes are made. Refuses to lose work of the developer in TREE,
 # unless QEMU_IMPORT_FORCE is set.
 import_series() {
     local tree=$1 fork=${2-} stamp tip

@@ -429,7 +429,7 @@ void hotsnap_local_work(HotsnapLocal *l, hs_work *work)
 
     trace_hotsnap_work(hs_work_name(work));
     if (abort_reason) {
-        /* Now: the main loop may wait for what this releases. */
+        /* At once: the main loop may wait for memory that this releases. */
         stop_run(l, abort_reason);
     }
     call->local = l;

@@ -110,7 +110,7 @@ typedef struct HotsnapPart {
     /* Main loop, after that. */
     void (*undo_main)(void *opaque);
 
-    /* Main loop, the run is over: frees what needs the BQL. */
+    /* Main loop, the run is over: frees the things that need the BQL. */
     void (*release)(void *opaque);
 
     /* A thread of its own, last: frees the rest, which may take time. */

@@ -165,7 +165,7 @@ static bool goes_on(Snapshot *s, Error **errp)
     return true;
 }
 
-/* Calls one step of every part, in order, until one fails or a cancel. */
+/* Calls one step of every part, in order, until an error or a cancel. */
 #define EACH_PART(s, step, errp)                                       \
     ({                                                                 \
         bool ok_ = true;                                               \

@@ -23,7 +23,7 @@ OBJECT = re.compile(r"^(?!static\b|typedef\b|extern\b|#)[A-Za-z_][\w \t*]*?\b(\w
 COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.DOTALL)
 STRING = re.compile(r'"(?:\\.|[^"\\\n])*"')
 
-# By the folder below the include root: what no file of that folder may include.
+# The includes that are forbidden to all files of a folder, by that folder.
 FOREIGN = {"snapshot/": ("network/", "wire/", "member/", "coordinator.h", "hotsnap/coordinator.h",
                          "hotsnap/mediator.h", "hotsnap/member.h"),
            "coordinator/": ("guest/", "trap/", "save/", "image/", "os/", "hotsnap/snapshot.h"),

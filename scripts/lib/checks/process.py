@@ -3,7 +3,7 @@
 
 QEMU and the test programs that start it move to process groups of their own, so ending the
 program's group does not reach everything. A program's keeper (scheduler.py) is therefore the reaper
-of its descendants' orphans (prctl PR_SET_CHILD_SUBREAPER), and ends whatever has come to it when
+of its descendants' orphans (prctl PR_SET_CHILD_SUBREAPER), and ends those that have come to it when
 the program has ended.
 """
 

@@ -19,8 +19,8 @@
  *
  * Storage may stall for minutes. A thread that writes to a page which is not
  * saved waits as soon as staging is full: vCPUs, and the main loop in the
- * middle of a device's work, with the BQL held. hs_snapshot_abort() is what
- * lets all of them go on, and it needs nothing of QEMU's.
+ * middle of a device's work, with the BQL held. hs_snapshot_abort() lets all
+ * of them go on, and it needs nothing of QEMU's.
  */
 #include "qemu/osdep.h"
 #include "dma.h"
