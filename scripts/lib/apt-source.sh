@@ -3,9 +3,8 @@
 #
 # Downloads from suites of Debian that the machine itself does not use, through an apt
 # configuration of our own under build/apt: the machine's lists, cache and sources are left alone.
-# The mirror is the one the machine's apt is configured with, whatever that is. Everything is
-# verified: the suite's signature by Debian's keyring, each file by the checksum in the suite's
-# signed index.
+# The mirror is the one that the machine's apt is configured with. All downloads are verified: the
+# suite's signature by Debian's keyring, each file by the checksum in the suite's signed index.
 #
 # Versions vanish from a mirror, sometimes while an index still names them; so callers ask for a
 # prefix of versions, and "not to be had" is an answer (status 1), not an accident.
@@ -48,7 +47,7 @@ machine_mirrors() {
 write_sources_list() {
     local mirrors entry archive suite types type uri
     mirrors=$(machine_mirrors)
-    # apt names only what it has lists of; a new machine may have none yet.
+    # apt names only suites that it has lists of; a new machine may have none yet.
     if [[ -z $mirrors ]] && ((EUID == 0)); then
         apt-get update
         mirrors=$(machine_mirrors)
@@ -164,7 +163,7 @@ apt_download() {
 
 # apt_fetch_source PACKAGE PREFIX [dsc|orig]: download the newest source package that can be had
 # whole (dsc), or the newest upstream tarball alone (orig). Result: the path of the .dsc, or of the
-# tarball. What was downloaded before is used again without asking the mirror.
+# tarball. An earlier download is used again without asking the mirror.
 apt_fetch_source() {
     apt_alone apt_fetch_source_alone "$@"
 }

@@ -3,12 +3,12 @@
 #
 # The builds under build/: the libraries with their tests (host), the fork (qemu), and the same
 # QEMU without the series (qemu-stock). Each is configured once and then left to ninja; it is
-# configured anew when what it was configured with changes. Source through all.sh.
+# configured anew when its configuration changes. Source through all.sh.
 
 # Where Debian's packages put firmware; Debian's source package of QEMU holds none.
 QEMU_FIRMWARE=(/usr/share/qemu /usr/share/seabios /usr/lib/ipxe/qemu)
 
-# QEMU's features: what the project's tests and an operator need, nothing else.
+# QEMU's features: those that the project's tests and an operator need, no others.
 QEMU_CONFIGURE=(
     --python=/usr/bin/python3 --target-list=x86_64-softmmu --disable-download
     --without-default-features --disable-install-blobs
@@ -20,7 +20,7 @@ QEMU_CONFIGURE=(
 )
 # The last is for a test: a process that writes guest memory behind the back of QEMU.
 QEMU_PROGRAMS=(qemu-system-x86_64 qemu-img qemu-io contrib/vhost-user-blk/vhost-user-blk)
-# The sweeps over all commands, devices and machines, and the tests of what the fork hooks into.
+# The sweeps over all commands, devices and machines, and the tests of code that the fork changes.
 QEMU_TESTS=(qmp-cmd-test test-hmp qom-test test-netfilter test-filter-mirror migration-test)
 
 # run_ninja NAME LOG DIR TARGET...
@@ -60,7 +60,7 @@ configure_host() {
         env CC=gcc CXX=g++ /usr/bin/meson setup "${@:2}" "$dir" "$HOTSNAP_ROOT"
 }
 
-# build_libraries: what QEMU links against, in build/host; the tests take much longer to compile.
+# build_libraries: the archives that QEMU links, in build/host; tests take much longer to compile.
 build_libraries() {
     configure_host "$HOTSNAP_BUILD/host"
     run_ninja "build the libraries" build-libraries "$HOTSNAP_BUILD/host" \
@@ -82,8 +82,8 @@ build_host() {
     build_tests "$1" all
 }
 
-# build_sanitized NAME SANITIZERS PARTS: build/host-NAME, with the tests of these PARTS and what
-# they need, no more. A report ends the program, so that a test which provokes one fails.
+# build_sanitized NAME SANITIZERS PARTS: build/host-NAME, with the tests of these PARTS and the code
+# that they need, no more. A report ends the program, so that a test which provokes one fails.
 build_sanitized() {
     local dir=$HOTSNAP_BUILD/host-$1
     configure_host "$dir" "-Db_sanitize=$2" -Db_lundef=false \
@@ -94,7 +94,7 @@ build_sanitized() {
 
 # A compiler for both builds of QEMU with a cache inside build/: the stock build and the fork's
 # have most of their objects in common. The fork's has the include folders of our libraries in
-# every command line; what is included from them is hashed as part of the source anyway.
+# every command line; files included from them are hashed as part of the source anyway.
 write_cached_compiler() {
     local wrapper=$HOTSNAP_BUILD/ccache/cc text
     text="#!/bin/sh
@@ -110,7 +110,7 @@ exec ccache gcc \"\$@\""
 }
 
 # build_qemu_tree TOP LABEL NAME LIBRARIES CONFIGURE-ARGUMENT...: build TOP/qemu-src in TOP/qemu.
-# LABEL names the logs; LIBRARIES is what pkg-config says of ours: when that changes, QEMU must be
+# LABEL names the logs; LIBRARIES is pkg-config's answer about ours: when that changes, QEMU must be
 # configured anew. Sources are named by relative paths, so that the compiler's command lines are
 # the same for every TOP, and the cache serves one from the other.
 build_qemu_tree() {

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # shellcheck shell=bash
 #
-# What every bash script of this project starts with:
+# Every bash script of this project starts with these lines:
 #
 #     # shellcheck source=lib/common.sh
 #     source "$(dirname -- "${BASH_SOURCE[0]}")/lib/common.sh"
 #
 # Strict mode, the root of the checkout ($HOTSNAP_ROOT, $HOTSNAP_BUILD), messages, cleanup, long
 # steps with progress, and the build lock. Messages go to standard error, so that standard output
-# stays free for what a script prints as its result.
+# is free for a script's result.
 
 set -Eeuo pipefail
 shopt -s inherit_errexit
@@ -57,7 +57,7 @@ cleanup_commands=()
 step_pid=
 step_must_finish=
 
-# on_exit COMMAND: run it when the script ends, however it ends; the last one added runs first.
+# on_exit COMMAND: run it at the script's end, for whatever reason; the last one added runs first.
 on_exit() { cleanup_commands=("$1" "${cleanup_commands[@]}"); }
 
 run_cleanup() {
@@ -71,7 +71,7 @@ run_cleanup() {
     exit "$status"
 }
 
-# End the running step with everything it started. dpkg must not be cut off in the middle: a
+# End the running step with all its processes. dpkg must not be cut off in the middle: a
 # step that says so is waited for.
 end_step() {
     [[ -n $step_pid ]] || return 0
@@ -173,8 +173,8 @@ install_packages() {
     ((EUID == 0)) || die "these packages are missing: $*" \
         "run 'sudo apt-get install --no-install-recommends $*', or this script as root"
     step_must_finish=1
-    # A new machine has no package lists yet; an old one may have lists of what its mirror no
-    # longer has, which only shows when it is asked for.
+    # A new machine has no package lists yet; an old one may list packages that its mirror no longer
+    # has, which only shows when they are asked for.
     apt-cache show "$@" >/dev/null 2>&1 || update_package_lists
     if ! HOTSNAP_FAILURE_LINES=0 run_step "install ${#} package(s)" apt-install "${command[@]}" "$@"; then
         update_package_lists

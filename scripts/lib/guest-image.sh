@@ -5,10 +5,9 @@
 # tests/guest. `guest_image_build [--generic]` is the entry. Source common.sh and apt-source.sh
 # first.
 #
-# Nothing is installed on the host, no loop device is used, and whatever mmdebstrap mounts is in a
-# mount namespace that ends with it. Each stage has a stamp with a checksum of what it was made
-# from, and makes its output under another name until it is whole: an interrupted build goes on
-# with the stage that it was in.
+# Nothing is installed on the host, no loop device is used, and mmdebstrap's mounts are in a mount
+# namespace that ends with it. Each stage has a stamp with a checksum of its inputs, and its output
+# has another name until it is whole: an interrupted build goes on with the stage that it was in.
 
 GUEST_DIR=$HOTSNAP_BUILD/guest
 GUEST_RECIPE=$HOTSNAP_ROOT/tests/guest
@@ -154,7 +153,7 @@ guest_rootfs() {
 # The database's files, which the userland was made with, are for a disk of their own.
 guest_pgdata() { guest_ext4 pgdata HSPG 512M "$GUEST_DIR/pgdata"; }
 
-# guest_prune: remove the disks of earlier recipes; no bundle and no overlay on them is of use after.
+# guest_prune: remove the disks of earlier recipes; bundles and overlays on them are lost with them.
 guest_prune() {
     local file
     for file in "$GUEST_DIR"/{rootfs,pgdata}-*.raw; do
@@ -194,7 +193,7 @@ guest_kernel() {
     rm -rf "$work"
 }
 
-# Copy the modules and what they depend on; those built into the kernel are no files.
+# Copy the modules and their dependencies; those built into the kernel are no files.
 guest_copy_modules() {
     local from=$1 version=$2 to=$3 module
     shift 3

@@ -6,7 +6,7 @@
 
 KVM_DIR=$HOTSNAP_BUILD/kvm
 KVM_PATCHES=$HOTSNAP_ROOT/kvm-patches
-# Debian 12's compiler builds what Debian 12's kernels are built with; backports has Linux 6.12.
+# Debian 12's kernels are built with Debian 12's compiler; backports has Linux 6.12.
 KVM_SUITE=bookworm-backports
 
 # The newest release of a flavour (cloud-amd64, amd64) that the suite has, in $REPLY.
@@ -32,7 +32,7 @@ kvm_must_have() {
             "for other kernels of 6.12 there is 'scripts/build-kvm --dkms', which builds on their host"
 }
 
-# What identifies everything that goes into the modules.
+# Identifies all that the modules are made from.
 kvm_recipe() {
     (cd "$KVM_PATCHES" && find . -type f ! -name '*.md' -print0 | sort -z | xargs -0 sha256sum |
         sha256sum | cut -c 1-12)

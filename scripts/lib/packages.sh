@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # shellcheck shell=bash
 #
-# Which Debian packages each job needs; `need_package_sets SET...` installs what is missing.
+# The Debian packages that each job needs; `need_package_sets SET...` installs the missing ones.
 # Source common.sh first.
 
 declare -A PACKAGE_SETS=(
@@ -15,7 +15,7 @@ declare -A PACKAGE_SETS=(
     # QEMU with the features that scripts/lib/builds.sh enables
     [qemu]="libglib2.0-dev libpixman-1-dev zlib1g-dev libaio-dev libslirp-dev libfdt-dev
         libcap-ng-dev flex bison perl rsync"
-    # what a QEMU without bundled firmware boots from (see --firmwarepath in builds.sh)
+    # firmware for a QEMU that has none bundled (see --firmwarepath in builds.sh)
     [firmware]="seabios qemu-system-data ipxe-qemu"
     # the operator's command, and the VM tests
     [operator]="python3 python3-xxhash iproute2 util-linux mount e2fsprogs"

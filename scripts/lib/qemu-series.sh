@@ -10,7 +10,7 @@
 # apply leaves the tree as it was. Names and dates are fixed: equal content gives equal commits.
 #
 # Refs: refs/hotsnap/base (the source), refs/hotsnap/overlay, refs/hotsnap/imported (the tip as
-# it was imported; what comes after it on HEAD was committed by the developer).
+# it was imported; later commits on HEAD are the developer's).
 
 # series_git TREE ARGUMENT...: git in TREE, deaf to the user's own configuration
 series_git() {
@@ -24,7 +24,7 @@ series_git() {
         -C "$tree" "$@"
 }
 
-# commit_index TREE INDEX MESSAGE-FILE [PARENT]: commit what INDEX holds; prints the commit.
+# commit_index TREE INDEX MESSAGE-FILE [PARENT]: commit the content of INDEX; prints the commit.
 # The author comes from GIT_AUTHOR_*, and is the committer where that is not set.
 commit_index() {
     local tree=$1 index=$2 message=$3 parent=${4-} content
@@ -77,8 +77,8 @@ series_names() {
 }
 
 # commit_patch TREE INDEX PATCH PARENT: apply PATCH to INDEX and print the new commit. All of a
-# hunk's context must match (no fuzz); only line numbers may differ. git's own words about it go
-# to standard error, also the offsets.
+# hunk's context must match (no fuzz); only line numbers may differ. git's own messages, offsets
+# included, go to standard error.
 commit_patch() {
     local tree=$1 index=$2 patch=$3 parent=$4 header
     local -x GIT_AUTHOR_NAME GIT_AUTHOR_EMAIL GIT_AUTHOR_DATE
@@ -128,7 +128,7 @@ series_stamp() {
 }
 
 # import_series TREE [FORK]: bring TREE to the resolved source with FORK's series (without FORK:
-# the bare source), doing only what changed. Refuses to lose work of the developer in TREE,
+# the bare source); only changes are made. Refuses to lose work of the developer in TREE,
 # unless QEMU_IMPORT_FORCE is set.
 import_series() {
     local tree=$1 fork=${2-} stamp tip
@@ -154,7 +154,7 @@ import_series() {
 }
 
 # move_tree TREE TIP: make the files those of the commit TIP. The developer's uncommitted changes
-# stay where TIP does not change the same file; what would be lost is refused, unless
+# stay where TIP does not change the same file; a move that would lose any is refused, unless
 # QEMU_IMPORT_FORCE is set.
 move_tree() {
     local tree=$1 tip=$2 head imported file said
@@ -164,7 +164,7 @@ move_tree() {
         [[ $head == "$imported" ]] || series_git "$tree" diff --quiet "$head" "$tip" ||
             die "$tree has commits that were not exported" \
                 "run scripts/qemu-export first, or drop them with scripts/qemu-import --force"
-        # A file that was edited here and exported since is what TIP holds: no conflict.
+        # A file that was edited here and exported since is the same in TIP: no conflict.
         while IFS= read -r -d '' file; do
             ! series_git "$tree" diff --quiet "$tip" -- "$file" ||
                 series_git "$tree" add -f -- "$file"

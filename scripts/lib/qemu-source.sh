@@ -10,7 +10,7 @@ QEMU_SERIES=10.0. # the versions this fork is for
 # argument: the newest 10.0.x that can be had. Sets QEMU_SOURCE_KIND (dsc, tarball, directory),
 # QEMU_SOURCE_PATH, QEMU_SOURCE_NAME (for people) and QEMU_SOURCE_ID (changes when the content
 # does). Status 1: no such version can be had (any more).
-# shellcheck disable=SC2034 # its results are read by those who source this file
+# shellcheck disable=SC2034 # its results are read by the scripts that source this file
 resolve_qemu_source() {
     local what=${1:-$QEMU_SERIES}
     if [[ -d $what ]]; then
@@ -40,8 +40,8 @@ resolve_qemu_source() {
     QEMU_SOURCE_ID="$QEMU_SOURCE_KIND $(fingerprint "$QEMU_SOURCE_PATH")"
 }
 
-# choose_qemu_source GIVEN: resolve what the user names now, or named in an earlier run, or else
-# Debian's; "debian" forgets the earlier choice.
+# choose_qemu_source GIVEN: resolve the source that the user names now or named in an earlier run,
+# else Debian's; "debian" forgets the earlier choice.
 choose_qemu_source() {
     local given=$1 kept=$HOTSNAP_BUILD/qemu-source
     case $given in
@@ -61,7 +61,7 @@ choose_qemu_source() {
             "name a source tree or tarball: --qemu-source DIR|TARBALL"
 }
 
-# The checksum of a file; of a folder that of its files' names, sizes and times.
+# The checksum of a file; for a folder, that of its files' names, sizes and times.
 fingerprint() {
     if [[ -d $1 ]]; then
         find "$1" \( -path "$1/.git" -o -type d -path "$1/build*" \) -prune -o \

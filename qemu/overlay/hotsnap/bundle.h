@@ -12,8 +12,8 @@ bool hotsnap_bundle_sync(const char *folder, Error **errp);
 
 /*
  * The one instant at which the snapshot comes into being: TAG.partial is
- * renamed. All members' files are durable by now; the manifest is made so
- * before the rename.
+ * renamed. All members' files are durable by now, and the manifest becomes
+ * durable before the rename.
  */
 bool hotsnap_bundle_publish(const char *folder, const char *tag,
                             const char *manifest, Error **errp);

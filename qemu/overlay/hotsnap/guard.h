@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What a snapshot forbids while it runs: migration, and the discarding of
- * memory. (Hot-plug asks hotsnap_refuses().)
+ * While a snapshot runs, migration and the discarding of memory are forbidden.
+ * (Hot-plug asks hotsnap_refuses().)
  */
 #ifndef HOTSNAP_GUARD_H
 #define HOTSNAP_GUARD_H

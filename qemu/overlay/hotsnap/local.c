@@ -4,10 +4,11 @@
  * without. The iothread reads it with stop_lock held. A thread that holds
  * stop_lock takes no other lock, touches no guest memory, and waits for
  * nothing but the start of a thread. So the iothread never waits for the main
- * loop, and both get on whatever the BQL's owner is doing.
+ * loop, whatever the BQL's owner is doing.
  *
- * An abort may meet the run before, whose end still waits in the main loop's
- * queue. That snapshot has finished; hs_snapshot_abort() does nothing to it.
+ * An abort may meet the previous run while its end still waits in the main
+ * loop's queue. That snapshot has finished; hs_snapshot_abort() does nothing
+ * to it.
  */
 #include "qemu/osdep.h"
 #include "clock.h"
@@ -108,7 +109,7 @@ static void tell_red_frame(hs_member *logic, const char *error)
     hs_member_red_frame(logic);
 }
 
-/* The frame was taken in the middle of a backend's read: not the place. */
+/* Not at once: the frame came in the middle of a backend's read. */
 static void network_red_frame(void *opaque)
 {
     post_news(opaque, tell_red_frame, NULL);
@@ -169,9 +170,9 @@ static void set_run(HotsnapLocal *l, HotsnapRun *r)
 }
 
 /*
- * The coordinator's parser takes what QEMU's does not: characters that
- * Unicode has none of, for one. Other members can send those. An option that
- * is not known here is refused, not left out.
+ * The coordinator's parser takes texts that QEMU's does not: with characters
+ * that are not in Unicode, for one. Other members can send those. An option
+ * that is not known here is refused, not left out.
  */
 static HotsnapSnapshotOptions *options_from_json(const char *json,
                                                  Error **errp)
@@ -302,7 +303,7 @@ static void step_forget(HotsnapLocal *l, const hs_step *step)
     HotsnapRun *r = l->run;
     HotsnapSnapshotInfo *info = run_info(l);
 
-    if (info) { /* what was learned of it stays visible */
+    if (info) { /* the figures stay visible */
         qapi_free_HotsnapSnapshotInfo(l->last);
         l->last = info;
     }
@@ -371,7 +372,7 @@ static void (*const steps[])(HotsnapLocal *l, const hs_step *step) = {
 
 /*
  * Not inside a step: draining disks polls the main loop's AioContext in the
- * middle of the pause. What comes then is done after it.
+ * middle of the pause. Steps that become due then are taken after it.
  */
 static void take_steps(HotsnapLocal *l)
 {
@@ -428,7 +429,7 @@ void hotsnap_local_work(HotsnapLocal *l, hs_work *work)
 
     trace_hotsnap_work(hs_work_name(work));
     if (abort_reason) {
-        /* Now: the main loop may wait for what this releases. */
+        /* At once: the main loop may wait for memory that this releases. */
         stop_run(l, abort_reason);
     }
     call->local = l;

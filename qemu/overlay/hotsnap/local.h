@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Carries out, in the main loop, what the local life of a run says
+ * Carries out, in the main loop, the steps of the local life of a run
  * (hotsnap/member.h). Functions are for the main loop unless a comment names
  * another thread.
  */
@@ -29,12 +29,12 @@ void hotsnap_local_close(HotsnapLocal *l);
 void hotsnap_local_free(HotsnapLocal *l); /* NULL is allowed */
 
 /*
- * Iothread. Work from the coordinator, in its order; takes @work. An abort
- * lets go of guest memory at once, the rest follows in the main loop.
+ * Iothread. Hands over work of the coordinator, in its order; takes @work. An
+ * abort lets go of guest memory at once, the rest follows in the main loop.
  */
 void hotsnap_local_work(HotsnapLocal *l, hs_work *work);
 
-/* A snapshot or restore is on, or something of one is still being undone. */
+/* A snapshot or restore is on, or one is still being undone. */
 bool hotsnap_local_busy(HotsnapLocal *l);
 
 /* A snapshot is on. */

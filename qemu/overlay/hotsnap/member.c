@@ -35,7 +35,7 @@ bool hotsnap_refuses(Error **errp, const char *what)
     return false;
 }
 
-/* What the coordinator says to the user of this member. */
+/* News of the coordinator for the user of this member. */
 
 static void say_phase(HotsnapMember *m, QDict *say)
 {
@@ -180,8 +180,8 @@ static bool hotsnap_member_can_be_deleted(UserCreatable *uc)
 
 /*
  * Before the last reference goes: from here on the iothread posts nothing to
- * the main loop's queue. What waits there keeps the object alive until it has
- * been done.
+ * the main loop's queue. Items that wait there keep the object alive until
+ * they are done.
  */
 static void hotsnap_member_unparent(Object *obj)
 {

@@ -2,16 +2,16 @@
 /*
  * A run in this member, and the parts that take part in it.
  *
- * A part is what is saved of the VM: memory (with the devices' state), disks,
- * network. All parts are behind one interface, so that what drives a run
- * (run.c, pause.c) knows none of them. Parts are called in the order of the
- * table in run.c, for an undo in the reverse order.
+ * A part is something of the VM that is saved: memory (with the devices'
+ * state), disks, network. All parts are behind one interface, so that the
+ * code that drives a run (run.c, pause.c) knows none of them. Parts are called
+ * in the order of the table in run.c, for an undo in the reverse order.
  *
  * Threads
  *   main loop   under the BQL
  *   worker      one thread per task, at most one at a time in a run, without
- *               the BQL: what blocks. It reaches the block layer and the
- *               mediator only through hotsnap_queue_call().
+ *               the BQL: for work that blocks. It reaches the block layer and
+ *               the mediator only through hotsnap_queue_call().
  *   stopper     in an abort, beside a task: lets go of the guest's memory.
  */
 #ifndef HOTSNAP_PART_H
@@ -30,7 +30,7 @@ typedef struct HotsnapNetwork HotsnapNetwork;
 
 typedef struct HotsnapRun HotsnapRun;
 
-/* What happens in a part by itself. Any thread. */
+/* Events in a part that no call causes. Any thread. */
 typedef struct HotsnapRunOps {
     /* The copy of memory is complete, or failed for @error. */
     void (*memory_done)(HotsnapRun *r, const char *error);
@@ -52,7 +52,7 @@ struct HotsnapRun {
     char *cancel_reason;    /* atomic; set once */
     bool cancelled;         /* atomic: tasks poll it and end */
     hs_pause pause;
-    void *part[HOTSNAP_PARTS]; /* what each has made; NULL: nothing */
+    void *part[HOTSNAP_PARTS]; /* from each part's begin(); NULL: nothing */
 };
 
 /*
@@ -63,8 +63,8 @@ typedef struct HotsnapPart {
     const char *name;
 
     /*
-     * Main loop, the VM runs; quick. Refuses what cannot be in a snapshot,
-     * and returns what the part needs in this run; NULL after an error.
+     * Main loop, the VM runs; quick. Refuses a VM that cannot be saved, and
+     * returns the part's object for this run; NULL after an error.
      */
     void *(*begin)(HotsnapRun *r, Error **errp);
 
@@ -80,13 +80,13 @@ typedef struct HotsnapPart {
      */
     bool (*cut)(void *opaque, Error **errp);
 
-    /* The same place, a later part's cut has failed: as it was before. */
+    /* The same place, a later part's cut has failed: takes the cut back. */
     void (*uncut)(void *opaque);
 
-    /* Main loop, the VM runs again: what is saved in the background begins. */
+    /* Main loop, the VM runs again: copying in the background begins. */
     bool (*resume)(void *opaque, Error **errp);
 
-    /* Worker, after that: what lies on storage already becomes durable. */
+    /* Worker, after that: data already on storage becomes durable. */
     bool (*settle)(void *opaque, Error **errp);
 
     /* Worker, when memory is saved and all channels are closed. */
@@ -99,27 +99,27 @@ typedef struct HotsnapPart {
     void (*info)(void *opaque, HotsnapSnapshotInfo *info);
 
     /*
-     * Stopper: guest memory is used no more when this returns. It needs no
-     * lock that a thread may hold which waits for guest memory (the BQL).
+     * Stopper: guest memory is used no more when this returns. It takes no
+     * lock whose holder may wait for guest memory (the BQL).
      */
     void (*stop)(void *opaque, const char *reason);
 
-    /* Worker, after stop: files go. */
+    /* Worker, after stop: removes files. */
     void (*undo)(void *opaque, const char *reason);
 
     /* Main loop, after that. */
     void (*undo_main)(void *opaque);
 
-    /* Main loop, the run is over: what needs the BQL. */
+    /* Main loop, the run is over: frees the things that need the BQL. */
     void (*release)(void *opaque);
 
-    /* A thread of its own, last: the rest, which may take time. */
+    /* A thread of its own, last: frees the rest, which may take time. */
     void (*free)(void *opaque);
 } HotsnapPart;
 
 /*
- * Any thread: what is under way ends soon. What goes wrong after that has
- * this reason.
+ * Any thread: the task under way ends soon. An error after that has this
+ * reason.
  */
 static inline void hotsnap_run_cancel(HotsnapRun *r, const char *reason)
 {

@@ -11,7 +11,7 @@
  *              device has taken from its queue is in no device's saved state.
  *   the parts  Their instants are one, as nothing runs in between: disks
  *              (writes go to the overlays), devices and memory, color (frames
- *              are red).
+ *              turn red).
  *   undrain, resume
  *
  * No step waits for storage to sync: flushes are done before and after.

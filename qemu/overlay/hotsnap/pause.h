@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The transient snapshot: what happens while the VM is paused.
+ * The transient snapshot: the steps of the pause.
  */
 #ifndef HOTSNAP_PAUSE_H
 #define HOTSNAP_PAUSE_H

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* What each step of the pause costs. */
+/* The time of each step of the pause. */
 #ifndef HOTSNAP_PAUSE_CLOCK_H
 #define HOTSNAP_PAUSE_CLOCK_H
 

@@ -3,16 +3,16 @@
  * A pause of three milliseconds on a host whose processors are all taken by
  * vCPUs becomes one of thirty when the main loop is preempted in it, and the
  * members' cuts lie apart by as much when it is woken late. So from ARM until
- * the VM runs again the main loop and the member's iothread come first; the
- * vCPUs do while they are being stopped, no longer, and never in guest code
- * for longer than it takes them to notice.
+ * the VM runs again the main loop and the member's iothread come first. The
+ * vCPUs come first only while they are being stopped, and run guest code no
+ * longer than they need to notice that.
  *
  * Nice values would not do: they count within a cgroup or session
  * (autogroup) only, and every VM usually has its own.
  *
- * Where the host does not allow it (RLIMIT_RTPRIO, CAP_SYS_NICE) all goes on
- * as it is. A thread of another policy than the default one is left alone:
- * the operator chose that policy.
+ * Where the host does not allow it (RLIMIT_RTPRIO, CAP_SYS_NICE) priorities
+ * stay as they are. A thread of another policy than the default one is left
+ * alone: the operator chose that policy.
  */
 #include "qemu/osdep.h"
 #include "hw/core/cpu.h"
@@ -21,7 +21,7 @@
 
 void hotsnap_priority_raise(GArray *raised, int tid)
 {
-    /* The least real-time priority. What a thread starts has none. */
+    /* The least real-time priority; threads that it starts have none. */
     struct sched_param param = { .sched_priority = 1 };
     int policy = sched_getscheduler(tid);
 

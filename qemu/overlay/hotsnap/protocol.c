@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * The coordinator is confined to the iothread. Its actions on connections and
- * timers are carried out there; all others are handed over. Others reach it
- * through one queue, which keeps their order.
+ * timers are carried out there; all others are handed over. Other threads
+ * reach it through one queue, which keeps their order.
  */
 #include "qemu/osdep.h"
 #include "clock.h"
@@ -62,8 +62,8 @@ static void dispatch_one(HotsnapProtocol *p, const hs_action *action)
 }
 
 /*
- * Sending can find a link dead, which is news for the coordinator and lands
- * here again: the outer call picks up what came of it.
+ * Sending can find a link dead. That is news for the coordinator, and calls
+ * this function again: the outer call takes the actions that follow.
  */
 static void dispatch(void *opaque)
 {
@@ -195,7 +195,7 @@ void hotsnap_protocol_free(HotsnapProtocol *p)
         return;
     }
     if (p->queue) {
-        /* The last of its work: what was posted before is done by then. */
+        /* The last item: all items posted before are done by then. */
         hotsnap_queue_call(p->queue, shut_down, p);
         iothread_destroy(p->iothread);
         hotsnap_queue_free(p->queue);

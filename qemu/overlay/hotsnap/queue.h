@@ -21,7 +21,7 @@ typedef struct HotsnapQueue HotsnapQueue;
  */
 HotsnapQueue *hotsnap_queue_new(AioContext *ctx, Object *owner);
 
-/* Nothing may be posted any more, and what was posted must be done. */
+/* Nothing may be posted any more, and all items must be done. */
 void hotsnap_queue_free(HotsnapQueue *q);
 
 /* Any thread. */
@@ -29,8 +29,8 @@ void hotsnap_queue_post(HotsnapQueue *q, void (*fn)(void *opaque),
                         void *opaque);
 
 /*
- * The same, and waits until it is done. Not from work of this queue, and not
- * with a lock held that the work needs (main loop: the BQL).
+ * The same, and waits until it is done. The caller must not be work of this
+ * queue, and must hold no lock that the work needs (main loop: the BQL).
  */
 void hotsnap_queue_call(HotsnapQueue *q, void (*fn)(void *opaque),
                         void *opaque);

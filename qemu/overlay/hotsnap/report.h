@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What a member says of itself beside its parts, for the manifest
+ * A member's words about itself, beside those of its parts, for the manifest
  * (docs/formats/bundle.md). Main loop.
  */
 #ifndef HOTSNAP_REPORT_H

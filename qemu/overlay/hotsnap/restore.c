@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What can fail is done before the barrier, where no member runs yet: the
+ * Steps that can fail come before the barrier, where no member runs yet: the
  * channel is read before the state is. When another member fails after it,
  * those that run already are stopped.
  *
  * Frames that other members send once they run, and we do not yet, wait in
  * the filters until the recorded ones are through.
  *
- * The load needs settings of QEMU's own: mapped-ram, and that nothing starts
- * at its end. They are as before once the load has ended, which can be after
- * the restore: an ABORT does not end it.
+ * The load needs two settings of QEMU: mapped-ram, and no start of the VM at
+ * its end. They are as before once the load has ended, which can be after the
+ * restore: an ABORT does not end it.
  */
 #include "qemu/osdep.h"
 #include "clock.h"
@@ -58,7 +58,7 @@ static void restore_free(HotsnapRestore *r)
     g_free(r);
 }
 
-/* Nothing of the load reads them any more. */
+/* The load has ended and reads the settings no more. */
 static void restore_settings(void)
 {
     MigrationState *s = migrate_get_current();
@@ -68,7 +68,7 @@ static void restore_settings(void)
     g_clear_pointer(&load_timer, timer_free);
 }
 
-/* Before the barrier: nothing that can fail or take long after it. */
+/* Before the barrier: no step after it can fail or take long. */
 static void load_succeeded(HotsnapRestore *r)
 {
     Error *err = NULL;
@@ -116,7 +116,7 @@ static void load_ended(void *opaque)
     }
 }
 
-/* Migration tells its state to QMP clients only, so it is asked. */
+/* Migration tells its state to QMP clients only, so it is polled. */
 static void load_poll(void *opaque)
 {
     HotsnapQueue *main = opaque;
@@ -130,7 +130,7 @@ static void load_poll(void *opaque)
     }
 }
 
-/* When it is needed, members run already: too late to fail. */
+/* Early: when it is needed, members run already, and it must not fail. */
 static bool open_channel(HotsnapRestore *r, Error **errp)
 {
     g_autofree char *pcap = g_build_filename(r->folder, "channel.pcap", NULL);

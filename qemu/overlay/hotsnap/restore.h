@@ -32,7 +32,7 @@ QDict *hotsnap_restore_start(HotsnapRestore *r);
 void hotsnap_restore_end(HotsnapRestore *r);
 
 /*
- * Another member did not start, or nobody knows whether it did. A part of
+ * For when another member did not start, or may not have started. A part of
  * the cluster must not run on without the rest.
  */
 void hotsnap_restore_stop_vm(void);

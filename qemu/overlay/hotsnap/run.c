@@ -3,21 +3,22 @@
  * Threads of a run, and its lifetime.
  *
  *   worker   runs one task. The main loop joins it before it says that the
- *            task is done, so that what follows from it finds no task.
+ *            task is done, so that the next step finds no task.
  *   stopper  lets go of guest memory in an abort. It is started by the
  *            iothread, which knows of the abort before the main loop does:
  *            the main loop may be waiting for storage, in a page that is not
  *            saved (parts/memory.c). It is a thread of its own because it
  *            takes as long as unprotecting memory does, and then removes
- *            files. It holds no lock of QEMU's, nor does any thread that it
- *            waits for.
+ *            files. Neither the stopper nor any thread that it waits for holds
+ *            a lock of QEMU's.
  *   freer    joins threads and unmaps the staging buffer when a run is over.
  *            The next run's worker joins it, so that two snapshots never
  *            exist at a time.
  *
- * The stopper uses the run. The run's memory is freed by whichever thread has
- * joined the stopper: the undo task, or the freer. By then no stopper can be
- * started any more: the caller of hotsnap_run_stop() does not know the run.
+ * The stopper uses the run, so the thread that frees memory of the run has
+ * joined the stopper before: the undo task, or the freer. By then no stopper
+ * can be started any more: the caller of hotsnap_run_stop() does not know the
+ * run.
  */
 #include "qemu/osdep.h"
 #include "bundle.h"
@@ -63,7 +64,7 @@ static Snapshot *snapshot_of(HotsnapRun *r)
     return container_of(r, Snapshot, base);
 }
 
-/* The thread that frees the run before. Main loop, and the next worker. */
+/* The thread that frees the former run. Main loop, and the next worker. */
 static QemuThread freer;
 static bool freer_started;
 
@@ -164,7 +165,7 @@ static bool goes_on(Snapshot *s, Error **errp)
     return true;
 }
 
-/* Calls one step of every part, in order, until one fails or a cancel. */
+/* Calls one step of every part, in order, until an error or a cancel. */
 #define EACH_PART(s, step, errp)                                       \
     ({                                                                 \
         bool ok_ = true;                                               \
@@ -209,7 +210,7 @@ static bool do_task(Snapshot *s, Error **errp)
     case HS_TASK_SETTLE:
         return EACH_PART(s, settle, errp);
     case HS_TASK_CHANNEL:
-        /* All files of this member are there after that. */
+        /* All files of this member exist after that. */
         return EACH_PART(s, finish, errp) &&
                hotsnap_bundle_sync(s->base.folder, errp);
     case HS_TASK_PUBLISH:
@@ -229,7 +230,7 @@ static void task_ended(void *opaque)
     qemu_thread_join(&s->worker);
     s->task_running = false;
     if (s->task == HS_TASK_ARM && !error) {
-        /* Until the VM runs again these come first. */
+        /* These threads come first until the VM runs again. */
         hotsnap_priority_raise(s->raised, qemu_get_thread_id());
         if (s->iothread_tid) {
             hotsnap_priority_raise(s->raised, s->iothread_tid);
@@ -245,7 +246,7 @@ static void *work(void *opaque)
 
     rcu_register_thread();
     if (!do_task(s, &err)) {
-        /* What goes wrong because of a cancel, or beside it, is no news. */
+        /* After a cancel the task's own error is no news. */
         s->task_error = g_strdup(qatomic_read(&s->base.cancelled)
                                  ? qatomic_read(&s->base.cancel_reason)
                                  : error_get_pretty(err));
@@ -295,7 +296,7 @@ bool hotsnap_run_cut(HotsnapRun *r, Error **errp)
     ok = hotsnap_pause_and_cut(r, parts, errp);
     hotsnap_priority_lower(s->raised);
     if (ok && !EACH_PART(s, resume, &err)) {
-        /* The cut is taken; what it was for fails. */
+        /* The cut is taken, but the snapshot fails. */
         r->ops->memory_done(r, error_get_pretty(err));
         error_free(err);
     }
@@ -358,7 +359,7 @@ void hotsnap_run_stop(HotsnapRun *r, const char *reason)
 {
     Snapshot *s = snapshot_of(r);
 
-    /* Before a task can see what comes of it. */
+    /* First, so that a task that fails for it knows the reason. */
     hotsnap_run_cancel(r, reason);
     if (!s->stopping) {
         s->stopping = true;

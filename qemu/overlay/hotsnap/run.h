@@ -2,16 +2,16 @@
 /*
  * One snapshot in this member: its parts, its worker thread, its end.
  *
- * What to do when is decided by the local life of the run (hotsnap/member.h);
- * here are the means. Functions are for the main loop unless a comment names
- * another thread.
+ * The local life of the run (hotsnap/member.h) decides what is done, and when;
+ * this file has the means. Functions are for the main loop unless a comment
+ * names another thread.
  */
 #ifndef HOTSNAP_RUN_H
 #define HOTSNAP_RUN_H
 
 #include "part.h"
 
-/* What a run needs of the member; outlives the run. */
+/* The member's means for a run; they outlive the run. */
 typedef struct HotsnapRunPlace {
     const HotsnapRunOps *ops;
     void *opaque;            /* of @ops */
@@ -21,7 +21,7 @@ typedef struct HotsnapRunPlace {
     int iothread_tid;        /* 0: none */
 } HotsnapRunPlace;
 
-/* Refuses what cannot be saved; NULL after an error, and nothing is left. */
+/* Refuses a VM that cannot be saved: NULL after an error; nothing is left. */
 HotsnapRun *hotsnap_run_begin(const HotsnapRunPlace *place,
                               const char *directory, const char *tag,
                               HotsnapSnapshotOptions *options, /* taken */
@@ -48,10 +48,10 @@ void hotsnap_run_set_bandwidth(HotsnapRun *r, uint64_t bandwidth);
 void hotsnap_run_undo(HotsnapRun *r);
 
 /*
- * Iothread or main loop, the caller sees to it that the run is not freed
- * meanwhile: guest memory is let go of soon, whatever waits for storage. The
- * caller of this holds a lock of its own and no other, touches no guest
- * memory, and waits for nothing but the start of a thread.
+ * Iothread or main loop: guest memory is let go of soon, even if threads wait
+ * for storage. The caller sees to it that the run is not freed meanwhile. It
+ * holds a lock of its own and no other, touches no guest memory, and waits for
+ * nothing but the start of a thread.
  */
 void hotsnap_run_stop(HotsnapRun *r, const char *reason);
 

@@ -2,8 +2,8 @@
 /*
  * QEMU ends while a snapshot runs: a monitor's 'quit', the guest's power-off,
  * a signal. The snapshot holds disks, which must be given back before QEMU
- * closes them all, and what was written since the cut lies in overlays that
- * nobody would look for after the next start. So it is given up first.
+ * closes them all, and data written since the cut lies in overlays that nobody
+ * would look for after the next start. So the snapshot is given up first.
  */
 #include "qemu/osdep.h"
 #include "block/aio-wait.h"
@@ -34,7 +34,7 @@ static void on_shutdown(Notifier *notifier, void *data)
     if (!is_saving(m) && !hotsnap_disks_undoing()) {
         return;
     }
-    /* As QEMU does next. Overlays are committed faster if nobody writes. */
+    /* QEMU's own next step. A guest that writes would delay the commit. */
     vm_shutdown();
     if (is_saving(m)) {
         g_autofree char *reason =
@@ -45,7 +45,7 @@ static void on_shutdown(Notifier *notifier, void *data)
     }
     /*
      * The coordinator answers with an ABORT; or, when this member has
-     * promised its part, with what the initiator says, or after its silence.
+     * promised its part, with the initiator's word or after its silence.
      */
     while (is_saving(m) || hotsnap_disks_undoing()) {
         aio_poll(qemu_get_aio_context(), true);

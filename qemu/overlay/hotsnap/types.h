@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The object hotsnap-member: what its files share. The logic lives in two
- * libraries (hotsnap/snapshot.h, hotsnap/coordinator.h, hotsnap/member.h,
- * hotsnap/mediator.h); what is here owns sockets, threads, disks and the
+ * The object hotsnap-member, for its files. The logic lives in two libraries
+ * (hotsnap/snapshot.h, hotsnap/coordinator.h, hotsnap/member.h,
+ * hotsnap/mediator.h); the code here owns sockets, threads, disks and the
  * pause.
  *
  * Threads
  *   main loop   under the BQL: the mediator, the local life of a run, disks,
- *               the pause, commands. All fields here are its own.
+ *               the pause, commands. It alone uses the fields here.
  *   iothread    the coordinator and its connections (protocol.h).
- *   part.h names the others.
+ *   part.h names the other threads.
  */
 #ifndef HOTSNAP_TYPES_H
 #define HOTSNAP_TYPES_H
@@ -37,7 +37,7 @@ struct HotsnapMember {
     char *job_partial;       /* TAG.partial made for the job */
     unsigned claims;         /* commands that are making such a folder */
 
-    /* As the coordinator said them last. */
+    /* As the coordinator last said. */
     HotsnapPhase phase;
     char *role;
     uint64_t epoch;

@@ -14,7 +14,7 @@ from . import fork, guests, process, programs, style
 from .context import ALL, DEFAULT, CannotRun, Context
 from .results import FAILED, Report, Result
 
-# In order: what is quick and what the later ones build upon comes first.
+# In order: quick groups, and those that later ones build upon, come first.
 GROUPS = {
     "style": (style.style, "formatting, shell and Python faults, licence lines, forbidden names"),
     "unit": (programs.unit, "unit, property and C header tests of both libraries; scripts"),
@@ -82,7 +82,7 @@ def run_group(context: Context, name: str) -> None:
 
 
 def guarded(context: Context, function: Callable[..., None], *arguments: Context) -> None:
-    """What goes wrong is a failure of the group; the other groups still count."""
+    """An error is a failure of the group; the other groups still count."""
     group = context.report.group
     try:
         function(*arguments)

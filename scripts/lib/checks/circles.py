@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Who depends on whom among the C and C++ files: no circle in QEMU's overlay, and the libraries
-apart but for their base.
+"""Dependences among the C and C++ files: no circle in QEMU's overlay, and none of a library on the
+other but on their base.
 
 A file and its header are one node. A node depends on another when it includes its header, or names
 a function or object that the other defines. A circle means that none of its files can be
@@ -23,7 +23,7 @@ OBJECT = re.compile(r"^(?!static\b|typedef\b|extern\b|#)[A-Za-z_][\w \t*]*?\b(\w
 COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.DOTALL)
 STRING = re.compile(r'"(?:\\.|[^"\\\n])*"')
 
-# What each library may include of the other, by the folder's name below the include root.
+# The includes that are forbidden to all files of a folder, by that folder.
 FOREIGN = {"snapshot/": ("network/", "wire/", "member/", "coordinator.h", "hotsnap/coordinator.h",
                          "hotsnap/mediator.h", "hotsnap/member.h"),
            "coordinator/": ("guest/", "trap/", "save/", "image/", "os/", "hotsnap/snapshot.h"),

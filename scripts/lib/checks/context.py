@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the groups of checks share: folders, build steps, and running test programs."""
+"""Shared by the groups of checks: folders, build steps, and running test programs."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from .results import FAILED, PASSED, SKIPPED, Report, Result
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(
     os.path.abspath(__file__)))))
 
-# A run's tier: what fits the time that every change may take, or everything there is.
+# A run's tier: the tests that fit the time which every change may take, or all tests.
 DEFAULT, ALL = "default", "all"
 
-# A test program's word of what it has not done in this tier (tests/support/tier.py).
+# A test program's line about a part that it left out in this tier (tests/support/tier.py).
 LEFT_LINE = re.compile(r"^# left to --all: (.+)$", re.MULTILINE)
 
 Reader = Callable[[str, str], list[Result]]  # program, text -> results
@@ -57,7 +57,7 @@ class Context:
 
     @contextmanager
     def timed(self, program: str) -> Iterator[None]:
-        """What the block takes is the time of `program`."""
+        """The block's time counts as that of `program`."""
         started = time.monotonic()
         try:
             yield
@@ -80,7 +80,7 @@ class Context:
             raise CannotRun(f"'{text}' failed: see its output above")
 
     def packages(self, *names: str) -> None:
-        """Install what is missing of these sets of scripts/lib/packages.sh."""
+        """Install the missing packages of these sets of scripts/lib/packages.sh."""
         self.script("lib/need-packages", *names)
 
     def log(self, program: str) -> str:
@@ -120,7 +120,7 @@ class Context:
             with self.scratch:
                 scheduler.run([job.program for job in jobs], done, begun=begun.add)
         except process.Interrupted as interrupt:
-            # What has not run must not be missing without a word.
+            # A program that has not run must not be missing without a word.
             for index in scheduler.schedule([job.program for job in jobs]):
                 if index not in told:
                     job = jobs[index]

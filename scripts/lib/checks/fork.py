@@ -14,7 +14,7 @@ from . import formats
 from .context import ALL, CannotRun, Context, Reader, output_of, read_text
 from .results import FAILED, PASSED, Result
 
-# "" is the newest 10.0.x that can be had; the other end is what bookworm-backports froze.
+# "" is the newest 10.0.x that can be had; the other is the version that bookworm-backports froze.
 VERSIONS = ("", "10.0.2")
 REBASE_TIMEOUT = 600.0
 
@@ -73,7 +73,7 @@ def read_rebase(program: str, text: str) -> list[Result]:
 
 
 def checkpatch_faults(tree: str, patch: str) -> list[str]:
-    """What QEMU's checkpatch.pl holds against a patch, given as text."""
+    """The complaints of QEMU's checkpatch.pl about a patch, given as text."""
     status, text = output_of("perl", "scripts/checkpatch.pl", "--no-signoff", "-", cwd=tree,
                              data=patch)
     found = [f"{level}: {what}" for level, what in CHECKPATCH_FAULT.findall(text)

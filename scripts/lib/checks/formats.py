@@ -80,7 +80,7 @@ def read_gtest(program: str, text: str) -> list[Result]:
 
 def judge(program: str, results: list[Result], status: int, timeout: float | None,
           seconds: float, skip_reason: str = "") -> list[Result]:
-    """Add what the end of the program says: its status, or that it took too long (`timeout`)."""
+    """Add the end of the program to its results: its status, or its `timeout` if it was too slow."""
     if timeout is not None:
         return [*results, Result(program, "end", FAILED, f"not finished after {timeout:g} s")]
     if status == SKIP_STATUS and not results:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a test program says of itself in its head, the lines before its code:
+"""The head of a test program, the lines before its code, in which it describes itself:
 
     # timeout: 1200         the seconds it may take; 600 without that line
     # tier: all             it is left to `scripts/check --all`

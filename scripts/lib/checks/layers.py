@@ -9,11 +9,11 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterable, Mapping
 
-# From the lowest layer to the highest. A module may import what its own layer and those below it
-# have.
+# From the lowest layer to the highest. A module may import those of its own layer and of the layers
+# below it.
 HOTSNAP = (("errors",), ("record",), ("host",), ("formats",), ("model",), ("ui",), ("qemu",),
            ("disks",), ("commands",), ("cli",), ("__main__",))
-# What each package outside hotsnap may import of this project.
+# The packages of this project that each package outside hotsnap may import.
 USES = {"hotsnap": {"hotsnap"},
         "support": {"hotsnap", "support"},
         "hotsnap_bench": {"hotsnap", "support", "hotsnap_bench"},

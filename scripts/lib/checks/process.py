@@ -3,7 +3,7 @@
 
 QEMU and the test programs that start it move to process groups of their own, so ending the
 program's group does not reach everything. A program's keeper (scheduler.py) is therefore the reaper
-of its descendants' orphans (prctl PR_SET_CHILD_SUBREAPER), and ends whatever has come to it when
+of its descendants' orphans (prctl PR_SET_CHILD_SUBREAPER), and ends those that have come to it when
 the program has ended.
 """
 
@@ -73,13 +73,13 @@ class Finished:
 
 
 def lost(seconds: float, status: int) -> Finished:
-    """Of a program whose keeper has ended without an account of it."""
+    """The end of a program whose keeper has ended without an account of it."""
     how = f"signal {-status}" if status < 0 else f"status {status}"
     return Finished(-1, seconds, 0.0, None, [], f"the process above it ended with {how}")
 
 
 def processes() -> Iterator[tuple[int, str, str, int]]:
-    """Pid, name, state and parent of each process that there is."""
+    """Pid, name, state and parent of every process."""
     for entry in os.listdir("/proc"):
         if not entry.isdigit():
             continue
@@ -94,7 +94,7 @@ def processes() -> Iterator[tuple[int, str, str, int]]:
 
 def descendants(spare: Collection[int] = ()) -> Iterator[tuple[int, str]]:
     """Pid and name of each living process below this one, parents before children; without those
-    in `spare` and what is below them."""
+    in `spare` and the processes below them."""
     children: dict[int, list[tuple[int, str]]] = {}
     for pid, name, state, parent in processes():
         if state not in "ZX" and pid not in spare:

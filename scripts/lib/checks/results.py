@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the tests say, counted: one Result a test case, and the report over all of them."""
+"""Results of the tests, counted: one Result a test case, and the report over all of them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Result:
 @dataclass
 class Spent:
     """The time of a program, or of a step that prepares for some: from its start to its end, and
-    what its processes used of all processors, where that is known."""
+    the processor seconds of its processes, where they are known."""
 
     group: str
     program: str
@@ -54,7 +54,7 @@ class Report:
         self.group = ""
 
     def begin(self, group: str, description: str = "") -> None:
-        """What follows is of `group`. With a description it is told that the group begins."""
+        """The results that follow are of `group`. With a description it is told that the group begins."""
         self.group = group
         if description:
             self.say(f"== {group}: {description}")
@@ -85,7 +85,7 @@ class Report:
         self.add([Result("check", "end", FAILED, f"interrupted by {signal}")])
 
     def add(self, results: list[Result], log: str = "", seconds: float | None = None) -> None:
-        """All results of one program, which took `seconds`; without them, what its results say.
+        """All results of one program, which took `seconds`; without them, the results' own times.
         `log` is named where something failed."""
         for result in results:
             self.results.append((self.group, result))

@@ -6,8 +6,8 @@ and ends them (process.run). So programs that run at once are told apart by thei
 interrupt has one process for each program to tell.
 
 Programs start in the order of schedule(), which depends on the programs alone, as slots become
-free (one that waits may find half a slot before its turn), and are reported in that order, whichever
-ends first.
+free (one that waits may find half a slot before its turn), and are reported in that order, not in
+that of their ends.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ def slots() -> int:
 
 
 def schedule(programs: Sequence[Program]) -> list[int]:
-    """The order to start in: what may take longest first, so that no long program is left over at
-    the end; and those that run alone last, since nobody can wait beside them."""
+    """The order of the starts: programs that may take longest come first, so that no long one is
+    left over at the end; those that run alone come last, since no other can run beside them."""
     return sorted(range(len(programs)),
                   key=lambda i: (programs[i].alone, -programs[i].timeout, i))
 
@@ -139,7 +139,7 @@ def run(programs: Sequence[Program], done: Callable[[int, process.Finished], Non
 
 def startable(programs: Sequence[Program], waiting: Sequence[int], running: Mapping[int, Keeper],
               at_once: int) -> list[int]:
-    """Those of the waiting ones that may start now, in their order."""
+    """The waiting programs that may start now, in their order."""
     active = [programs[index] for index in running]
     found: list[int] = []
     for index in waiting:
@@ -159,7 +159,7 @@ def halves(programs: Iterable[Program]) -> int:
 
 
 def ready(running: Mapping[int, Keeper]) -> list[int]:
-    """Those whose keeper has something to say, after a while at most."""
+    """The programs whose keeper has something to say; waits a while at most."""
     pipes = {keeper.pipe: index for index, keeper in running.items()}
     found, _, _ = select.select(list(pipes), [], [], POLL)
     return [pipes[pipe] for pipe in found]

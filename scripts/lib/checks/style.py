@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The group "style": what is true of every file of the repository.
+"""The group "style": rules for every file of the repository.
 
 The checks of text are functions from a file's text to complaints, so that each can be shown to
 find what it looks for (tests/unit/python/test_check_style.py).
@@ -19,7 +19,7 @@ from .results import FAILED, PASSED, Result
 MAX_LINES = 800
 SPDX = "SPDX-License-Identifier: GPL-2.0-or-later"
 CXX = (".cc", ".cpp", ".h", ".hh")
-# Code that QEMU's and Linux' own rules apply to (see the group "patches").
+# Code under QEMU's and Linux' own rules (see the group "patches").
 FOREIGN_STYLE = ("qemu/", "kvm-patches/")
 SOURCES = (*CXX, ".c", ".py", ".sh", ".build")
 # Not code: no place for a licence line of ours.
@@ -98,7 +98,7 @@ def mirror_hosts() -> list[str]:
 
 
 def unformatted(root: str, paths: list[str]) -> str:
-    """What clang-format says of C++ files; nothing if they are as .clang-format wants them."""
+    """Complaints of clang-format about C++ files; none if they are as .clang-format wants them."""
     status, text = output_of("clang-format", "--dry-run", "-Werror", "--style=file", *paths,
                              cwd=root)
     return "" if status == 0 else text
@@ -110,7 +110,7 @@ def shell_faults(root: str, paths: list[str]) -> str:
 
 
 def python_faults(root: str, paths: list[str]) -> str:
-    """What does not compile, names that are not defined, imports that nothing uses."""
+    """Files that do not compile, names that are not defined, imports that nothing uses."""
     status, text = output_of("pyflakes3", *paths, cwd=root)
     return "" if status == 0 else text
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the linked QEMU holds of our C++ classes.
+"""Our C++ classes in the linked QEMU.
 
 Two static libraries of one binary may each have a class of the same name: the linker keeps one
-destructor of both, and says nothing. So each library has namespaces of its own, and what lies in
+destructor of both, and says nothing. So each library has namespaces of its own, and classes in
 the common one must come from the common base.
 """
 

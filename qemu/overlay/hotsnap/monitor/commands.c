@@ -17,8 +17,8 @@
 #include "system/hotsnap.h"
 
 /*
- * Only waited out when a frame was lost; short of a busy host's scheduling
- * delays a late frame would be taken for a lost one.
+ * Only waited out when a frame was lost. A time shorter than the scheduling
+ * delays of a busy host would take a late frame for a lost one.
  */
 #define DRAIN_MS 1000
 #define DUMP_CUT_TIMEOUT_US (600 * 1000000LL)
@@ -102,8 +102,8 @@ static bool may_begin(HotsnapMember *m, Error **errp)
 }
 
 /*
- * The options that each member gets, as they were given: this file knows none
- * of them.
+ * The options for each member, as they were given: this file knows none of
+ * them.
  */
 static QObject *options_json(HotsnapClusterArguments *args)
 {
@@ -130,7 +130,7 @@ static char *snapshot_request(HotsnapClusterArguments *args)
     qdict_put_int(request, "drain_us",
                   (args->has_drain_ms ? args->drain_ms : DRAIN_MS) * 1000LL);
     if (args->x_dump) {
-        /* The pause is O(RAM): nobody must give up waiting for it. */
+        /* The pause is O(RAM): no member must give up waiting for it. */
         qdict_put_int(request, "cut_timeout_us", DUMP_CUT_TIMEOUT_US);
     }
     qdict_put_obj(request, "options", options_json(args));
@@ -148,7 +148,7 @@ void coroutine_fn qmp_hotsnap_cluster(HotsnapClusterArguments *args,
     if (!m || !may_begin(m, errp)) {
         return;
     }
-    /* A worker's work: the storage may stall, which must not stop the VM. */
+    /* In a worker: the storage may stall, which must not stop the VM. */
     m->claims++;
     thread_pool_submit_co(claim_in_worker, &claim);
     m->claims--;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The job's coroutine only waits: the run is the coordinator's. A cancel is
+ * The job's coroutine only waits: the coordinator has the run. A cancel is
  * passed on, and the job ends when the coordinator says that all is undone.
  */
 #include "qemu/osdep.h"
@@ -25,7 +25,7 @@ typedef struct HotsnapJob {
 
 static int remove_partial(void *opaque)
 {
-    /* Gone after a success; else empty, or kept by a peer in doubt. */
+    /* It is gone after a success; else empty, or kept by a peer in doubt. */
     rmdir(opaque);
     return 0;
 }

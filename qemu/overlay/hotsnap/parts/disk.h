@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The disks of a run: what the files about them share.
+ * The disks of a run, for the files about them.
  */
 #ifndef HOTSNAP_PARTS_DISK_H
 #define HOTSNAP_PARTS_DISK_H
@@ -11,7 +11,7 @@
 
 /* One writable disk of the VM, in one run. */
 typedef struct HotsnapDisk {
-    char *device;           /* what the user calls it */
+    char *device;           /* the user's name for it */
     char *name;             /* of the base's file, as it was opened */
     char *file;             /* the same, absolute */
     char *format;
@@ -19,7 +19,7 @@ typedef struct HotsnapDisk {
     int64_t sectors;        /* as they were seen when preparing */
     bool attached;
     int flags;              /* that the overlay is opened with */
-    char *overlay_file;     /* exists because of us; NULL: not yet */
+    char *overlay_file;     /* made by us; NULL: not yet */
     BlockDriverState *base; /* referenced; becomes read-only */
     BlockDriverState *overlay; /* referenced */
     Error *blocker;         /* of commands that would change it */

@@ -34,8 +34,8 @@ static BlockDriverState *written_node(BlockBackend *blk)
 }
 
 /*
- * What the user calls the disk: the device's id (a virtio device's is its
- * proxy's), the drive's, or the node's name.
+ * The user's name for the disk: the device's id (a virtio device has its
+ * proxy's), the drive's id, or the node's name.
  */
 static char *device_label(BlockBackend *blk)
 {
@@ -75,7 +75,7 @@ static bool passes_through(BlockBackend *blk)
            object_dynamic_cast(dev, "scsi-generic");
 }
 
-/* How the data file is cached tells how the overlay has to be. */
+/* The overlay is cached as the data file is. */
 static int overlay_flags(BlockDriverState *base)
 {
     BlockDriverState *protocol = base->file ? base->file->bs : base;
@@ -163,7 +163,7 @@ static bool is_open_here(const struct stat *file)
     struct stat st;
 
     if (!fds) {
-        return true; /* no /proc in a chroot: nobody can tell */
+        return true; /* no /proc in a chroot: it cannot be known */
     }
     while ((name = g_dir_read_name(fds))) {
         if (!fstat(atoi(name), &st) && st.st_dev == file->st_dev &&
@@ -175,10 +175,10 @@ static bool is_open_here(const struct stat *file)
 }
 
 /*
- * The absolute name of the file that is open under @name. An absolute one
- * stays as it was given: others compare it with what they gave; and what a
- * device's name like /dev/vg0/guest leads to is another device after the
- * next boot.
+ * The absolute name of the file that is open under @name. An absolute name
+ * stays as it was given: users compare it with the name that they gave; and
+ * the target of a device's name like /dev/vg0/guest may be another device
+ * after the next boot.
  */
 static char *absolute_name(const char *name, struct stat *file)
 {
@@ -219,7 +219,7 @@ static bool find_file(HotsnapDisk *d, bool has_overlay_directory,
                    "disk read-only", d->device);
         return false;
     }
-    /* Beside it is /dev, which is memory. */
+    /* An overlay beside it would be in /dev, which is memory. */
     if (S_ISBLK(st.st_mode) && !has_overlay_directory) {
         error_setg(errp, "Disk '%s' is the host's device '%s', and no "
                    "overlay can lie beside a device; name a folder for it "
@@ -244,7 +244,8 @@ bool hotsnap_disk_list_find_files(HotsnapDisks *disks, Error **errp)
 /*
  * Commands that would change a disk are blocked since PREPARE; but not all
  * commands ask (qom-set, blockdev-reopen, HMP's qemu-io), and a guest can
- * change some itself. So what is attached now must be what was seen then.
+ * change some disks itself. So the disks that are attached now must be those
+ * that were seen then.
  */
 bool hotsnap_disk_list_holds(HotsnapDisks *disks, Error **errp)
 {

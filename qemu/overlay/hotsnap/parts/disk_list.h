@@ -16,7 +16,7 @@ bool hotsnap_disk_list_fill(HotsnapDisks *disks, Error **errp);
 /* Worker: finds each disk's file, and refuses those that cannot be used. */
 bool hotsnap_disk_list_find_files(HotsnapDisks *disks, Error **errp);
 
-/* Main loop, in the pause: are these the VM's disks still? */
+/* Main loop, in the pause: are these still the VM's disks? */
 bool hotsnap_disk_list_holds(HotsnapDisks *disks, Error **errp);
 
 #endif

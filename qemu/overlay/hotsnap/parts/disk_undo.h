@@ -11,13 +11,13 @@
 void hotsnap_disks_switch_back(HotsnapDisks *disks);
 
 /*
- * Main loop. What the guest wrote since the cut is in the overlays: it is
- * committed back while the VM runs, then the overlays go. That may go on
- * after the run is forgotten.
+ * Main loop. The guest's writes since the cut are in the overlays: they are
+ * committed back while the VM runs, then the overlays are removed. That may
+ * go on after the run is forgotten.
  */
 void hotsnap_disks_undo(HotsnapDisks *disks);
 
-/* Is that going on, for whatever run? */
+/* Is that going on, for any run? */
 bool hotsnap_disks_undoing(void);
 
 #endif

@@ -2,9 +2,9 @@
 /*
  * Engine "kvm": writes that QEMU and its vCPUs are about to do.
  *
- * A patched KVM traps what guests and KVM itself write, but QEMU's own stores
- * to guest RAM need no KVM. They are caught in one layer, the few places of
- * the memory core through which device emulation reaches guest RAM:
+ * A patched KVM traps writes of guests and of KVM itself, but QEMU's own
+ * stores to guest RAM need no KVM. They are caught in one layer, the few
+ * places of the memory core through which device emulation reaches guest RAM:
  *
  *   flatview_write_continue_step()     address_space_write(), dma_memory_write
  *   address_space_write_rom()          firmware after a reset, gdb
@@ -12,7 +12,7 @@
  *   address_space_write_cached()       vrings
  *   address_space_map()                for writing: block and network I/O
  *
- * Each says so before it writes (hotsnap_dma_write(), hotsnap_dma_map()). A
+ * Each announces its write (hotsnap_dma_write(), hotsnap_dma_map()). A
  * mapping may be written to at any time until it is unmapped. Most last for
  * one request, and the pause drains those. Others stay for long: AHCI's
  * command list and received FIS, a request that waits for its device. So
@@ -23,8 +23,8 @@
  * written by its device through a pointer. It is saved in the pause as a
  * whole (hs_ram_block.save_at_cut).
  *
- * The snapshot's lifetime: whoever calls the library is counted. It may do so
- * without the BQL, and waits for nothing that needs the BQL, so
+ * The snapshot's lifetime: threads that call the library are counted. Such a
+ * thread may lack the BQL, and waits for nothing that needs the BQL, so
  * hotsnap_dma_disarm() may wait for the count to be 0 while holding it. RCU
  * would not do: a reader may be waiting for the BQL, in an MMIO access.
  */
@@ -148,7 +148,7 @@ void hotsnap_dma_disarm(void)
 {
     qatomic_set(&hotsnap_dma_armed, false);
     qatomic_set(&armed_snapshot, NULL);
-    /* Who has not seen NULL is counted: pairs with snapshot_enter(). */
+    /* Callers that did not see NULL are counted: see snapshot_enter(). */
     smp_mb();
     while (qatomic_read(&callers)) {
         g_thread_yield();

@@ -77,8 +77,8 @@ static ssize_t filter_receive_iov(NetFilterState *nf, NetClientState *sender,
     }
     /*
      * The frame may lie in guest memory, where the guest could change it and
-     * we must not. So its head is copied: that is what is judged, and what
-     * goes on when it is recolored. All of it is copied only to be kept.
+     * we must not. So its head is copied: the copy is judged, and goes on when
+     * the frame is recolored. A whole frame is copied only to be kept.
      */
     source.size = iov_size(iov, iovcnt);
     source.head_size = iov_to_buf(iov, iovcnt, 0, head, sizeof(head));
@@ -154,8 +154,8 @@ static void filter_cleanup(NetFilterState *nf)
 
 /*
  * Without its filter, a NIC's frames would leave uncolored in the middle of
- * an epoch, and be taken for ones sent before the cut; and recorded ones
- * would not be played back. (netdev_del takes the filter along, and is
+ * an epoch, and be taken for frames sent before the cut; and recorded frames
+ * would not be played back. (netdev_del deletes the filter, too, and is
  * refused as well.)
  */
 static bool filter_can_be_deleted(UserCreatable *uc)

@@ -5,9 +5,9 @@
  *
  * Their sender takes them for sent, and does not send them again. QEMU's
  * queue of a NIC, or of a tap, takes any number of frames that have a
- * callback (it drops those without silently beyond 10,000), keeps their
- * order, new ones behind, and delivers them when the receiver can take them.
- * The bound is ours.
+ * callback (frames without one it drops silently beyond 10,000). It keeps
+ * their order, new ones last, and delivers them when the receiver can take
+ * them. The bound is ours.
  */
 #include "qemu/osdep.h"
 #include "forward.h"
@@ -25,7 +25,7 @@ static void forward_lost(FilterHotsnap *f, size_t size)
     hs_mediator_undelivered(f->network->mediator, 1);
 }
 
-/* The filter of @netdev that waits for what became of a frame. */
+/* The filter of @netdev that waits for the end of a frame. */
 static FilterHotsnap *waiting_filter(NetClientState *netdev, bool to_guest)
 {
     NetFilterState *nf;
@@ -149,7 +149,7 @@ static void restore_waited(NetClientState *sender, ssize_t ret)
 {
 }
 
-/* Recorded frames go first: those that come before wait here. */
+/* Recorded frames go first: frames that come before them wait here. */
 ssize_t hotsnap_forward_later(FilterHotsnap *f, NetClientState *sender,
                               unsigned flags, const struct iovec *iov,
                               int iovcnt)

@@ -13,7 +13,7 @@ void hotsnap_forward(FilterHotsnap *f, NetClientState *sender, unsigned flags,
                      const struct iovec *iov, int iovcnt);
 void hotsnap_forward_frame(FilterHotsnap *f, const hs_frame *frame);
 
-/* Delivers what the mediator releases, in order. */
+/* Delivers the frames that the mediator releases, in order. */
 void hotsnap_forward_released(HotsnapNetwork *n);
 
 /* Keeps a frame to the guest until hotsnap_playback_end(). */
@@ -25,7 +25,7 @@ ssize_t hotsnap_forward_waiting(NetClientState *sender, unsigned flags,
                                 const struct iovec *iov, int iovcnt,
                                 void *opaque);
 
-/* The filter goes: nothing is waited for any more. */
+/* The filter is being deleted: it waits for no frame any more. */
 void hotsnap_forward_end(FilterHotsnap *f);
 
 #endif

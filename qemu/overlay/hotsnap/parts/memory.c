@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The memory image is made by the library (hotsnap/snapshot.h); here are its
- * calls, at the right time and in the right thread.
+ * The memory image is made by the library (hotsnap/snapshot.h); this file
+ * calls it, at the right time and in the right thread.
  *
- * Who may use the snapshot, and when it is freed:
+ * Users of the snapshot, and its end:
  *
  *   worker     makes it in prepare(), arms it. No other task runs beside.
  *   main loop  cuts and starts it, when no task runs that could free it; asks
@@ -19,8 +19,8 @@
  *
  * Storage may stall for minutes. A thread that writes to a page which is not
  * saved waits as soon as staging is full: vCPUs, and the main loop in the
- * middle of a device's work, with the BQL held. hs_snapshot_abort() is what
- * lets all of them go on, and it needs nothing of QEMU's.
+ * middle of a device's work, with the BQL held. hs_snapshot_abort() lets all
+ * of them go on, and it needs nothing of QEMU's.
  */
 #include "qemu/osdep.h"
 #include "dma.h"
@@ -49,7 +49,7 @@ typedef struct HotsnapMemory {
     bool finished;         /* atomic: guest memory is used no more */
     GByteArray *tail;      /* device state, taken in the pause */
 
-    /* What the library is told of the VM; only while it is being made. */
+    /* For the library, about the VM; only while the snapshot is made. */
     hs_snapshot_options options;
     GByteArray *head;
     GArray *blocks, *tids;
@@ -94,7 +94,7 @@ static void on_finished(void *opaque, const char *error)
 {
     HotsnapMemory *m = opaque;
 
-    /* Nothing is left to save, or nothing will be kept. */
+    /* All is saved, or nothing will be kept. */
     hotsnap_dma_disarm();
     qatomic_set(&m->finished, true);
     m->run->ops->memory_done(m->run, error);
@@ -109,7 +109,7 @@ static void vanishes(void *opaque)
     if (qatomic_read(&m->finished)) {
         return;
     }
-    /* The worker may be making it just now, and needs nobody for that. */
+    /* The worker may be making it now, and waits for no thread in that. */
     qemu_event_wait(&m->made);
     error_setg(&err, "Guest memory was taken away during the snapshot: a "
                "device was unplugged, or a memory backend deleted");
@@ -122,7 +122,7 @@ static void vanishes(void *opaque)
     m->run->ops->failed(m->run, err);
 }
 
-/* Main loop: what is looked at here does not change while a run is on. */
+/* Main loop. All that is read here stays the same while a run is on. */
 static void plan_in_main(void *opaque)
 {
     HotsnapMemory *m = opaque;
@@ -165,9 +165,9 @@ static void plan_clear(HotsnapMemory *m)
 }
 
 /*
- * It creates files, and touches every page of the staging buffer and of the
- * sums. RAM blocks stay where they are: a thread that takes one away waits
- * until this is done (vanishes()).
+ * Slow: hs_snapshot_new() creates files, and touches every page of the staging
+ * buffer and of the sums. RAM blocks stay where they are: a thread that takes
+ * one away waits until this is done (vanishes()).
  */
 static bool memory_prepare(void *opaque, Error **errp)
 {
@@ -247,9 +247,9 @@ static bool traps_with_kvm(HotsnapMemory *m)
 }
 
 /*
- * Devices first, since saving their state may touch guest memory. Engine kvm:
- * what it cannot trap is saved here, too, device memory and open DMA mappings
- * (dma.c).
+ * Devices first, since saving their state may touch guest memory. With engine
+ * kvm, memory that it cannot trap is saved here, too: device memory and open
+ * DMA mappings (dma.c).
  */
 static bool memory_cut(void *opaque, Error **errp)
 {
@@ -380,7 +380,7 @@ static void memory_undo(void *opaque, const char *reason)
     }
     hotsnap_dma_disarm();
     hs_snapshot_free(doomed);
-    /* An unfinished image has removed itself; a finished one is left. */
+    /* An unfinished image has removed itself; a finished one has not. */
     for (size_t i = 0; i < ARRAY_SIZE(files); i++) {
         g_autofree char *path = g_build_filename(m->run->folder, files[i],
                                                  NULL);

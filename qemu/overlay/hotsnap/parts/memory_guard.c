@@ -7,8 +7,8 @@
 #include "qom/object.h"
 
 /*
- * Memory that another process maps can change without a trap. QEMU cannot
- * see which process maps it, only which was given it: vhost-user backends.
+ * Memory that another process maps can change without a trap. QEMU cannot see
+ * which processes map it, only which ones were given it: vhost-user backends.
  */
 static bool check_vhost_user(Error **errp)
 {

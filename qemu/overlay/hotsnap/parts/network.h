@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The NICs' packet mediators: what the files of this part share. Everything
- * runs in the main loop under the BQL, as netfilters do.
+ * The NICs' packet mediators, for the files of this part. All code runs in
+ * the main loop under the BQL, as netfilters do.
  */
 #ifndef HOTSNAP_PARTS_NETWORK_H
 #define HOTSNAP_PARTS_NETWORK_H

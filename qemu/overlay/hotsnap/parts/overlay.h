@@ -14,10 +14,10 @@ typedef struct HotsnapOverlay {
 } HotsnapOverlay;
 
 /*
- * Makes a durable file with a name in @o->folder that is not taken, and
- * returns its path; NULL after an error. Without the BQL: it takes as long as
- * the storage does. The block layer's own bdrv_img_create() needs the BQL
- * all the while, and no vCPU runs then if the storage does not answer.
+ * Makes a durable file under an unused name in @o->folder, and returns its
+ * path; NULL after an error. To be called without the BQL, as it waits for
+ * storage. The block layer's own bdrv_img_create() needs the BQL all the
+ * while, and no vCPU runs then if the storage does not answer.
  */
 char *hotsnap_overlay_create(const HotsnapOverlay *o, Error **errp);
 

@@ -42,8 +42,8 @@ GByteArray *hotsnap_vmstate_head(void)
 }
 
 /*
- * Guest RAM, which QEMU reaches through the memory core (dma.c). Everything
- * else belongs to a device that may write to it through a pointer: its own
+ * Guest RAM, which QEMU reaches through the memory core (dma.c). Every other
+ * block belongs to a device that may write to it through a pointer: its own
  * memory, or a backend that it does not show to the guest (acpi-erst).
  */
 static bool is_plain_ram(RAMBlock *rb)

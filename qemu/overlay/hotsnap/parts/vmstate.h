@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What the memory image needs to know from QEMU: the stream's head, the list
- * of RAM blocks, and the device state.
+ * QEMU's share of the memory image: the stream's head, the list of RAM blocks,
+ * and the device state.
  */
 #ifndef HOTSNAP_PARTS_VMSTATE_H
 #define HOTSNAP_PARTS_VMSTATE_H

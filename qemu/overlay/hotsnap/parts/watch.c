@@ -7,14 +7,15 @@
  * that is; a backend can be deleted whose memory device is gone; and ACPI
  * tables change their size when the firmware first reads them.
  *
- *   before the cut   What is there at the cut must be what the image was made
- *                    for: hotsnap_watch_holds().
+ *   before the cut   The blocks at the cut must be those that the image was
+ *                    made for: hotsnap_watch_holds().
  *   at any time      A block of the snapshot is about to be unmapped. The
  *                    library reads it until its copy is complete, so it has
- *                    to let go of it first.
+ *                    to let go of the block first.
  *
- * A block that is resized after the cut does no harm: the image has what
- * there was then, and the mapping is as large as the block may ever become.
+ * A block that is resized after the cut does no harm: the image has its
+ * content at the cut, and the mapping is as large as the block may ever
+ * become.
  */
 #include "qemu/osdep.h"
 #include "exec/memory.h"
@@ -63,7 +64,7 @@ bool hotsnap_watch_holds(Error **errp)
 }
 
 /*
- * With the BQL held, in the main loop or a vCPU's thread. So it is never in
+ * With the BQL held, in the main loop or a vCPU's thread. So it never runs in
  * the middle of the cut, for which the main loop has the BQL.
  */
 static void block_removed(RAMBlockNotifier *n, void *host, size_t size,

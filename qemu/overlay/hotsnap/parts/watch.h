@@ -7,7 +7,7 @@
 
 /*
  * Main loop. @vanishes is called, with the BQL held, when memory that exists
- * now is about to be unmapped: nobody may use it when @vanishes has returned.
+ * now is about to be unmapped: no thread may use it once @vanishes returns.
  */
 void hotsnap_watch_begin(void (*vanishes)(void *opaque), void *opaque);
 void hotsnap_watch_end(void); /* again, too */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Connections that the member makes. Runs in its iothread, which also owns
- * the heartbeats and hears ABORT: nothing here may block.
+ * Connections that the member makes. All code runs in its iothread, which
+ * also owns the heartbeats and hears ABORT: nothing here may block.
  *
  * QEMU's own asynchronous connect is a thread that a Unix socket with a full
  * backlog holds for ever, and nothing can end it. So connect() is called
@@ -50,7 +50,7 @@ static void connect_free(HotsnapConnect *c)
     g_free(c);
 }
 
-/* The caller dispatches what the coordinator makes of it. */
+/* The caller dispatches the actions that follow. */
 static void connect_failed(HotsnapConnect *c, const char *reason)
 {
     HotsnapLinks *ls = c->links;

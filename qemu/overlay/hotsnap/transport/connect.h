@@ -9,7 +9,7 @@
 
 /*
  * The action HS_DO_CONNECT. The caller, which is carrying out the
- * coordinator's actions, sees to what comes of it.
+ * coordinator's actions, takes the actions that follow, too.
  */
 void hotsnap_links_connect(HotsnapLinks *ls, const char *address);
 

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The member's sockets. All of it runs in the member's iothread, but for
+ * The member's sockets. All code runs in the member's iothread, but for
  * hotsnap_links_listen(), which runs before that thread knows of them.
  *
- * Sockets are non-blocking; what cannot be written at once waits in the
+ * Sockets are non-blocking; bytes that cannot be written at once wait in the
  * link's queue for G_IO_OUT. Connecting does not block either: connect.c.
  *
- * Whoever can connect must not be able to exhaust the host: the number of
- * inbound links is bounded, what one has not read of our words, and, by the
- * coordinator, what it has sent of an unfinished message.
+ * A client that can connect must not be able to exhaust the host. So bounds
+ * are set to the number of inbound links, to the bytes that a client has not
+ * read, and, by the coordinator, to those of an unfinished message.
  */
 #include "qemu/osdep.h"
 #include "address.h"
@@ -21,7 +21,7 @@
 #include "qemu/units.h"
 #include "../trace.h"
 
-/* A peer needs one; the rest is for those that it will refuse. */
+/* A peer needs one; the others are for connections that it will refuse. */
 #define INBOUND_MAX 32
 #define BACKLOG 16
 /* Two of the largest messages may be on the way, and some words. */
@@ -120,8 +120,8 @@ static bool link_flush(HotsnapLink *l)
         if (n < 0 && !l->closing) {
             /*
              * The other side has closed. Its last words may wait to be read,
-             * such as that the snapshot is complete: reading goes on, to the
-             * end that comes after them.
+             * such as that the snapshot is complete: reading goes on to the
+             * end of the stream, which comes after them.
              */
             trace_hotsnap_link(l->id, error_get_pretty(err));
             error_free(err);
@@ -188,8 +188,8 @@ static gboolean link_is_closing(gpointer key, gpointer value, gpointer opaque)
 }
 
 /*
- * Refuses by closing; the other side sees its connection lost. A link that
- * only waits for its last words to be read has no right to a place.
+ * A caller without room is refused by closing: it sees its connection lost. A
+ * link that only waits for its last words to be read has no right to a place.
  */
 static bool link_has_room(HotsnapLinks *ls)
 {
@@ -253,10 +253,10 @@ void hotsnap_links_close(HotsnapLinks *ls, hs_link link)
 }
 
 /*
- * Whoever can connect commands this VM, so that the socket's file must never
- * exist with a wider mode. A umask() of our own would hold for all threads:
- * each could be creating a file. On Linux a Unix socket's file takes the
- * mode that the socket itself has when it is bound.
+ * A client that can connect commands this VM, so the socket's file must never
+ * exist with a wider mode. A umask() of our own would hold for all threads,
+ * and another one could be creating a file. On Linux a Unix socket's file
+ * takes the mode that the socket itself has when it is bound.
  */
 static bool listen_unix(HotsnapLinks *ls, const char *path, Error **errp)
 {

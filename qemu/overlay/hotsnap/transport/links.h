@@ -16,7 +16,7 @@
 typedef struct HotsnapConnect HotsnapConnect;
 
 typedef struct HotsnapLinks {
-    hs_coordinator *coordinator; /* is told what happens on connections */
+    hs_coordinator *coordinator; /* is told of events on connections */
     AioContext *ctx;
     GMainContext *gctx;
     void (*dispatch)(void *opaque); /* is called after that */
@@ -38,7 +38,7 @@ bool hotsnap_links_listen(HotsnapLinks *ls, const char *address,
 
 void hotsnap_links_free(HotsnapLinks *ls);
 
-/* A connection exists; @address is what it was made to, or NULL. */
+/* A connection exists; @address is the one it was made to, or NULL. */
 void hotsnap_link_new(HotsnapLinks *ls, QIOChannelSocket *ioc,
                       const char *address);
 

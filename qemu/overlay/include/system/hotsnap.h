@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What the rest of QEMU needs to know of HotSnap.
+ * HotSnap's interface to the rest of QEMU.
  */
 #ifndef SYSTEM_HOTSNAP_H
 #define SYSTEM_HOTSNAP_H
@@ -29,12 +29,12 @@ void hotsnap_kvm_init(int vmfd);
  * @exit: where the members of kvm_run's union begin
  *
  * Saves the page, so that the vCPU can go on.  To be called without the
- * BQL.  Returns what kvm_cpu_exec() makes of an exit: 0, or -1 after an
+ * BQL.  Returns kvm_cpu_exec()'s result for the exit: 0, or -1 after an
  * error.
  */
 int hotsnap_kvm_exit(const void *exit);
 
-/* Read only by the functions below, written by hotsnap/dma.c. */
+/* Read only by the functions below, written by hotsnap/parts/dma.c. */
 extern bool hotsnap_dma_armed;
 extern bool hotsnap_dma_maps_kept;
 void hotsnap_dma_save(const void *host, uint64_t size);
