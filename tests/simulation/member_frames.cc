@@ -49,6 +49,9 @@ void Member::network_delivers(size_t nic, const Frame &frame) {
 void Member::receive_forged(Mac source) {
     const uint8_t red = mask_of({Color::red, is_odd(epoch_)});
     trace("receives a forged red frame");
+    if (local_.state() == member::State::arming) { // it is held, and forces the cut later
+        world_.ledger.coverage.meet(local_.state(), Fault::red_frame);
+    }
     network_delivers(0, {source.masked(red), Mac(0xffff'ffff'ffff), {}});
 }
 
