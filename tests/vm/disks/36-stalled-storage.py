@@ -141,7 +141,7 @@ def stalled_before_the_job(cluster: Cluster, storage: FreezableFilesystem) -> No
     storage.freeze()
     done: list[str | None] = []
     caller = threading.Thread(target=lambda: done.append(b.vm.job("hotsnap-cluster", {
-        "job-id": "late", "tag": "t", "directory": str(bundles),
+        "job-id": "late", "tag": "late", "directory": str(bundles),
         "members": [m.address for m in cluster.members]})))
     caller.start()
     for _ in range(3):
