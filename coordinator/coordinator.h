@@ -34,7 +34,6 @@ class Coordinator final : private PeerOutlet, private InitiatorOutlet, private L
     void bytes(hs_link link, std::span<const uint8_t> data, uint64_t now_us);
     void tick(uint64_t now_us);
     void local(const member::LocalEvent &event, uint64_t now_us);
-    void ignore_event() { peer_.ignore_event(); } // counts an event of an unknown kind
 
     // After an error inside: ends any run that is on here.
     void give_up(const std::string &reason, uint64_t now_us);

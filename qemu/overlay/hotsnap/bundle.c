@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 #include "qemu/osdep.h"
 #include "bundle.h"
+#include "folder.h"
 #include "qapi/error.h"
 #include "qemu/cutils.h"
 #include "qemu/error-report.h"
@@ -13,20 +14,6 @@ bool hotsnap_bundle_make_folder(const char *folder, Error **errp)
         return false;
     }
     return true;
-}
-
-bool hotsnap_bundle_sync(const char *folder, Error **errp)
-{
-    int fd = qemu_open_old(folder, O_RDONLY | O_DIRECTORY);
-    bool ok = fd >= 0 && !fsync(fd);
-
-    if (!ok) {
-        error_setg_errno(errp, errno, "Cannot sync folder '%s'", folder);
-    }
-    if (fd >= 0) {
-        close(fd);
-    }
-    return ok;
 }
 
 static bool write_durably(const char *path, const char *text, Error **errp)
@@ -55,7 +42,7 @@ bool hotsnap_bundle_publish(const char *folder, const char *tag,
     Error *sync_err = NULL;
 
     if (!write_durably(path, manifest, errp) ||
-        !hotsnap_bundle_sync(partial, errp)) {
+        !hotsnap_folder_sync(partial, errp)) {
         unlink(path);
         return false;
     }
@@ -66,7 +53,7 @@ bool hotsnap_bundle_publish(const char *folder, const char *tag,
         unlink(path);
         return false;
     }
-    if (!hotsnap_bundle_sync(parent, &sync_err)) {
+    if (!hotsnap_folder_sync(parent, &sync_err)) {
         warn_report_err(sync_err);
     }
     return true;

@@ -8,7 +8,6 @@
 
 /* @folder is a member's own, of a bundle that is being made. */
 bool hotsnap_bundle_make_folder(const char *folder, Error **errp);
-bool hotsnap_bundle_sync(const char *folder, Error **errp);
 
 /*
  * The one instant at which the snapshot comes into being: TAG.partial is

@@ -25,4 +25,13 @@
     } while (0)
 #define HOTSNAP_COPY_COUNTER(name) to_->name = from_->name;
 
+/* A checksum, as docs/formats/bundle.md has it. */
+static inline void hotsnap_report_xxh3(QDict *json, const char *key,
+                                       uint64_t xxh3)
+{
+    g_autofree char *hex = g_strdup_printf("%016" PRIx64, xxh3);
+
+    qdict_put_str(json, key, hex);
+}
+
 #endif

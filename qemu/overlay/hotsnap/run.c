@@ -22,6 +22,7 @@
  */
 #include "qemu/osdep.h"
 #include "bundle.h"
+#include "folder.h"
 #include "guard.h"
 #include "parts/disks.h"
 #include "parts/memory.h"
@@ -212,7 +213,7 @@ static bool do_task(Snapshot *s, Error **errp)
     case HS_TASK_CHANNEL:
         /* All files of this member exist after that. */
         return EACH_PART(s, finish, errp) &&
-               hotsnap_bundle_sync(s->base.folder, errp);
+               hotsnap_folder_sync(s->base.folder, errp);
     case HS_TASK_PUBLISH:
         return hotsnap_bundle_publish(s->base.folder, s->base.tag,
                                       s->manifest, errp);

@@ -20,7 +20,7 @@ from hotsnap.ui import timeline
 class Documented(unittest.TestCase):
     """docs/formats/bundle.md names every key that is ever written."""
 
-    PUT = r'(?:qdict_put\w*|put_\w+)\(\w+, "(\w+)"'
+    PUT = r'(?:qdict_put\w*|put_\w+|hotsnap_report_xxh3)\(\w+, "(\w+)"'
     COUNTER = r"^ +X\((\w+)\)"
     # File -> pattern of a key, and how many there are at least.
     WRITERS = {

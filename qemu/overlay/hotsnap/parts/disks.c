@@ -11,6 +11,7 @@
 #include "disk_undo.h"
 #include "disks.h"
 #include "overlay.h"
+#include "../counters.h"
 #include "../pause_clock.h"
 #include "qapi/error.h"
 #include "qemu/coroutine.h"
@@ -352,7 +353,6 @@ static void disks_report(void *opaque, QDict *json)
         QDict *disk = qdict_new();
         g_autofree char *sums = g_strdup_printf("%s/disk-%u.sums",
                                                 disks->run->member, i++);
-        g_autofree char *xxh3 = g_strdup_printf("%016" PRIx64, d->sums_xxh3);
 
         qdict_put_str(disk, "device", d->device);
         qdict_put_str(disk, "node", bdrv_get_node_name(d->base));
@@ -361,7 +361,7 @@ static void disks_report(void *opaque, QDict *json)
         qdict_put_str(disk, "overlay", d->overlay_file);
         qdict_put_str(disk, "overlay_node", bdrv_get_node_name(d->overlay));
         qdict_put_str(disk, "sums", sums);
-        qdict_put_str(disk, "sums_xxh3", xxh3);
+        hotsnap_report_xxh3(disk, "sums_xxh3", d->sums_xxh3);
         qlist_append(list, disk);
     }
     qdict_put(json, "disks", list);

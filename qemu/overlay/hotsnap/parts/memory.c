@@ -314,14 +314,12 @@ static void memory_report(void *opaque, QDict *json)
     QDict *memory = qdict_new(), *pages = qdict_new();
     g_autofree char *file = g_build_filename(m->run->member, "state", NULL);
     g_autofree char *sums = g_strdup_printf("%s.sums", file);
-    g_autofree char *xxh3 = NULL;
     hs_snapshot_stats s;
 
     get_stats(m, &s);
-    xxh3 = g_strdup_printf("%016" PRIx64, s.sums_xxh3);
     qdict_put_str(memory, "file", file);
     qdict_put_str(memory, "sums", sums);
-    qdict_put_str(memory, "sums_xxh3", xxh3);
+    hotsnap_report_xxh3(memory, "sums_xxh3", s.sums_xxh3);
     qdict_put_int(memory, "size", s.image_size);
     qdict_put_str(memory, "engine", s.engine);
     qdict_put_bool(memory, "direct_io", s.direct_io);

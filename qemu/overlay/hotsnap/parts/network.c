@@ -196,13 +196,6 @@ static bool network_finish(void *opaque, Error **errp)
     return true;
 }
 
-static void put_xxh3(QDict *json, const char *key, uint64_t xxh3)
-{
-    g_autofree char *hex = g_strdup_printf("%016" PRIx64, xxh3);
-
-    qdict_put_str(json, key, hex);
-}
-
 static void network_report(void *opaque, QDict *json)
 {
     Channel *c = opaque;
@@ -213,8 +206,8 @@ static void network_report(void *opaque, QDict *json)
 
     qdict_put_str(channel, "file", pcap);
     qdict_put_str(channel, "vnet", vnet);
-    put_xxh3(channel, "pcap_xxh3", c->pcap_xxh3);
-    put_xxh3(channel, "vnet_xxh3", c->vnet_xxh3);
+    hotsnap_report_xxh3(channel, "pcap_xxh3", c->pcap_xxh3);
+    hotsnap_report_xxh3(channel, "vnet_xxh3", c->vnet_xxh3);
     qdict_put_int(channel, "frames", s.recorded);
     qdict_put_int(channel, "bytes", s.recorded_bytes);
     HOTSNAP_REPORT_COUNTERS(HS_MEDIATOR_COUNTERS, channel, s);

@@ -5,6 +5,7 @@
  * of QEMU's defaults: clusters of 64 KiB, refcounts of 16 bits.
  */
 #include "qemu/osdep.h"
+#include "../folder.h"
 #include "overlay.h"
 #include "qapi/error.h"
 #include "qemu/bswap.h"
@@ -89,21 +90,6 @@ static bool write_image(int fd, const HotsnapOverlay *o)
            !fsync(fd);
 }
 
-static bool sync_parent(const char *path)
-{
-    g_autofree char *dir = g_path_get_dirname(path);
-    int fd = qemu_open_old(dir, O_RDONLY | O_DIRECTORY);
-    bool ok = fd >= 0 && !fsync(fd);
-
-    if (fd >= 0) {
-        int saved = errno;
-
-        close(fd);
-        errno = saved;
-    }
-    return ok;
-}
-
 /* Opens a file of its own; *path is its name, also when that failed. */
 static int open_new(const HotsnapOverlay *o, char **path)
 {
@@ -126,11 +112,12 @@ char *hotsnap_overlay_create(const HotsnapOverlay *o, Error **errp)
 {
     g_autofree char *path = NULL;
     int fd = open_new(o, &path);
-    bool ok = fd >= 0 && write_image(fd, o) && sync_parent(path);
+    bool ok = fd >= 0 && write_image(fd, o);
 
     if (!ok) {
         error_setg_errno(errp, errno, "Cannot create '%s'", path);
     }
+    ok = ok && hotsnap_folder_sync(o->folder, errp);
     if (fd >= 0) {
         if (!ok) {
             unlink(path);
@@ -142,9 +129,18 @@ char *hotsnap_overlay_create(const HotsnapOverlay *o, Error **errp)
 
 void hotsnap_overlay_remove(const char *path)
 {
-    if (unlink(path) || !sync_parent(path)) {
+    g_autofree char *folder = g_path_get_dirname(path);
+    Error *err = NULL;
+
+    if (unlink(path)) {
+        error_setg_errno(&err, errno, "Cannot remove it");
+    } else {
+        hotsnap_folder_sync(folder, &err);
+    }
+    if (err) {
         warn_report("Overlay '%s' of an aborted snapshot is out of date, but "
                     "cannot be removed for good: %s; remove it", path,
-                    strerror(errno));
+                    error_get_pretty(err));
+        error_free(err);
     }
 }
