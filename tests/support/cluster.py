@@ -1,18 +1,28 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Clusters of test guests: members on one bridge, their snapshots and restores."""
+"""Clusters of test guests: members on bridges, their snapshots and restores."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hotsnap.host.netns import tap_netdev
+from hotsnap.host.netns import BRIDGE, tap_netdev
 
 from .outcome import check
 from .paths import GUEST
 from .vm import Vm
 from .workplace import Workplace, img_create
+
+
+@dataclass
+class Nic:
+    """A network card of a member: its address, its tap, and the bridge that the tap is on."""
+
+    mac: str
+    tap: str
+    bridge: str
 
 
 class Member:
@@ -22,8 +32,10 @@ class Member:
         self.cluster, self.index, self.name, self.role = cluster, index, name, role
         self.options = options
         self.ip = f"10.77.0.{index + 1}"
-        self.mac = f"52:54:00:77:00:{index + 1:02x}"
-        self.tap = f"tap{index}"
+        self.nics = [Nic(f"52:54:00:77:{number:02x}:{index + 1:02x}",
+                         f"tap{index}" + (f"-{number}" if number else ""), bridge)
+                     for number, bridge in enumerate(options.get("bridges", [BRIDGE]))]
+        self.mac, self.tap = self.nics[0].mac, self.nics[0].tap
         # All ports are free in the cluster's own network namespace.
         self.tcp = f"tcp:127.0.0.1:{7000 + index}" if options.get("tcp") else None
         self.socket = cluster.place.path / f"{name}.sock"
@@ -60,6 +72,16 @@ class Member:
                      "-device", f"{device},drive={serial},serial={serial}"]
         return args
 
+    def nic_args(self) -> list[str]:
+        args: list[str] = []
+        for number, nic in enumerate(self.nics):
+            args += ["-netdev", tap_netdev(f"net{number}", nic.tap),
+                     "-device", f"{self.options.get('nic', 'virtio-net-pci')},netdev=net{number},"
+                                f"mac={nic.mac},romfile="]
+            if not self.options.get("no_mediator"):
+                args += ["-object", f"filter-hotsnap,id=med{number},netdev=net{number},member=hs0"]
+        return args
+
     def start(self, disks: list[tuple[str, Path]] | None = None,
               extra: list[str] | None = None) -> Vm:
         o = self.options
@@ -74,11 +96,7 @@ class Member:
                 "-kernel", str(GUEST / o.get("kernel", "vmlinuz")),
                 "-initrd", str(GUEST / o.get("initrd", "initrd.img")), "-append", append,
                 "-object", f"hotsnap-member,id=hs0,name={self.name},listen={self.address['address']}",
-                "-netdev", tap_netdev("net0", self.tap),
-                "-device", f"{o.get('nic', 'virtio-net-pci')},netdev=net0,mac={self.mac},romfile=",
-                *([] if o.get("no_mediator") else
-                  ["-object", "filter-hotsnap,id=med0,netdev=net0,member=hs0"]),
-                "-device", "virtio-rng-pci",
+                *self.nic_args(), "-device", "virtio-rng-pci",
                 *o.get("before_disks", []), *self.disk_args(disks or self.disks),
                 *o.get("args", []), *(extra or [])]
         self.vm = Vm(self.cluster.place, self.name, args, network=self.cluster.network)
@@ -86,14 +104,17 @@ class Member:
 
 
 class Cluster:
-    """Members on one bridge: [(name, role, options)]."""
+    """Members: [(name, role, options)]. A member has a NIC on each of the bridges that its option
+    `bridges` names; without it, one NIC on the bridge that all such members share."""
 
     def __init__(self, place: Workplace, members: list[tuple[str, str, dict[str, Any]]]):
         self.place = place
-        self.network = place.network([f"tap{i}" for i in range(len(members))])
         self.members: list[Member] = []
         for index, (name, role, options) in enumerate(members):
             self.members.append(Member(self, index, name, role, options))
+        nics = [nic for member in self.members for nic in member.nics]
+        self.network = place.network([nic.tap for nic in nics if nic.bridge == BRIDGE],
+                                     {nic.tap: nic.bridge for nic in nics if nic.bridge != BRIDGE})
         for member in self.members:
             member.make_disks()
         self.bundles = place.path / "bundles"

@@ -35,6 +35,9 @@ class Namespaces(unittest.TestCase):
             self.assertEqual([links[tap]["master"] for tap in network.taps], ["br0", "br0"])
             network.add_tap("t2")
             self.assertIn("t2", self.links(network))
+            network.add_bridge("br1")
+            network.add_tap("t3", "br1")
+            self.assertEqual(self.links(network)["t3"]["master"], "br1")
             address = subprocess.run(network.inside(["ip", "-o", "-4", "address", "show", "br0"]),
                                      check=True, capture_output=True, text=True).stdout
             self.assertIn("10.77.0.254/24", address)

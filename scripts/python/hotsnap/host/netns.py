@@ -91,26 +91,31 @@ class Network:
             _ip("netns", "add", self.name)
             inside = ("-n", self.name)
             _ip(*inside, "link", "set", "lo", "up")
-            # No STP, no forward delay, no snooping: a member that has just been restored must
-            # be heard at once.
-            _ip(*inside, "link", "add", BRIDGE, "type", "bridge", "stp_state", "0",
-                "forward_delay", "0", "mcast_snooping", "0")
-            _ip(*inside, "link", "set", BRIDGE, "addrgenmode", "none")
+            self.add_bridge(BRIDGE)
             if self.host_address is not None:
                 _ip(*inside, "address", "add", self.host_address, "dev", BRIDGE)
-            _ip(*inside, "link", "set", BRIDGE, "up")
             for tap in self.taps:
                 self.add_tap(tap)
         except BaseException:
             self.destroy()
             raise
 
-    def add_tap(self, tap: str) -> None:
-        """Adds the tap of one more member to the bridge."""
+    def add_bridge(self, bridge: str) -> None:
+        """Adds one more bridge, which nothing connects to the others."""
+        inside = ("-n", self.name)
+        # No STP, no forward delay, no snooping: a member that has just been restored must be heard
+        # at once.
+        _ip(*inside, "link", "add", bridge, "type", "bridge", "stp_state", "0",
+            "forward_delay", "0", "mcast_snooping", "0")
+        _ip(*inside, "link", "set", bridge, "addrgenmode", "none")
+        _ip(*inside, "link", "set", bridge, "up")
+
+    def add_tap(self, tap: str, bridge: str = BRIDGE) -> None:
+        """Adds the tap of one more NIC to a bridge."""
         inside = ("-n", self.name)
         _ip(*inside, "tuntap", "add", "dev", tap, "mode", "tap", "vnet_hdr")
         _ip(*inside, "link", "set", tap, "addrgenmode", "none")
-        _ip(*inside, "link", "set", tap, "master", BRIDGE, "up")
+        _ip(*inside, "link", "set", tap, "master", bridge, "up")
 
     def destroy(self) -> None:
         """Removes the namespace; does nothing if there is none.
