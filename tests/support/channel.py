@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Reads a member's recorded channel state (a pcap file) for the guests' numbered UDP messages.
+"""Reads a member's recorded channel state (a pcap file, and its sidecar) for the guests' numbered
+UDP messages.
 
 The message is that of tests/guest/src/hs-message.h.
 """
@@ -8,15 +9,20 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
 from hotsnap.errors import HotsnapError
 
 CHATTER_PORT = 7701
 LINKTYPE_ETHERNET = 1
 ETHERTYPE_IPV4, ETHERTYPE_VLAN, PROTOCOL_UDP = 0x0800, 0x8100, 17
+TO_GUEST, FROM_GUEST = 0, 1
 _MESSAGE = struct.Struct("<8sQQ32sQ")
 _MESSAGE_MAGIC = b"HSCHAT01"
+_VNET_HEADER, _VNET_RECORD = struct.Struct("<8sIIQ"), struct.Struct("<IBB14x")
+_VNET_MAGIC = b"HSVNET01"
 _PCAP_MAGICS = {b"\xd4\xc3\xb2\xa1": "<", b"\x4d\x3c\xb2\xa1": "<",
                 b"\xa1\xb2\xc3\xd4": ">", b"\xa1\xb2\x3c\x4d": ">"}
 
@@ -61,23 +67,46 @@ def udp_payload(frame: bytes, port: int) -> bytes | None:
     return ip[header + 8:header + int.from_bytes(ip[header + 4:header + 6], "big")]
 
 
-def numbered_messages(path: str | os.PathLike[str],
-                      macs: Collection[str] | None = None) -> dict[str, list[int]]:
-    """The numbers of the messages in the file, by the name of their sender, in order.
+def directions(path: str | os.PathLike[str]) -> list[int]:
+    """The direction of each frame, from the sidecar channel.vnet (docs/formats/channel.md)."""
+    data = Path(path).read_bytes()
+    if len(data) < _VNET_HEADER.size:
+        raise ChannelError(f"{path}: is no sidecar of a channel")
+    magic, size, _, count = _VNET_HEADER.unpack_from(data)
+    if magic != _VNET_MAGIC or size != _VNET_RECORD.size:
+        raise ChannelError(f"{path}: is no sidecar of a channel")
+    if len(data) != _VNET_HEADER.size + count * size:
+        raise ChannelError(f"{path}: its size does not fit {count} records")
+    found = [direction for _, _, direction in _VNET_RECORD.iter_unpack(data[_VNET_HEADER.size:])]
+    if not set(found) <= {TO_GUEST, FROM_GUEST}:
+        raise ChannelError(f"{path}: has an unknown direction")
+    return found
 
-    `macs`, when given, are the receiver's addresses; frames to other addresses (a bridge may flood
-    them) are ignored.
-    """
-    own = None if macs is None else {bytes.fromhex(mac.replace(":", "")) for mac in macs}
-    found: dict[str, list[int]] = {}
-    for frame in frames(path):
-        if own is not None and frame[:6] not in own:
-            continue
+
+@dataclass(frozen=True)
+class Message:
+    """A numbered message of `sender`, in a frame to the MAC address `to`. FROM_GUEST is a frame
+    that the recording member's guest had sent, TO_GUEST one that it had not received yet."""
+
+    sender: str
+    number: int
+    to: str
+    direction: int = TO_GUEST
+
+
+def messages(path: str | os.PathLike[str],
+             vnet: str | os.PathLike[str] | None = None) -> Iterator[Message]:
+    """The numbered messages in the file, in order. Without the sidecar `vnet` all of them are
+    TO_GUEST."""
+    found = list(frames(path))
+    ways = [TO_GUEST] * len(found) if vnet is None else directions(vnet)
+    if len(ways) != len(found):
+        raise ChannelError(f"{vnet}: has {len(ways)} records, and {path} {len(found)} frames")
+    for frame, direction in zip(found, ways):
         payload = udp_payload(frame, CHATTER_PORT)
         if payload is None or len(payload) != _MESSAGE.size:
             continue
         magic, _, number, sender, _ = _MESSAGE.unpack(payload)
         if magic == _MESSAGE_MAGIC:
-            name = sender.split(b"\0", 1)[0].decode("ascii", "replace")
-            found.setdefault(name, []).append(number)
-    return found
+            yield Message(sender.split(b"\0", 1)[0].decode("ascii", "replace"), number,
+                          frame[:6].hex(":"), direction)

@@ -3,7 +3,7 @@
 
 For every ordered pair of members, the receiver's image must not count more messages received than
 the sender's image counts sent: a message beyond that is an *orphan*, received and yet never sent.
-Frames recorded as channel state must lie between the two counts. For every member that writes
+Frames recorded as channel state, by whichever member they passed, must lie between the two counts. For every member that writes
 numbered blocks to a disk, the layer frozen at the cut must hold all completed blocks, and no block
 that was not begun.
 
@@ -19,7 +19,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,9 +36,9 @@ class CutError(HotsnapError):
 
 @dataclass
 class Member:
-    """A member at its cut. `recorded` holds, for each sender, the numbers of the UDP messages in
-    the member's channel state; None when there is no record. `disks` are (file, format) pairs of
-    the layers that were frozen."""
+    """A member at its cut. `recorded` holds, for each sender, the numbers of the UDP messages to this
+    member that are in any member's channel state; None when there is no record. `disks` are (file,
+    format) pairs of the layers that were frozen."""
 
     name: str
     tags: dict[int, tags.Tag]
@@ -121,8 +121,10 @@ def read_member(path: str | os.PathLike[str], name: str | None = None) -> Member
     return Member(names.pop(), found)
 
 
-def read_bundle(bundle: str | os.PathLike[str]) -> list[Member]:
-    """The members of a bundle, with their channel state and their disks."""
+def read_bundle(bundle: str | os.PathLike[str], macs: Mapping[str, str] | None = None,
+                switches: Collection[str] = ()) -> list[Member]:
+    """The members of a bundle, with their channel state and their disks. `macs` names the addresses
+    that guests use in place of their NICs'; `switches` are the members that forward frames."""
     folder = Path(bundle)
     try:
         manifest = json.loads((folder / "manifest.json").read_text())
@@ -130,13 +132,33 @@ def read_bundle(bundle: str | os.PathLike[str]) -> list[Member]:
         for entry in manifest["members"]:
             member = read_member(folder / entry["memory"]["file"], entry["name"])
             if entry.get("channel", {}).get("file"):
-                member.recorded = channel.numbered_messages(
-                    folder / entry["channel"]["file"], [nic["mac"] for nic in entry["nics"]])
+                member.recorded = {}
             member.disks = [(disk["file"], disk["format"]) for disk in entry.get("disks", [])]
             members.append(member)
+        _read_channels(folder, manifest["members"], members, macs or {}, switches)
         return members
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CutError(f"{folder}: not a readable bundle: {error!r}") from error
+
+
+def _read_channels(folder: Path, entries: list[dict[str, Any]], members: list[Member],
+                   macs: Mapping[str, str], switches: Collection[str]) -> None:
+    """Gives each receiver the messages that would reach it at restore."""
+    owners = {macs.get(member.name, nic["mac"]).lower(): member
+              for entry, member in zip(entries, members) for nic in entry["nics"]}
+    for entry, holder in zip(entries, members):
+        if holder.recorded is None:
+            continue
+        files = entry["channel"]
+        vnet = folder / files["vnet"] if "vnet" in files else None
+        for message in channel.messages(folder / files["file"], vnet):
+            receiver = owners.get(message.to)
+            # A bridge may flood frames; a guest that is no switch ignores those to others.
+            if receiver is None or receiver.recorded is None or not (
+                    receiver is holder or message.direction == channel.FROM_GUEST
+                    or holder.name in switches):
+                continue
+            receiver.recorded.setdefault(message.sender, []).append(message.number)
 
 
 # --- judging ---------------------------------------------------------------------------------------
@@ -238,9 +260,12 @@ def check_images(paths: Iterable[str | os.PathLike[str]]) -> CutReport:
     return check_members([read_member(path) for path in paths])
 
 
-def check_bundle(bundle: str | os.PathLike[str], qemu_img: str | None = None) -> CutReport:
-    """Judge a whole bundle. `qemu_img` is the program that reads disks, if not the default one."""
-    members = read_bundle(bundle)
+def check_bundle(bundle: str | os.PathLike[str], qemu_img: str | None = None,
+                 macs: Mapping[str, str] | None = None,
+                 switches: Collection[str] = ()) -> CutReport:
+    """Judge a whole bundle. `qemu_img` is the program that reads disks, if not the default one; `macs`
+    and `switches` are those of read_bundle()."""
+    members = read_bundle(bundle, macs, switches)
     report = check_members(members)
     for member in members:
         check_disk(report, member, qemu_img)

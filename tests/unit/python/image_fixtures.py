@@ -70,6 +70,11 @@ def message_frame(sender, number, to="525400770002", port=7701):
     return bytes.fromhex(to + "525400770001" + "0800") + ip
 
 
+def vnet(directions, size=20):
+    return (struct.pack("<8sIIQ", b"HSVNET01", size, 0, len(directions))
+            + b"".join(struct.pack("<IBB14x", 0, 12, way) for way in directions))
+
+
 def pcap(frames):
     out = struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, 1)
     for frame in frames:

@@ -19,6 +19,7 @@ A_TO_B = {"udp_sent": 10, "tcp_sent": 20, "udp_received_max": 5, "udp_received":
           "tcp_received": 6}
 B_TO_A = {"udp_sent": 5, "tcp_sent": 6, "udp_received_max": 8, "udp_received": 8,
           "tcp_received": 20}
+MACS = {"a": "52:54:00:77:00:01", "b": "52:54:00:77:00:02", "s": "52:54:00:77:00:03"}
 
 
 def members(a=None, b=None, recorded=None, **kwargs):
@@ -101,21 +102,41 @@ class Recorded(unittest.TestCase):
         self.assertRegex(self.problems([9, 9])[0], "twice")
 
 
-class Pcap(unittest.TestCase):
-    def read(self, data, macs=None):
-        with tempfile.NamedTemporaryFile() as file:
-            file.write(data)
-            file.flush()
-            return channel.numbered_messages(file.name, macs)
+class Channel(unittest.TestCase):
+    def read(self, data, vnet=None):
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "channel.pcap")
+            with open(path, "wb") as file:
+                file.write(data)
+            if vnet is None:
+                return list(channel.messages(path))
+            with open(f"{folder}/channel.vnet", "wb") as file:
+                file.write(vnet)
+            return list(channel.messages(path, f"{folder}/channel.vnet"))
 
     def test_messages(self):
         frames = [fixtures.message_frame("a", 3), fixtures.message_frame("c", 9), b"\xff" * 60, b"",
-                  fixtures.message_frame("a", 4, port=53), fixtures.message_frame("a", 5)]
-        self.assertEqual(self.read(fixtures.pcap(frames)), {"a": [3, 5], "c": [9]})
+                  fixtures.message_frame("a", 4, port=53),
+                  fixtures.message_frame("a", 5, to="525400770009")]
+        self.assertEqual(self.read(fixtures.pcap(frames)), [
+            channel.Message("a", 3, "52:54:00:77:00:02"),
+            channel.Message("c", 9, "52:54:00:77:00:02"),
+            channel.Message("a", 5, "52:54:00:77:00:09")])
 
-    def test_flooded_frames_are_not_the_members(self):
-        frames = [fixtures.message_frame("a", 3), fixtures.message_frame("a", 4, to="525400770009")]
-        self.assertEqual(self.read(fixtures.pcap(frames), ["52:54:00:77:00:02"]), {"a": [3]})
+    def test_directions(self):
+        # A frame that is no message has a direction, too.
+        frames = [fixtures.message_frame("a", 3), b"\xff" * 60, fixtures.message_frame("a", 4)]
+        for ways in ((0, 0, 0), (0, 1, 0), (1, 0, 0), (0, 0, 1)):
+            found = self.read(fixtures.pcap(frames), fixtures.vnet(ways))
+            self.assertEqual([m.direction for m in found], [ways[0], ways[2]])
+
+    def test_damaged_sidecar(self):
+        data = fixtures.pcap([fixtures.message_frame("a", 3)])
+        for vnet in (b"", b"HSVNET02" + fixtures.vnet([0])[8:], fixtures.vnet([0], size=24),
+                     fixtures.vnet([0])[:-1], fixtures.vnet([0]) + bytes(20), fixtures.vnet([]),
+                     fixtures.vnet([0, 0]), fixtures.vnet([2])):
+            with self.subTest(vnet=vnet), self.assertRaises(channel.ChannelError):
+                self.read(data, vnet)
 
     def test_truncated(self):
         whole = fixtures.pcap([fixtures.message_frame("a", 3)])
@@ -199,17 +220,31 @@ class Bundles(unittest.TestCase):
             file.write(data)
         return path
 
-    def bundle(self, b=None, frames=()):
+    def bundle(self, b=None, frames=(), others=()):
+        """`frames` are recorded by b; `others` are (member, direction, frame)."""
+        recorded = [("b", channel.TO_GUEST, frame) for frame in frames] + list(others)
         entries = []
-        for member in members(b=b):
+        switch = Member("s", {tags.CHATTER: fixtures.chatter("s", {"a": {}, "b": {}})})
+        for member in [*members(b=b), *([switch] if others else [])]:
+            mine = [(way, frame) for holder, way, frame in recorded if holder == member.name]
             self.put(f"{member.name}/state",
                      fixtures.member_image(*member.tags.values()))
-            self.put(f"{member.name}/channel.pcap",
-                     fixtures.pcap(frames if member.name == "b" else ()))
+            self.put(f"{member.name}/channel.pcap", fixtures.pcap([frame for _, frame in mine]))
+            self.put(f"{member.name}/channel.vnet", fixtures.vnet([way for way, _ in mine]))
             entries.append({"name": member.name, "memory": {"file": f"{member.name}/state"},
-                            "nics": [{"mac": "52:54:00:77:00:02"}], "disks": [],
-                            "channel": {"file": f"{member.name}/channel.pcap"}})
+                            "nics": [{"mac": MACS[member.name]}], "disks": [],
+                            "channel": {"file": f"{member.name}/channel.pcap",
+                                        "vnet": f"{member.name}/channel.vnet"}})
         self.put("manifest.json", json.dumps({"members": entries}).encode())
+
+    def to_b(self, others, **how):
+        """Checks a bundle with `others`. Returns the number of messages from a that are recorded for
+        b, and the problems with them."""
+        self.bundle(others=others)
+        report = cutcheck.check_bundle(self.folder, **how)
+        counts = [pair.recorded for pair in report.pairs
+                  if (pair.sender, pair.receiver, pair.protocol) == ("a", "b", "udp")]
+        return counts, [problem for problem in report.problems if problem.startswith("a to b:")]
 
     def run_main(self, *arguments):
         out = io.StringIO()
@@ -231,6 +266,36 @@ class Bundles(unittest.TestCase):
     def test_recorded_frame_that_nobody_sent(self):
         self.bundle(frames=[fixtures.message_frame("a", 11)])
         self.assertEqual(self.run_main(self.folder)[0], 1)
+
+    def test_frame_that_its_sender_recorded(self):
+        self.assertEqual(self.to_b([("a", 1, fixtures.message_frame("a", 9))]), ([1], []))
+
+    def test_frame_to_another_guest_is_not_the_members(self):
+        for holder in ("a", "s"):
+            self.assertEqual(self.to_b([(holder, 0, fixtures.message_frame("a", 11))]), ([0], []))
+
+    def test_frames_at_a_switch(self):
+        frames = [("s", 0, fixtures.message_frame("a", 10)),
+                  ("s", 1, fixtures.message_frame("a", 9))]
+        self.assertEqual(self.to_b(frames, switches=["s"]), ([2], []))
+
+    def test_frames_from_the_future_wherever_they_are(self):
+        for holder, way in (("a", 1), ("b", 0), ("s", 0), ("s", 1)):
+            with self.subTest(holder=holder, way=way):
+                _, problems = self.to_b([(holder, way, fixtures.message_frame("a", 11))],
+                                        switches=["s"])
+                self.assertRegex("".join(problems), "11 .* was not sent")
+
+    def test_frame_at_two_members(self):
+        frames = [("s", 1, fixtures.message_frame("a", 9)),
+                  ("b", 0, fixtures.message_frame("a", 9))]
+        self.assertRegex(self.to_b(frames)[1][0], "twice")
+
+    def test_guest_with_another_address(self):
+        other = "52:54:00:77:99:02"
+        frames = [("b", 0, fixtures.message_frame("a", 9, to=other.replace(":", ""))),
+                  ("b", 0, fixtures.message_frame("a", 11))]
+        self.assertEqual(self.to_b(frames, macs={"b": other}), ([1], []))
 
     def test_images_alone(self):
         self.bundle()
