@@ -3,9 +3,9 @@
 
 For every ordered pair of members, the receiver's image must not count more messages received than
 the sender's image counts sent: a message beyond that is an *orphan*, received and yet never sent.
-Frames recorded as channel state, by whichever member they passed, must lie between the two counts. For every member that writes
-numbered blocks to a disk, the layer frozen at the cut must hold all completed blocks, and no block
-that was not begun.
+Frames recorded as channel state, by whichever member, must lie between the two counts. For every
+member that writes numbered blocks to a disk, the layer frozen at the cut must hold all completed
+blocks, and no block that was not begun.
 
     python3 -m support.cutcheck [--json] BUNDLE
     python3 -m support.cutcheck [--json] IMAGE IMAGE...
@@ -36,9 +36,9 @@ class CutError(HotsnapError):
 
 @dataclass
 class Member:
-    """A member at its cut. `recorded` holds, for each sender, the numbers of the UDP messages to this
-    member that are in any member's channel state; None when there is no record. `disks` are (file,
-    format) pairs of the layers that were frozen."""
+    """A member at its cut. `recorded` holds, for each sender, the numbers of the UDP messages to
+    this member that are in any member's channel state; None when there is no record. `disks` are
+    (file, format) pairs of the layers that were frozen."""
 
     name: str
     tags: dict[int, tags.Tag]
@@ -218,13 +218,17 @@ def _check_pair(report: CutReport, sender: Member, receiver: Member) -> None:
 
 def _check_recorded(report: CutReport, where: str, numbers: list[int], out: tags.ChatterCount,
                     into: tags.ChatterCount) -> None:
-    for number in numbers:
-        if number > out.udp_sent:
-            report.problems.append(f"{where}: message {number} is in the channel state and was not "
-                                   f"sent (up to {out.udp_sent})")
-        elif number <= into.udp_received_max and into.udp_gaps == into.udp_late:
-            report.problems.append(f"{where}: message {number} is in the channel state and was "
-                                   f"received already (up to {into.udp_received_max})")
+    def wrong(found: list[int], how: str) -> None:
+        if found:
+            others = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+            report.problems.append(f"{where}: message {found[0]}{others} is in the channel state "
+                                   f"and was {how}")
+
+    wrong([number for number in numbers if number > out.udp_sent],
+          f"not sent (up to {out.udp_sent})")
+    if into.udp_gaps == into.udp_late:
+        wrong([number for number in numbers if number <= min(into.udp_received_max, out.udp_sent)],
+              f"received already (up to {into.udp_received_max})")
     if len(set(numbers)) != len(numbers):
         report.problems.append(f"{where}: a message is twice in the channel state")
 
@@ -263,8 +267,8 @@ def check_images(paths: Iterable[str | os.PathLike[str]]) -> CutReport:
 def check_bundle(bundle: str | os.PathLike[str], qemu_img: str | None = None,
                  macs: Mapping[str, str] | None = None,
                  switches: Collection[str] = ()) -> CutReport:
-    """Judge a whole bundle. `qemu_img` is the program that reads disks, if not the default one; `macs`
-    and `switches` are those of read_bundle()."""
+    """Judge a whole bundle. `qemu_img` is the program that reads disks, if not the default one;
+    `macs` and `switches` are those of read_bundle()."""
     members = read_bundle(bundle, macs, switches)
     report = check_members(members)
     for member in members:

@@ -90,7 +90,8 @@ class Recorded(unittest.TestCase):
         self.assertEqual([pair.recorded for pair in report.pairs if pair.sender == "a"], [1, None])
 
     def test_never_sent(self):
-        self.assertRegex(self.problems([9, 11])[0], "11 .* was not sent")
+        self.assertRegex(self.problems([9, 11])[0], "11 is .* was not sent")
+        self.assertRegex(self.problems([9, 11, 12])[0], r"11 \(and 1 more\) is .* was not sent")
 
     def test_received_already(self):
         self.assertRegex(self.problems([8])[0], "8 .* received already")
@@ -238,8 +239,8 @@ class Bundles(unittest.TestCase):
         self.put("manifest.json", json.dumps({"members": entries}).encode())
 
     def to_b(self, others, **how):
-        """Checks a bundle with `others`. Returns the number of messages from a that are recorded for
-        b, and the problems with them."""
+        """Checks a bundle with `others`. Returns the number of messages from a that are recorded
+        for b, and the problems with them."""
         self.bundle(others=others)
         report = cutcheck.check_bundle(self.folder, **how)
         counts = [pair.recorded for pair in report.pairs
