@@ -17,6 +17,7 @@ sys.path.insert(0, __file__.rpartition("/tests/")[0] + "/tests")
 from support.chatter import Chatter
 from support.cluster import Cluster
 from support.cutcheck import CutReport, check_bundle
+from support.cuts import lost_after
 from support.outcome import Report, check
 from support.workplace import Workplace
 from hotsnap.commands import verify
@@ -54,15 +55,6 @@ def with_frames_on_the_way(cluster: Cluster) -> str:
         if recorded(result) >= ENOUGH:
             return tag
     raise AssertionError("no snapshot has messages on the way")
-
-
-def lost_after(cluster: Cluster, tag: str) -> int:
-    """Restores a bundle and lets traffic flow. Returns the number of messages that never came."""
-    cluster.kill()
-    cluster.restore(tag)
-    Chatter.wait_flow(cluster, 3)
-    cluster.snapshot(f"after-{tag}")
-    return check_bundle(cluster.bundles / f"after-{tag}").lost
 
 
 def played_back(cluster: Cluster, tag: str) -> None:

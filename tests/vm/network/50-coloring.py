@@ -7,36 +7,15 @@ that peer take its cut in time: no orphan. Without coloring, the peer receives m
 others sent after their cut: the checker must find orphans, or it would prove nothing.
 """
 
-import json
 import sys
-from contextlib import suppress
-from typing import Callable
 
 sys.path.insert(0, __file__.rpartition("/tests/")[0] + "/tests")
 from support.chatter import Chatter
 from support.cluster import Cluster
 from support.cutcheck import check_bundle
-from support.gate import Gate
-from support.outcome import Failed, Report, check, wait_until
+from support.cuts import snapshot_late
+from support.outcome import Report, check
 from support.workplace import Workplace
-
-HELD = 8  # seconds at most; the timeout of the cut is 10
-
-
-def take(cluster: Cluster, tag: str, coloring: bool, enough: Callable[[], bool]) -> dict:
-    """SNAPSHOT reaches c only when `enough` is true, after b has taken its cut."""
-    with Gate(cluster["c"].socket, cluster.place.path / f"{tag}.sock", "SNAPSHOT") as way:
-        members = [cluster["a"].address, cluster["b"].address,
-                   {"name": "c", "address": f"unix:{way.path}"}]
-        cluster.begin_snapshot(tag, members=members, coloring=coloring)
-        cluster["b"].vm.reach("transient-fin")
-        with suppress(Failed):
-            wait_until(enough, "", timeout=HELD)
-        way.open()
-        error = cluster["a"].vm.wait_job(f"snap-{tag}")
-        check(error is None, f"snapshot {tag}: {error}")
-    return json.loads((cluster.bundles / tag / "manifest.json").read_text())
-
 
 def run(report: Report) -> None:
     load = {"append": "hs.chatter.rate=200"}
@@ -46,8 +25,8 @@ def run(report: Report) -> None:
         Chatter.wait_flow(cluster)
 
         def colored() -> None:
-            manifest = take(cluster, "on", True,
-                            lambda: cluster["c"].vm.phase() == "transient-fin")
+            manifest = snapshot_late(cluster, "on", "c",
+                                     lambda: cluster["c"].vm.phase() == "transient-fin")
             c = next(m for m in manifest["members"] if m["name"] == "c")
             print(f"# c took its cut for a {c['cause']}; {c['channel']['on_the_fly']} frames on "
                   f"the fly, {sum(m['channel']['frames'] for m in manifest['members'])} recorded")
@@ -61,8 +40,9 @@ def run(report: Report) -> None:
                 return Chatter.read(cluster).pairs["c", "b"]["udp_received"]
 
             before: list[int] = []  # from b's cut on
-            take(cluster, "off", False,
-                 lambda: before.append(received()) or received() > before[0] + 300)
+            snapshot_late(cluster, "off", "c",
+                          lambda: before.append(received()) or received() > before[0] + 300,
+                          coloring=False)
             orphans = check_bundle(cluster.bundles / "off").orphans
             print(f"# without coloring {orphans} orphans")
             check(orphans > 0, "without coloring nothing is wrong: the checker sees nothing")
