@@ -167,7 +167,7 @@ bool SnapshotPeer::handle(const AllTransientSnapFin &m) {
     }
     state_ = State::draining;
     drain_deadline_ = after(engine_.now_us(), opening_.drain_us);
-    engine_.work(member::ExpectWork{m.expected});
+    engine_.work(member::ExpectWork{m.expected, m.marks});
     return true;
 }
 
@@ -196,13 +196,8 @@ bool SnapshotPeer::local(const member::Prepared &e) {
     if (state_ != State::preparing) {
         return false;
     }
-    Prepared prepared{engine_.run(), engine_.last_epoch(), {}, Json::array(), e.info};
-    for (const member::Nic &nic : e.nics) {
-        prepared.macs.push_back(nic.mac);
-        prepared.nics.push_back({{"nic", nic.name}, {"mac", nic.mac.to_string()}});
-    }
     state_ = State::prepared;
-    engine_.reply(std::move(prepared));
+    engine_.reply(Prepared{engine_.run(), engine_.last_epoch(), e.nics, e.info});
     return true;
 }
 
@@ -233,7 +228,7 @@ bool SnapshotPeer::local(const member::Cut &e) {
         engine_.say_phase("snapshot");
     }
     state_ = State::cut;
-    engine_.reply(TransientSnapFin{engine_.run(), e.white_sent, e.pause, e.cause});
+    engine_.reply(TransientSnapFin{engine_.run(), e.white_sent, e.heard, e.pause, e.cause});
     engine_.say_phase("transient-fin");
     return true;
 }
@@ -244,7 +239,7 @@ bool SnapshotPeer::local(const member::ChannelsFin &e) {
     }
     drain_deadline_ = never;
     state_ = State::drained;
-    engine_.reply(ChannelsFin{engine_.run(), e.recorded, e.lost});
+    engine_.reply(ChannelsFin{engine_.run(), e.recorded, e.lost, e.unmarked, e.unexpected});
     return true;
 }
 

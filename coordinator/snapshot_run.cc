@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "network/hops.h"
 #include "wire/manifest.h"
 
 namespace hotsnap::cluster {
@@ -32,13 +33,14 @@ class SnapshotInitiator final : public InitiatorRun {
     std::string number_epoch(); // returns why the run must be aborted, or nothing
     void install();
     void expect();
+    void compare();
     std::string take_cut(size_t member, const TransientSnapFin &m);
 
     InitiatorEngine &engine_;
     const Request &request_;
     RunRecord record_; // for the manifest
     std::vector<Member> members_;
-    MemberTable table_;
+    network::Hops hops_;
 };
 
 std::vector<Stage> SnapshotInitiator::stages() {
@@ -67,6 +69,7 @@ std::vector<Stage> SnapshotInitiator::stages() {
              [this](size_t member, const TransientSnapFin &m) { return take_cut(member, m); }),
          .deadline_us = request_.cut_timeout_us},
         {.phase = "transient-fin",
+         .check = [this] { return hops_.obstacle(); },
          .begin = [this] { expect(); },
          .answer = answer<ChannelsFin>([this](size_t member, const ChannelsFin &m) {
              record_.members[member].channels = m;
@@ -74,7 +77,11 @@ std::vector<Stage> SnapshotInitiator::stages() {
          }),
          .deadline_us = after(request_.drain_us, request_.cut_timeout_us)},
         {.phase = "full",
-         .begin = [this] { engine_.broadcast(ColoringEnd{engine_.run()}); },
+         .begin =
+             [this] {
+                 compare();
+                 engine_.broadcast(ColoringEnd{engine_.run()});
+             },
          .answer = answer<FullSnapFin>([this](size_t member, const FullSnapFin &m) {
              record_.members[member].report = m.report;
              return "";
@@ -99,7 +106,7 @@ std::string SnapshotInitiator::number_epoch() {
     uint64_t newest = 0;
     for (size_t i = 0; i < record_.members.size(); i++) {
         const Prepared &prepared = record_.members[i].prepared;
-        members_.push_back({request_.members[i].name, prepared.macs});
+        members_.push_back({request_.members[i].name, prepared.nics});
         newest = std::max(newest, prepared.last_epoch);
     }
     if (newest == UINT64_MAX) {
@@ -110,7 +117,7 @@ std::string SnapshotInitiator::number_epoch() {
     if (!table) {
         return error;
     }
-    table_ = std::move(*table);
+    hops_ = network::Hops(std::move(*table));
     record_.epoch = newest + 1;
     return "";
 }
@@ -120,30 +127,28 @@ void SnapshotInitiator::install() {
 }
 
 std::string SnapshotInitiator::take_cut(size_t member, const TransientSnapFin &m) {
-    for (const auto &[pair, segments] : m.white_sent) {
-        const auto from = table_.find(pair.first);
-        const auto to = table_.find(pair.second);
-        if (!from || from->member != member || !to || to->tint.color != network::Color::natural) {
-            return engine_.describe(member) + " reports a channel that is not its own, " +
-                   pair.first.to_string() + " to " + pair.second.to_string();
-        }
+    const std::string error = hops_.add(static_cast<uint32_t>(member), m.white_sent, m.heard);
+    if (!error.empty()) {
+        return engine_.describe(member) + " reports " + error;
     }
     record_.members[member].cut = m;
     return "";
 }
 
 void SnapshotInitiator::expect() {
-    std::vector<PairCounts> expected(record_.members.size());
-    for (const MemberRecord &member : record_.members) {
-        for (const auto &[pair, segments] : member.cut.white_sent) {
-            if (const auto to = table_.find(pair.second)) { // always: take_cut() has checked it
-                expected[to->member][pair] = segments;
-            }
-        }
-    }
+    std::vector<network::Hops::Expected> expected = hops_.expected();
     for (size_t i = 0; i < expected.size(); i++) {
-        engine_.send(i, AllTransientSnapFin{engine_.run(), std::move(expected[i])});
+        engine_.send(i, AllTransientSnapFin{engine_.run(), std::move(expected[i].white),
+                                            std::move(expected[i].marks)});
     }
+}
+
+void SnapshotInitiator::compare() {
+    std::vector<PairCounts> got;
+    for (const MemberRecord &member : record_.members) {
+        got.push_back(member.channels.unexpected);
+    }
+    record_.lost_between = hops_.lost(got);
 }
 
 } // namespace

@@ -78,11 +78,7 @@ void LocalRun::task_succeeded(hs_task task) {
     switch (task) {
     case HS_TASK_PREPARE: {
         Prepared prepared;
-        for (const network::Mediator::Nic &nic : mediator_.nics()) {
-            if (nic.present) {
-                prepared.nics.push_back({nic.name, nic.mac});
-            }
-        }
+        prepared.nics = mediator_.list_nics();
         prepared.info["boot_id"] = boot_id_;
         state_ = State::prepared;
         tell(std::move(prepared));
@@ -120,7 +116,8 @@ void LocalRun::handle(InstallWork &work) {
         fail(error);
         return;
     }
-    has_table_ = true;
+    mediator_.probe();
+    steps_.push_back(ReleaseFrames{});
     state_ = State::installed;
     tell(Installed{});
 }
@@ -164,7 +161,8 @@ void LocalRun::cut_done(const Fault &fault, Json pause) {
         return;
     }
     state_ = State::saving;
-    tell(Cut{mediator_.white_sent(), std::move(pause), cut_cause_});
+    mediator_.mark();
+    tell(Cut{mediator_.white_sent(), mediator_.heard(), std::move(pause), cut_cause_});
     steps_.push_back(ReleaseFrames{});
     demand_task(HS_TASK_SETTLE);
 }
@@ -188,7 +186,7 @@ void LocalRun::handle(ExpectWork &work) {
     std::string error;
     if (!missing_.channels) {
         ignore();
-    } else if (!mediator_.expect(work.counts, error)) {
+    } else if (!mediator_.expect(work.counts, work.marks, error)) {
         fail(error);
     } else {
         frame_received();
@@ -212,7 +210,7 @@ void LocalRun::handle(CloseChannelsWork &) {
 void LocalRun::channels_fin() {
     missing_.channels = false;
     const hs_mediator_stats stats = mediator_.stats();
-    tell(ChannelsFin{stats.recorded, stats.lost});
+    tell(ChannelsFin{stats.recorded, stats.lost, stats.unmarked, mediator_.unexpected()});
     record_if_ready();
 }
 

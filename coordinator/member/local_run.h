@@ -51,7 +51,6 @@ class LocalRun {
     State state() const { return state_; }
     bool busy() const { return state_ != State::idle; }
     bool aborting() const { return state_ == State::ending || state_ == State::undoing; }
-    bool has_table() const { return has_table_; }
     uint64_t ignored() const { return ignored_; }
     const std::optional<Json> &manifest() const { return manifest_; } // while it is published
 
@@ -98,7 +97,6 @@ class LocalRun {
     const std::string name_;
     network::Mediator &mediator_;
     const std::string boot_id_;
-    bool has_table_ = false;
     uint64_t ignored_ = 0;
 
     State state_ = State::idle;

@@ -255,10 +255,6 @@ const char *hs_member_state_name(const hs_member *m) {
     return to_string(m->impl.state());
 }
 
-bool hs_member_has_table(const hs_member *m) {
-    return m->impl.has_table();
-}
-
 uint64_t hs_member_ignored(const hs_member *m) {
     return m->impl.ignored();
 }

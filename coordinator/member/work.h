@@ -41,6 +41,7 @@ struct CutWork {};
 // -> ChannelsFin, as soon as all frames that the others sent before their cuts have arrived.
 struct ExpectWork {
     network::PairCounts counts; // of the channels that lead here
+    network::PairCounts marks;  // (NIC of another member, NIC of ours): its mark is due
 };
 
 struct CloseChannelsWork {}; // -> ChannelsFin: the time to wait is over
@@ -84,13 +85,8 @@ using LocalWork =
 // Events. One that is not legal in the state of the run (late, doubled, of an aborted run) is
 // ignored and counted.
 
-struct Nic {
-    std::string name; // of the netdev
-    network::Mac mac;
-};
-
 struct Prepared {
-    std::vector<Nic> nics;
+    std::vector<network::MemberNic> nics;
     Json info = Json::object(); // "boot_id" (of the host): tells whose pauses can be compared
 };
 
@@ -100,6 +96,7 @@ struct Armed {};
 
 struct Cut { // also unasked, when a red frame forced the cut before SNAPSHOT came
     network::PairCounts white_sent;
+    network::PairCounts heard;   // network/hearing.h
     Json pause = Json::object(); // {"begin_ns","end_ns","steps":[..]}, CLOCK_MONOTONIC
     std::string cause;           // "snapshot" or "red-frame"
 };
@@ -107,6 +104,8 @@ struct Cut { // also unasked, when a red frame forced the cut before SNAPSHOT ca
 struct ChannelsFin {
     uint64_t recorded = 0;
     uint64_t lost = 0;
+    uint64_t unmarked = 0; // marks that were due and did not come
+    network::PairCounts unexpected;
 };
 
 // All files of this member (image, disks, channel) are complete and durable. Any time after Cut.

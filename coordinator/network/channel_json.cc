@@ -40,14 +40,43 @@ PairCounts counts_from_json(const Json &json) {
     return counts;
 }
 
+Json nics_to_json(const std::vector<MemberNic> &nics) {
+    Json json = Json::array();
+    for (const MemberNic &nic : nics) {
+        Json sources = Json::array();
+        for (const Mac mac : nic.sources) {
+            sources.push_back(mac.to_string());
+        }
+        json.push_back({{"nic", nic.name},
+                        {"mac", nic.mac.to_string()},
+                        {"sources", std::move(sources)},
+                        {"complete", nic.complete}});
+    }
+    return json;
+}
+
+std::vector<MemberNic> nics_from_json(const Json &json) {
+    if (!json.is_array()) {
+        throw BadInput("a member's NICs must be an array");
+    }
+    std::vector<MemberNic> nics;
+    for (const Json &entry : json) {
+        MemberNic nic;
+        nic.name = get_string(entry, "nic");
+        nic.mac = parse_mac(get_string(entry, "mac"));
+        for (const Json &mac : get_array(entry, "sources")) {
+            nic.sources.push_back(mac_from_json(mac));
+        }
+        nic.complete = get_bool(entry, "complete");
+        nics.push_back(std::move(nic));
+    }
+    return nics;
+}
+
 Json members_to_json(const std::vector<Member> &members) {
     Json json = Json::array();
     for (const Member &member : members) {
-        Json macs = Json::array();
-        for (const Mac mac : member.macs) {
-            macs.push_back(mac.to_string());
-        }
-        json.push_back({{"name", member.name}, {"macs", std::move(macs)}});
+        json.push_back({{"name", member.name}, {"nics", nics_to_json(member.nics)}});
     }
     return json;
 }
@@ -58,11 +87,7 @@ std::vector<Member> members_from_json(const Json &json) {
     }
     std::vector<Member> members;
     for (const Json &entry : json) {
-        Member member{get_string(entry, "name"), {}};
-        for (const Json &mac : get_array(entry, "macs")) {
-            member.macs.push_back(mac_from_json(mac));
-        }
-        members.push_back(std::move(member));
+        members.push_back({get_string(entry, "name"), nics_from_json(get_array(entry, "nics"))});
     }
     return members;
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // The JSON of MACs and channels in messages between members:
-// counts {"52:54:00:00:00:01>52:54:00:00:00:02":17, ...}, tables [{"name":"db","macs":[..]}, ...].
+// counts {"52:54:00:00:00:01>52:54:00:00:00:02":17, ...}, tables
+// [{"name":"db","nics":[{"nic":"net0","mac":"52:54:..","sources":[..],"complete":true}, ..]}, ..].
 #ifndef HOTSNAP_NETWORK_CHANNEL_JSON_H
 #define HOTSNAP_NETWORK_CHANNEL_JSON_H
 
@@ -12,6 +13,9 @@ namespace hotsnap::network {
 
 Json counts_to_json(const PairCounts &counts);
 PairCounts counts_from_json(const Json &json); // throws BadInput
+
+Json nics_to_json(const std::vector<MemberNic> &nics);
+std::vector<MemberNic> nics_from_json(const Json &json); // throws BadInput
 
 Json members_to_json(const std::vector<Member> &members);
 std::vector<Member> members_from_json(const Json &json); // throws BadInput

@@ -161,7 +161,9 @@ bool ChannelRecord::write(const std::string &pcap_path, const std::string &vnet_
         pcap.insert(pcap.end(), split, frame.data.end());
 
         put(vnet, frame.nic, 4);
-        put(vnet, frame.vnet_size, 4); // the high three bytes are reserved, 0
+        put(vnet, frame.vnet_size, 1);
+        put(vnet, frame.from_guest, 1);
+        put(vnet, 0, 2); // reserved
         vnet.insert(vnet.end(), frame.data.begin(), split);
         vnet.resize(vnet.size() + ChannelFrame::largest_vnet - frame.vnet_size);
     }
@@ -221,12 +223,15 @@ std::optional<std::vector<ChannelFrame>> ChannelRecord::read(const std::string &
             return bad(pcap_path, at, "impossible record of frame " + std::to_string(i));
         }
         const size_t side = vnet_header_size + static_cast<size_t>(i) * vnet_record_size;
-        const uint64_t vnet_size = get(*vnet, side + 4, 4);
-        if (!is_vnet_size(vnet_size)) {
-            return bad(vnet_path, side, "impossible header size of frame " + std::to_string(i));
+        const uint64_t vnet_size = get(*vnet, side + 4, 1);
+        const uint64_t direction = get(*vnet, side + 5, 3);
+        if (!is_vnet_size(vnet_size) || direction > 1) {
+            return bad(vnet_path, side,
+                       "impossible header size or direction of frame " + std::to_string(i));
         }
         ChannelFrame frame;
         frame.nic = static_cast<uint32_t>(get(*vnet, side, 4));
+        frame.from_guest = direction == 1;
         frame.time_ns =
             static_cast<int64_t>(get(*pcap, at, 4)) * second_ns + static_cast<int64_t>(nanoseconds);
         frame.vnet_size = vnet_size;

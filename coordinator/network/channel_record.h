@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // The recorded channel state of a member, in memory and as a pair of files
-// (docs/formats/channel.md): a pcap of the frames, and a sidecar with the NIC and the virtio-net
-// header of each, for which pcap has no place.
+// (docs/formats/channel.md): a pcap of the frames, and a sidecar with the NIC, the direction and
+// the virtio-net header of each, for which pcap has no place.
 #ifndef HOTSNAP_NETWORK_CHANNEL_RECORD_H
 #define HOTSNAP_NETWORK_CHANNEL_RECORD_H
 
@@ -19,6 +19,7 @@ struct ChannelFrame {
     static constexpr size_t largest_vnet = 12;
 
     uint32_t nic = 0;
+    bool from_guest = false;   // held back at the cut; else for the guest
     int64_t time_ns = 0;       // host realtime clock
     size_t vnet_size = 0;      // 0, 10 or 12
     std::vector<uint8_t> data; // virtio-net header and frame

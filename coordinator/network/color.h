@@ -1,16 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The color of a frame: the epoch state of its sender at the time of sending.
+// The color of a frame: the epoch state of the NIC that sends it, at the time of sending.
 //
-// It travels in three bits of the source MAC's first octet (HotSnap, section 3.3, adds it to the
-// payload; here no byte is added, so no MTU, checksum or segmentation offload is in the way). The
-// bits avoid 0x01 (group) and 0x02 (locally administered). White has the parity, too: frames of a
-// pair keep order, but an epoch can be aborted while its white frames are under way, and such a
-// frame, counted in the next epoch, would close a channel before its last white frame came.
+// It belongs to the hop: a member that forwards a frame for another gives it a color of its own.
+// (HotSnap, section 3.3, adds the color to the payload; here it travels in the source MAC,
+// network/alias.h.) White has the parity of the epoch, too: frames of a pair keep order, but an
+// epoch can be aborted while its white frames are under way, and such a frame, counted in the next
+// epoch, would close a channel before its last white frame came.
 #ifndef HOTSNAP_NETWORK_COLOR_H
 #define HOTSNAP_NETWORK_COLOR_H
 
 #include <cstdint>
-#include <optional>
 
 namespace hotsnap::network {
 
@@ -29,36 +28,6 @@ struct Tint {
 
 constexpr bool is_odd(uint64_t epoch) {
     return epoch & 1;
-}
-
-// The mask to XOR with the first octet of the source MAC.
-constexpr uint8_t mask_of(Tint tint) {
-    constexpr uint8_t parity = 0x10;
-    switch (tint.color) {
-    case Color::natural:
-        return 0;
-    case Color::white:
-        return tint.odd ? 0x04 | parity : 0x04;
-    case Color::red:
-        return tint.odd ? 0x08 | parity : 0x08;
-    }
-    return 0;
-}
-
-// Two natural MACs that differ in any of these bits, and in no others, have an alias in common: the
-// differences of two masks are all values of these bits.
-inline constexpr uint8_t tint_bits = 0x1c;
-
-// The inverse of mask_of; none for a mask that no tint has.
-constexpr std::optional<Tint> tint_of(uint8_t mask) {
-    for (const Color color : {Color::natural, Color::white, Color::red}) {
-        for (const bool odd : {false, true}) {
-            if (mask == mask_of({color, odd})) {
-                return Tint{color, odd && color != Color::natural};
-            }
-        }
-    }
-    return std::nullopt;
 }
 
 } // namespace hotsnap::network

@@ -12,11 +12,21 @@
 
 namespace hotsnap::network {
 
+// Why a frame waits.
+enum class Waiting : uint8_t {
+    turn,        // behind others, to keep the order
+    cut,         // to the guest, until our cut
+    group,       // from the guest, until coloring ends, as it cannot carry a color: for a group,
+    source,      // with a source that has no alias,
+    destination, // for an address that may be a member's
+};
+
 struct HeldFrame {
     uint32_t nic = 0;
     size_t vnet_size = 0;
     std::vector<uint8_t> data; // virtio-net header and frame, colored or restored as due
     int64_t arrived_ns = 0;
+    Waiting reason = Waiting::turn;
     bool channel_state = false; // becomes channel state if the cut comes before the release
 };
 

@@ -24,16 +24,17 @@ class Mac {
         }
         return Mac(value);
     }
+    void to_bytes(uint8_t *bytes) const { // writes six
+        for (int i = 0; i < 6; i++) {
+            bytes[i] = static_cast<uint8_t>(value_ >> (40 - 8 * i));
+        }
+    }
     // "52:54:00:12:34:56", either case.
     static std::optional<Mac> parse(std::string_view text);
     std::string to_string() const; // lower case
 
     constexpr uint64_t value() const { return value_; }
     constexpr uint8_t first_octet() const { return static_cast<uint8_t>(value_ >> 40); }
-    // The address whose first octet is XORed with `mask`.
-    constexpr Mac masked(uint8_t mask) const {
-        return Mac(value_ ^ static_cast<uint64_t>(mask) << 40);
-    }
     constexpr bool is_group() const { return first_octet() & 1; } // broadcast and multicast
 
     constexpr auto operator<=>(const Mac &) const = default;

@@ -11,23 +11,16 @@ namespace {
 constexpr size_t record_limit = size_t{64} << 20;
 constexpr size_t held_limit = size_t{64} << 20;
 constexpr size_t former_tables = 8;
-constexpr size_t source_octet_at = 6; // of the frame, behind the virtio-net header
-
-// None when there is no memory for it.
-std::optional<std::vector<uint8_t>> duplicate(const std::vector<uint8_t> &data) {
-    try {
-        return data;
-    } catch (const std::bad_alloc &) {
-        return std::nullopt;
-    }
-}
+constexpr int64_t second_ns = 1'000'000'000;
+constexpr int64_t remembered_ns = 300 * second_ns; // as long as switches remember, by default
+constexpr size_t most_sources = 256;               // of a NIC; its table has room for 512
 
 } // namespace
 
 Mediator::Mediator()
     : record_(record_limit), queues_{HoldQueue(held_limit), HoldQueue(held_limit)} {}
 
-uint32_t Mediator::add_nic(std::string name, Mac mac) {
+uint32_t Mediator::add_nic(std::string name, Mac mac, size_t vnet_size) {
     // Recorded frames name their NIC by its index. A member adds its NICs anew for each epoch, a
     // restored member once: both must give the same indices.
     const auto at =
@@ -36,8 +29,28 @@ uint32_t Mediator::add_nic(std::string name, Mac mac) {
     if (at == nics_.end()) {
         nics_.emplace_back();
     }
-    nics_[index] = {std::move(name), mac};
+    Nic &nic = nics_[index];
+    if (nic.name != name || nic.mac != mac) {
+        nic = {}; // what it has learned goes
+    }
+    nic.name = std::move(name);
+    nic.mac = mac;
+    nic.vnet_size = vnet_size;
+    nic.present = true;
+    nic.in_table = not_in_table;
     return index;
+}
+
+std::vector<MemberNic> Mediator::list_nics() {
+    listed_ns_ = now_ns_;
+    std::vector<MemberNic> list;
+    for (const Nic &nic : nics_) {
+        if (nic.present) {
+            SourceTable::Recent recent = nic.sources.recent(now_ns_ - remembered_ns, most_sources);
+            list.push_back({nic.name, nic.mac, std::move(recent.macs), recent.complete});
+        }
+    }
+    return list;
 }
 
 void Mediator::remove_nic(uint32_t nic) {
@@ -65,35 +78,84 @@ bool Mediator::prepare(uint64_t epoch, std::string_view self, std::vector<Member
         error = "this member, '" + std::string(self) + "', is not in the member table";
         return false;
     }
-    for (const Nic &nic : nics_) {
-        if (nic.present &&
-            std::find(own->macs.begin(), own->macs.end(), nic.mac) == own->macs.end()) {
+    const auto self_index = static_cast<uint32_t>(own - all.begin());
+    for (Nic &nic : nics_) {
+        const auto index = table->nic(nic.mac);
+        if (nic.present && (!index || table->nics()[*index].member != self_index)) {
             error = "NIC '" + nic.name + "' (" + nic.mac.to_string() +
                     ") is not in the member table; was it added while the epoch was prepared?";
             return false;
         }
+        nic.in_table = nic.present ? *index : not_in_table;
     }
     if (state_ == State::ended) {
         reset();
     }
     epoch_ = epoch;
-    self_ = static_cast<uint32_t>(own - all.begin());
+    self_ = self_index;
     coloring_ = coloring;
-    own_base_ = 0;
-    for (auto m = all.begin(); m != own; ++m) {
-        own_base_ += static_cast<uint32_t>(m->macs.size());
-    }
-    counts_.start(own->macs.size(), table->mac_count());
+    counts_.start();
+    hearing_.start(*table, epoch);
     if (!table_.empty()) {
         former_.push_front(std::move(table_));
         former_.resize(std::min(former_.size(), former_tables));
     }
     table_ = std::move(*table);
+    hear_neighbors();
     stats_ = {};
     armed_ = false;
     cut_told_ = false;
+    uncounted_ = 0;
+    unmarked_.clear();
     state_ = State::installed;
     return true;
+}
+
+/*
+ * A probe may be slow. Whoever was heard lately has a path to us, if no member forwards for it:
+ * then its own MAC would come from several NICs.
+ */
+void Mediator::hear_neighbors() {
+    for (const Nic &nic : nics_) {
+        for (uint32_t other = 0; nic.present && other < table_.nics().size(); other++) {
+            const Mac mac = table_.nics()[other].mac;
+            const SourceTable::Entry *seen = nic.neighbors.find(mac);
+            if (seen && seen->last_ns >= listed_ns_ - remembered_ns &&
+                table_.senders(mac).size() == 1) {
+                hearing_.note(nic.in_table, other, heard_before);
+            }
+        }
+    }
+}
+
+void Mediator::probe() {
+    for (uint32_t nic = 0; in_epoch() && coloring_ && nic < nics_.size(); nic++) {
+        for (const Probe::Kind kind :
+             {Probe::Kind::alias, Probe::Kind::alias, Probe::Kind::natural}) {
+            send_probe(nic, kind);
+        }
+    }
+}
+
+void Mediator::send_probe(uint32_t index, Probe::Kind kind) {
+    const Nic &nic = nics_[index];
+    HoldQueue &queue = queues_[HS_FROM_GUEST];
+    if (!nic.present || nic.in_table == not_in_table) {
+        return;
+    }
+    try {
+        const uint32_t own = table_.nics()[nic.in_table].first_source;
+        const Mac source = kind == Probe::Kind::alias
+                               ? table_.alias(own, {Color::white, is_odd(epoch_)})
+                               : nic.mac;
+        HeldFrame frame{index, nic.vnet_size,
+                        Probe{epoch_, nic.mac, kind}.frame(source, nic.vnet_size), now_ns_};
+        if (queue.has_room(frame.data.size())) {
+            queue.hold_ready(std::move(frame));
+        }
+    } catch (const std::bad_alloc &) {
+        // as if the network had lost it
+    }
 }
 
 void Mediator::start_coloring() {
@@ -119,30 +181,34 @@ void Mediator::cut() {
     HoldQueue &held = queues_[HS_TO_GUEST];
     for (HeldFrame &frame : held.frames()) {
         if (frame.channel_state && recording_) {
-            save(frame.nic, frame.vnet_size, duplicate(frame.data), frame.arrived_ns);
+            save(frame, false, duplicate(frame.data));
             frame.channel_state = false;
         }
     }
     held.release();
+    // And what waits for the end of coloring was sent before the cut, and received by nobody. It
+    // leaves when nobody records any more, so it is in one record only, ours.
+    for (HeldFrame &frame : queues_[HS_FROM_GUEST].frames()) {
+        if (frame.channel_state && recording_) {
+            save(frame, true, duplicate(frame.data));
+            frame.channel_state = false;
+        }
+    }
+}
+
+void Mediator::mark() {
+    for (uint32_t nic = 0; state_ == State::red && coloring_ && nic < nics_.size(); nic++) {
+        for (int copy = 0; copy < 2; copy++) {
+            send_probe(nic, Probe::Kind::mark);
+        }
+    }
 }
 
 PairCounts Mediator::white_sent() const {
-    PairCounts sent;
-    if (state_ == State::off) {
-        return sent;
-    }
-    const std::vector<Mac> &own = table_.members()[self_].macs;
-    for (uint32_t o = 0; o < own.size(); o++) {
-        for (uint32_t other = 0; other < table_.mac_count(); other++) {
-            if (const uint64_t segments = counts_.sent({o, other})) {
-                sent[{own[o], table_.mac(other)}] = segments;
-            }
-        }
-    }
-    return sent;
+    return {counts_.sent().begin(), counts_.sent().end()};
 }
 
-bool Mediator::expect(const PairCounts &expected, std::string &error) {
+bool Mediator::expect(const PairCounts &expected, const PairCounts &marks, std::string &error) {
     if (state_ != State::red) {
         error = "what to expect came before the cut or after the end of coloring";
         return false;
@@ -151,20 +217,34 @@ bool Mediator::expect(const PairCounts &expected, std::string &error) {
         error = "what to expect came twice";
         return false;
     }
-    const std::vector<Mac> &own = table_.members()[self_].macs;
-    std::vector<std::pair<ChannelCounts::Channel, uint64_t>> rows;
-    for (const auto &[pair, segments] : expected) {
-        const auto from = table_.find(pair.first);
-        const auto to = std::find(own.begin(), own.end(), pair.second);
-        if (!from || from->tint.color != Color::natural || to == own.end()) {
-            error = "no channel from " + pair.first.to_string() + " to " + pair.second.to_string() +
-                    " leads here";
+    for (const auto &[channel, segments] : expected) {
+        const bool leads_here =
+            table_.nic(channel.first) &&
+            std::any_of(nics_.begin(), nics_.end(), [&, to = channel.second](const Nic &nic) {
+                return nic.present && table_.source(nic.in_table, to);
+            });
+        if (!leads_here) {
+            error = "no channel from " + channel.first.to_string() + " to " +
+                    channel.second.to_string() + " leads here";
             return false;
         }
-        rows.push_back({{static_cast<uint32_t>(to - own.begin()), from->mac}, segments});
     }
-    for (const auto &[channel, segments] : rows) {
+    for (const auto &[pair, due] : marks) {
+        const auto other = table_.nic(pair.first), own = table_.nic(pair.second);
+        if (!other || !own || table_.nics()[*own].member != self_) {
+            error =
+                "no mark of " + pair.first.to_string() + " is due at " + pair.second.to_string();
+            return false;
+        }
+    }
+    for (const auto &[channel, segments] : expected) {
         counts_.expect(channel, segments);
+    }
+    for (const auto &[pair, due] : marks) {
+        const uint32_t other = *table_.nic(pair.first), own = *table_.nic(pair.second);
+        if (!(hearing_.bits(own, other) & heard_mark)) {
+            unmarked_.insert({own, other});
+        }
     }
     counts_.expect_given();
     check_complete();
@@ -172,7 +252,7 @@ bool Mediator::expect(const PairCounts &expected, std::string &error) {
 }
 
 void Mediator::check_complete() {
-    if (state_ == State::red && !closed_ && counts_.complete()) {
+    if (state_ == State::red && !closed_ && counts_.complete() && unmarked_.empty()) {
         close_channels();
     }
 }
@@ -183,7 +263,8 @@ void Mediator::close_channels() {
     }
     closed_ = true;
     recording_ = false;
-    stats_.lost = counts_.lost() + stats_.unrecorded;
+    stats_.lost = counts_.lost() + stats_.unrecorded + uncounted_;
+    stats_.unmarked = unmarked_.size();
 }
 
 void Mediator::end_coloring() {
@@ -206,243 +287,6 @@ void Mediator::reset() {
     for (HoldQueue &queue : queues_) {
         queue.release();
     }
-}
-
-std::optional<std::vector<uint8_t>> Mediator::Input::copy(uint8_t source_octet) const {
-    try {
-        std::vector<uint8_t> data(frame.size);
-        std::copy_n(frame.data, part.head, data.begin());
-        if (part.head < frame.size) {
-            part.copy(part.opaque, data.data() + part.head);
-        }
-        data[frame.vnet_header_size + source_octet_at] = source_octet;
-        return data;
-    } catch (const std::bad_alloc &) {
-        return std::nullopt;
-    }
-}
-
-bool Mediator::put(HoldQueue &queue, HeldFrame frame, bool ready) {
-    try {
-        if (ready) {
-            queue.hold_ready(std::move(frame));
-        } else {
-            queue.hold(std::move(frame));
-        }
-        return true;
-    } catch (const std::bad_alloc &) {
-        stats_.dropped++;
-        return false;
-    }
-}
-
-void Mediator::hold(HoldQueue &queue, const Input &in, uint8_t source_octet, bool ready) {
-    std::optional<std::vector<uint8_t>> data;
-    if (queue.has_room(in.frame.size)) {
-        data = in.copy(source_octet);
-    }
-    if (!data) {
-        stats_.dropped++;
-    } else if (put(queue, {in.frame.nic, in.frame.vnet_header_size, std::move(*data)}, ready)) {
-        stats_.held_broadcasts += !ready;
-    }
-}
-
-hs_verdict Mediator::frame(const hs_frame &frame, const Part &part, int64_t now_ns,
-                           uint8_t &source_octet) {
-    const bool known_direction = frame.direction == HS_FROM_GUEST || frame.direction == HS_TO_GUEST;
-    const std::optional<FrameView> view =
-        FrameView::parse(frame.data, part.head, frame.size, frame.vnet_header_size);
-    if (!view || frame.nic >= nics_.size() || !known_direction) {
-        // Too short to have a source: the frame is passed on unchanged.
-        const size_t at = frame.vnet_header_size + source_octet_at;
-        source_octet = frame.data && part.head > at ? frame.data[at] : 0;
-        return HS_PASS;
-    }
-    source_octet = view->source().first_octet();
-    const Input in{frame, part, *view};
-    return frame.direction == HS_FROM_GUEST ? from_guest(in, source_octet)
-                                            : to_guest(in, now_ns, source_octet);
-}
-
-hs_verdict Mediator::from_guest(const Input &in, uint8_t &source_octet) {
-    HoldQueue &queue = queues_[HS_FROM_GUEST];
-    if (in_epoch()) {
-        const bool colors = state_ != State::installed;
-        const Mac own = nics_[in.frame.nic].mac;
-        const Mac destination = in.view.destination();
-        if (in.view.source() != own && coloring_) {
-            const auto alias = table_.find(in.view.source());
-            if (alias && alias->tint.color != Color::natural) {
-                // No NIC has this MAC: the guest forges a color. It would cut another member early.
-                stats_.dropped++;
-                return HS_HOLD;
-            }
-        }
-        if (destination.is_group()) {
-            if (state_ == State::red && coloring_) {
-                hold(queue, in, source_octet, false);
-                return HS_HOLD;
-            }
-        } else if (in.view.source() == own && colors) {
-            const auto to = table_.find(destination);
-            const auto from = table_.find(own);
-            if (to && to->tint.color == Color::natural && from && from->member == self_) {
-                const bool white = state_ == State::white;
-                if (white) {
-                    const uint64_t segments = in.view.segments();
-                    counts_.count_sent({own_index(from->mac), to->mac}, segments);
-                    stats_.white_sent += segments;
-                } else {
-                    stats_.red_sent++;
-                }
-                if (coloring_) {
-                    source_octet ^= mask_of({white ? Color::white : Color::red, is_odd(epoch_)});
-                }
-            }
-        }
-    }
-    if (queue.has_ready()) {
-        hold(queue, in, source_octet, true);
-        return HS_HOLD;
-    }
-    return HS_PASS;
-}
-
-std::optional<ChannelCounts::Channel> Mediator::channel_of(const MemberTable::Sighting &from,
-                                                           uint32_t nic, Mac destination) const {
-    // A switch that floods delivers a frame for one of our NICs to the others, too; those copies
-    // are not the channel's.
-    if (destination != nics_[nic].mac) {
-        return std::nullopt;
-    }
-    const auto to = table_.find(destination);
-    if (!to || to->member != self_ || to->tint.color != Color::natural) {
-        return std::nullopt;
-    }
-    return ChannelCounts::Channel{own_index(to->mac), from.mac};
-}
-
-bool Mediator::is_red(const MemberTable::Sighting &from) const {
-    return from.tint == Tint{Color::red, is_odd(epoch_)};
-}
-
-// Only another member that has taken its cut sends red frames to us; the MAC of a non-member has no
-// color. A red frame counts before we color, too: its sender can have been armed, and cut, before
-// us.
-bool Mediator::forces_cut(const MemberTable::Sighting &from) const {
-    return coloring_ && (state_ == State::installed || state_ == State::white) && is_red(from) &&
-           from.member != self_;
-}
-
-bool Mediator::classify(const MemberTable::Sighting &from, uint32_t nic, const FrameView &view) {
-    if (state_ == State::off || state_ == State::ended) {
-        return false;
-    }
-    const bool group = view.destination().is_group();
-    const std::optional<ChannelCounts::Channel> channel = channel_of(from, nic, view.destination());
-    if (is_red(from)) {
-        stats_.red_received++;
-        if (channel) {
-            counts_.saw_red(*channel);
-        }
-        return false;
-    }
-    // Sent before the sender's cut: white, natural (no member is natural again before all channels
-    // are closed), or of an older epoch. Only white is counted; without coloring, all frames are.
-    const bool white =
-        coloring_ ? from.tint == Tint{Color::white, is_odd(epoch_)} : state_ != State::installed;
-    if (white && channel) {
-        const uint64_t segments = view.segments();
-        counts_.count_received(*channel, segments);
-        stats_.white_received += segments;
-    }
-    return group || channel.has_value();
-}
-
-hs_verdict Mediator::to_guest(const Input &in, int64_t now_ns, uint8_t &source_octet) {
-    HoldQueue &queue = queues_[HS_TO_GUEST];
-    const hs_frame &frame = in.frame;
-    const Mac source = in.view.source();
-    const auto from = table_.find(source);
-    if (from) {
-        source_octet = table_.mac(from->mac).first_octet();
-    } else {
-        source_octet = former_octet(source);
-    }
-    // Once a red frame waits for our cut, all later frames wait, from any sender and for any NIC:
-    // the guest sees them in the order in which they came.
-    const bool on_the_fly = from && forces_cut(*from);
-    holding_ |= on_the_fly;
-    hs_verdict held = HS_HOLD;
-    if (on_the_fly && armed_ && !cut_told_) {
-        cut_told_ = true;
-        held = HS_HOLD_AND_CUT;
-    }
-    const bool queued = holding_ || queue.has_ready();
-    std::optional<std::vector<uint8_t>> copy;
-    if (queued) {
-        if (queue.has_room(frame.size)) {
-            copy = in.copy(source_octet);
-        }
-        if (!copy) {
-            stats_.dropped++; // not counted as received: a white frame will be declared lost
-            return held;
-        }
-    }
-    const bool before_cut = state_ == State::installed || state_ == State::white;
-    stats_.on_the_fly += on_the_fly;
-    const bool channel_state = from && classify(*from, frame.nic, in.view);
-    if (channel_state && recording_) {
-        save(frame.nic, frame.vnet_header_size, copy ? duplicate(*copy) : in.copy(source_octet),
-             now_ns);
-    }
-    check_complete();
-    if (!queued) {
-        return HS_PASS;
-    }
-    if (put(queue,
-            {frame.nic, frame.vnet_header_size, std::move(*copy), now_ns,
-             channel_state && before_cut},
-            !holding_)) {
-        stats_.held += holding_;
-    }
-    return held;
-}
-
-uint8_t Mediator::former_octet(Mac source) const {
-    for (const MemberTable &table : former_) {
-        if (const auto from = table.find(source)) {
-            return table.mac(from->mac).first_octet();
-        }
-    }
-    return source.first_octet();
-}
-
-void Mediator::save(uint32_t nic, size_t vnet_size, std::optional<std::vector<uint8_t>> data,
-                    int64_t time_ns) {
-    try {
-        const size_t size = data ? data->size() - vnet_size : 0;
-        if (data && record_.append({nic, time_ns, vnet_size, std::move(*data)})) {
-            stats_.recorded++;
-            stats_.recorded_bytes += size;
-            return;
-        }
-    } catch (const std::bad_alloc &) {
-        // as if the bound had been reached
-    }
-    stats_.unrecorded++;
-}
-
-bool Mediator::next_released(hs_frame &frame) {
-    for (const hs_direction direction : {HS_TO_GUEST, HS_FROM_GUEST}) {
-        if (std::optional<HeldFrame> held = queues_[direction].take()) {
-            released_ = std::move(held->data);
-            frame = {held->nic, direction, released_.data(), released_.size(), held->vnet_size};
-            return true;
-        }
-    }
-    return false;
 }
 
 hs_mediator_stats Mediator::stats() const {

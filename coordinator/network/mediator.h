@@ -8,6 +8,7 @@
 #include <deque>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -17,32 +18,45 @@
 #include "network/channel_counts.h"
 #include "network/channel_record.h"
 #include "network/frame.h"
+#include "network/hearing.h"
 #include "network/hold_queue.h"
 #include "network/member_table.h"
+#include "network/source_table.h"
 
 namespace hotsnap::network {
 
 class Mediator {
   public:
+    static constexpr uint32_t not_in_table = UINT32_MAX;
     struct Nic {
         std::string name;
         Mac mac;
+        size_t vnet_size = 0;
         bool present = true;
+        SourceTable sources;              // that the guest sends for
+        SourceTable neighbors;            // that it hears, with natural MACs
+        uint32_t in_table = not_in_table; // its index there, in an epoch
     };
 
     Mediator();
 
-    uint32_t add_nic(std::string name, Mac mac);
+    uint32_t add_nic(std::string name, Mac mac, size_t vnet_size);
     void remove_nic(uint32_t nic);
     const std::vector<Nic> &nics() const { return nics_; }
 
+    // Our NICs, with the addresses that they have sent for lately.
+    std::vector<MemberNic> list_nics();
     bool prepare(uint64_t epoch, std::string_view self, std::vector<Member> members, bool coloring,
                  std::string &error);
+    void probe(); // the probes are ready for release then
     void start_coloring();
     bool armed(); // whether a cut is due
     void cut();
+    void mark(); // the marks are ready for release then
     PairCounts white_sent() const;
-    bool expect(const PairCounts &expected, std::string &error);
+    PairCounts heard() const { return hearing_.all(table_); }
+    bool expect(const PairCounts &expected, const PairCounts &marks, std::string &error);
+    PairCounts unexpected() const { return counts_.unexpected(); }
     bool channels_complete() const { return closed_; }
     void close_channels();
     void end_coloring();
@@ -55,13 +69,13 @@ class Mediator {
         void *opaque;
     };
 
-    hs_verdict frame(const hs_frame &frame, int64_t now_ns, uint8_t &source_octet) {
-        return this->frame(frame, {frame.size, nullptr, nullptr}, now_ns, source_octet);
+    // `source` is the frame's source MAC as it must go on.
+    hs_verdict frame(const hs_frame &frame, int64_t now_ns, Mac &source) {
+        return this->frame(frame, {frame.size, nullptr, nullptr}, now_ns, source);
     }
-    hs_verdict frame(const hs_frame &frame, const Part &part, int64_t now_ns,
-                     uint8_t &source_octet);
+    hs_verdict frame(const hs_frame &frame, const Part &part, int64_t now_ns, Mac &source);
     void undelivered(uint64_t frames) { stats_.dropped += frames; }
-    bool next_released(hs_frame &frame);
+    bool next_released(hs_frame &frame, int64_t now_ns);
 
     const ChannelRecord &record() const { return record_; }
     hs_mediator_stats stats() const;
@@ -79,47 +93,75 @@ class Mediator {
         const hs_frame &frame;
         const Part &part;
         const FrameView &view;
+        int64_t now_ns;
         // None when there is no memory for it.
-        std::optional<std::vector<uint8_t>> copy(uint8_t source_octet) const;
+        std::optional<std::vector<uint8_t>> copy(Mac source) const;
     };
 
-    hs_verdict from_guest(const Input &in, uint8_t &source_octet);
-    hs_verdict to_guest(const Input &in, int64_t now_ns, uint8_t &source_octet);
+    // How a frame from the guest leaves.
+    struct Departure {
+        std::optional<Waiting> waits;   // it cannot carry a color
+        std::optional<uint32_t> source; // its index in the table: it gets a color
+    };
+
+    hs_verdict from_guest(const Input &in, Mac &source);
+    Departure depart(const Input &in) const;
+    bool color(const Input &in, uint32_t index, Mac &source);
+    bool is_neighbor(uint32_t nic, Mac mac) const;
+    bool is_alias(Mac mac) const;
+    hs_verdict to_guest(const Input &in, Mac &source);
+    bool take_probe(const Input &in);
     // Keeps the frame, or drops and counts it.
-    void hold(HoldQueue &queue, const Input &in, uint8_t source_octet, bool ready);
+    void hold(HoldQueue &queue, const Input &in, Mac source, Waiting reason);
     bool put(HoldQueue &queue, HeldFrame frame, bool ready);
+    void note_wait(const HeldFrame &frame, int64_t now_ns);
     // Counts a frame to the guest. Returns whether it is channel state if delivered after our cut.
-    bool classify(const MemberTable::Sighting &from, uint32_t nic, const FrameView &view);
+    bool classify(const Input &in, const std::optional<MemberTable::Sighting> &from);
+    bool classify_in_epoch(const Input &in, const std::optional<MemberTable::Sighting> &from);
+    bool classify_natural(const Input &in);
+    void count_received(const Input &in, uint32_t sender);
     bool is_red(const MemberTable::Sighting &from) const; // of this epoch
     bool forces_cut(const MemberTable::Sighting &from) const;
+    uint32_t sender_of(const MemberTable::Sighting &from) const {
+        return table_.sources()[from.source].nic;
+    }
+    Pair channel_from(uint32_t sender, Mac destination) const {
+        return {table_.nics()[sender].mac, destination};
+    }
     bool in_epoch() const {
         return state_ == State::installed || state_ == State::white || state_ == State::red;
     }
-    uint32_t own_index(uint32_t mac) const { return mac - own_base_; }
-    // The channel from that sender to that NIC of ours; none if the frame is for another NIC.
-    std::optional<ChannelCounts::Channel> channel_of(const MemberTable::Sighting &from,
-                                                     uint32_t nic, Mac destination) const;
-    void save(uint32_t nic, size_t vnet_size, std::optional<std::vector<uint8_t>> data,
-              int64_t time_ns);
+    bool colors() const { return state_ == State::white || state_ == State::red; }
+    // None when there is no memory for it.
+    static std::optional<std::vector<uint8_t>> duplicate(const std::vector<uint8_t> &data);
+    void hear_neighbors();
+    void send_probe(uint32_t nic, Probe::Kind kind);
+    void hear(uint32_t nic, uint32_t other, uint8_t bits);
+    void save(const HeldFrame &frame, bool from_guest, std::optional<std::vector<uint8_t>> data);
     void check_complete();
-    uint8_t former_octet(Mac source) const;
+    Mac former_source(Mac source) const;
 
     std::vector<Nic> nics_;
     State state_ = State::off;
     uint64_t epoch_ = 0;
-    uint32_t self_ = 0;     // index of this member in the table
-    uint32_t own_base_ = 0; // index of its first MAC; the others follow
+    uint32_t self_ = 0; // index of this member in the table
     bool coloring_ = true;
     MemberTable table_;
     // Tables of earlier epochs, the last first: a member left behind in one of them (it lost its
     // initiator, and does not know yet) still sends colored frames.
     std::deque<MemberTable> former_;
     ChannelCounts counts_;
+    Hearing hearing_;
+    int64_t now_ns_ = 0;     // time of the latest frame
+    int64_t listed_ns_ = 0;  // when our sources were listed
     bool armed_ = false;     // a cut can be taken
     bool holding_ = false;   // a red frame came before our cut
     bool cut_told_ = false;  // and the caller was told to take it
     bool recording_ = false; // from our cut until the channels are closed
     bool closed_ = false;
+    // (own, other): NICs, by index in the table, of which a mark is due.
+    std::set<std::pair<uint32_t, uint32_t>> unmarked_;
+    uint64_t uncounted_ = 0; // frames that there was no memory to count
     ChannelRecord record_;
     std::array<HoldQueue, 2> queues_; // by hs_direction
     std::vector<uint8_t> released_;

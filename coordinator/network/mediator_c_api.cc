@@ -39,9 +39,11 @@ void hs_mediator_free(hs_mediator *m) {
     delete m;
 }
 
-uint32_t hs_mediator_add_nic(hs_mediator *m, const char *name, const uint8_t mac[6]) {
-    return quietly(UINT32_MAX,
-                   [&] { return m->impl.add_nic(name ? name : "", Mac::from_bytes(mac)); });
+uint32_t hs_mediator_add_nic(hs_mediator *m, const char *name, const uint8_t mac[6],
+                             size_t vnet_header_size) {
+    return quietly(UINT32_MAX, [&] {
+        return m->impl.add_nic(name ? name : "", Mac::from_bytes(mac), vnet_header_size);
+    });
 }
 
 void hs_mediator_remove_nic(hs_mediator *m, uint32_t nic) {
@@ -49,15 +51,8 @@ void hs_mediator_remove_nic(hs_mediator *m, uint32_t nic) {
 }
 
 char *hs_mediator_nics_json(hs_mediator *m) {
-    return quietly<char *>(nullptr, [&] {
-        Json json = Json::array();
-        for (const Mediator::Nic &nic : m->impl.nics()) {
-            if (nic.present) {
-                json.push_back({{"nic", nic.name}, {"mac", nic.mac.to_string()}});
-            }
-        }
-        return c_string(to_text(json));
-    });
+    return quietly<char *>(nullptr,
+                           [&] { return c_string(to_text(nics_to_json(m->impl.list_nics()))); });
 }
 
 bool hs_mediator_prepare(hs_mediator *m, uint64_t epoch, const char *self_name,
@@ -75,6 +70,10 @@ bool hs_mediator_prepare(hs_mediator *m, uint64_t epoch, const char *self_name,
     });
 }
 
+void hs_mediator_probe(hs_mediator *m) {
+    quietly([&] { m->impl.probe(); });
+}
+
 void hs_mediator_start_coloring(hs_mediator *m) {
     m->impl.start_coloring();
 }
@@ -87,15 +86,21 @@ void hs_mediator_cut(hs_mediator *m) {
     quietly([&] { m->impl.cut(); });
 }
 
+void hs_mediator_mark(hs_mediator *m) {
+    quietly([&] { m->impl.mark(); });
+}
+
 char *hs_mediator_white_sent_json(hs_mediator *m) {
     return quietly<char *>(nullptr,
                            [&] { return c_string(to_text(counts_to_json(m->impl.white_sent()))); });
 }
 
-bool hs_mediator_expect(hs_mediator *m, const char *expected_json, char **error) {
+bool hs_mediator_expect(hs_mediator *m, const char *expected_json, const char *marks_json,
+                        char **error) {
     return guarded(error, false, [&] {
         std::string why;
-        if (!m->impl.expect(counts_from_json(parse_object(expected_json)), why)) {
+        if (!m->impl.expect(counts_from_json(parse_object(expected_json)),
+                            counts_from_json(parse_object(marks_json)), why)) {
             throw BadInput(why);
         }
         return true;
@@ -119,15 +124,18 @@ void hs_mediator_reset(hs_mediator *m) {
 }
 
 hs_verdict hs_mediator_frame(hs_mediator *m, const hs_frame *frame, int64_t now_ns,
-                             uint8_t *source_octet) {
-    return hs_mediator_frame_head(m, frame, frame->size, nullptr, nullptr, now_ns, source_octet);
+                             uint8_t source[6]) {
+    return hs_mediator_frame_head(m, frame, frame->size, nullptr, nullptr, now_ns, source);
 }
 
 hs_verdict hs_mediator_frame_head(hs_mediator *m, const hs_frame *frame, size_t head_size,
                                   hs_copy_rest copy, void *opaque, int64_t now_ns,
-                                  uint8_t *source_octet) {
+                                  uint8_t source[6]) {
     return quietly(HS_HOLD, [&] {
-        return m->impl.frame(*frame, {head_size, copy, opaque}, now_ns, *source_octet);
+        Mac mac;
+        const hs_verdict verdict = m->impl.frame(*frame, {head_size, copy, opaque}, now_ns, mac);
+        mac.to_bytes(source);
+        return verdict;
     });
 }
 
@@ -135,8 +143,8 @@ void hs_mediator_undelivered(hs_mediator *m, uint64_t frames) {
     m->impl.undelivered(frames);
 }
 
-bool hs_mediator_next_released(hs_mediator *m, hs_frame *frame) {
-    return m->impl.next_released(*frame);
+bool hs_mediator_next_released(hs_mediator *m, hs_frame *frame, int64_t now_ns) {
+    return m->impl.next_released(*frame, now_ns);
 }
 
 bool hs_mediator_write_channel(hs_mediator *m, const char *pcap_path, const char *vnet_path,
@@ -178,7 +186,8 @@ bool hs_playback_next(hs_playback *p, hs_frame *frame) {
         return false;
     }
     const ChannelFrame &next = p->frames[p->next++];
-    *frame = {next.nic, HS_TO_GUEST, next.data.data(), next.data.size(), next.vnet_size};
+    *frame = {next.nic, next.from_guest ? HS_FROM_GUEST : HS_TO_GUEST, next.data.data(),
+              next.data.size(), next.vnet_size};
     return true;
 }
 

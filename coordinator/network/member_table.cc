@@ -2,10 +2,40 @@
 #include "network/member_table.h"
 
 #include <algorithm>
-#include <bit>
 #include <set>
 
 namespace hotsnap::network {
+
+namespace {
+
+// FNV-1a: the same on every host, and a user who makes two tables collide harms nobody but himself.
+class Hash {
+  public:
+    void add(uint64_t value) {
+        for (int shift = 0; shift < 64; shift += 8) {
+            add_octet(static_cast<uint8_t>(value >> shift));
+        }
+    }
+    void add(std::string_view text) {
+        add(text.size());
+        for (const char c : text) {
+            add_octet(static_cast<uint8_t>(c));
+        }
+    }
+    uint64_t value() const { return value_; }
+
+  private:
+    void add_octet(uint8_t octet) { value_ = (value_ ^ octet) * 0x100'0000'01b3; }
+
+    uint64_t value_ = 0xcbf2'9ce4'8422'2325;
+};
+
+std::string group_error(const std::string &member, Mac mac) {
+    return "member '" + member + "' has or sends for the MAC " + mac.to_string() +
+           ", which is a group address; give the NIC a unicast one";
+}
+
+} // namespace
 
 bool is_valid_name(std::string_view name) {
     constexpr size_t longest = 64;
@@ -19,8 +49,8 @@ bool is_valid_name(std::string_view name) {
 std::optional<MemberTable> MemberTable::build(std::vector<Member> members, std::string &error) {
     MemberTable table;
     std::set<std::string_view> names;
-    size_t count = 0;
-    for (const Member &member : members) {
+    for (uint32_t m = 0; m < members.size(); m++) {
+        const Member &member = members[m];
         if (!is_valid_name(member.name)) {
             error = "member name '" + member.name + "' is not of the form " + name_form;
             return std::nullopt;
@@ -29,39 +59,74 @@ std::optional<MemberTable> MemberTable::build(std::vector<Member> members, std::
             error = "member '" + member.name + "' is named twice; name each member once";
             return std::nullopt;
         }
-        count += member.macs.size();
-    }
-    table.slots_.resize(std::bit_ceil(2 * std::max<size_t>(count, 1)));
-    table.mask_ = table.slots_.size() - 1;
-
-    for (uint32_t m = 0; m < members.size(); m++) {
-        for (const Mac mac : members[m].macs) {
-            if (mac.is_group()) {
-                error = "member '" + members[m].name + "' has the MAC " + mac.to_string() +
-                        ", which is a group address; give the NIC a unicast one";
+        for (const MemberNic &nic : member.nics) {
+            if (nic.mac.is_group()) {
+                error = group_error(member.name, nic.mac);
                 return std::nullopt;
             }
-            Slot &slot = table.slots_[table.slot_of(mac)];
-            if (slot.index != Slot::free) {
-                const Mac other = table.macs_[slot.index];
-                const std::string who = "member '" + members[slot.member].name + "' and member '" +
-                                        members[m].name + "'";
-                if (other == mac) {
-                    error =
-                        who + " both have the MAC " + mac.to_string() + "; give each NIC its own";
-                } else {
-                    error = who + " have MACs, " + other.to_string() + " and " + mac.to_string() +
-                            ", that differ only in bits which colors use (0x1c of the first "
-                            "octet); change one of them";
+            const auto index = static_cast<uint32_t>(table.nics_.size());
+            const auto [other, is_new] = table.nic_by_mac_.try_emplace(nic.mac.value(), index);
+            if (!is_new) {
+                error = "member '" + members[table.nics_[other->second].member].name +
+                        "' and member '" + member.name + "' both have the MAC " +
+                        nic.mac.to_string() + "; give each NIC its own";
+                return std::nullopt;
+            }
+            table.complete_ &= nic.complete;
+            table.nics_.push_back({nic.mac, m, static_cast<uint32_t>(table.sources_.size())});
+            std::set<Mac> own;
+            const auto add = [&](Mac mac) {
+                if (own.insert(mac).second) {
+                    table.by_mac_[mac.value()].push_back(
+                        static_cast<uint32_t>(table.sources_.size()));
+                    table.sources_.push_back({mac, index});
                 }
-                return std::nullopt;
+            };
+            add(nic.mac);
+            for (const Mac mac : nic.sources) {
+                if (mac.is_group()) {
+                    error = group_error(member.name, mac);
+                    return std::nullopt;
+                }
+                add(mac);
             }
-            slot = {key_of(mac), static_cast<uint32_t>(table.macs_.size()), m};
-            table.macs_.push_back(mac);
         }
     }
+    if (table.sources_.size() > AliasPrefix::most_sources) {
+        error = "the members send for " + std::to_string(table.sources_.size()) +
+                " addresses; at most " + std::to_string(AliasPrefix::most_sources) +
+                " can take part in a snapshot";
+        return std::nullopt;
+    }
     table.members_ = std::move(members);
+    if (!table.empty()) {
+        table.choose_prefix();
+    }
     return table;
+}
+
+/*
+ * The prefix is made from the table's content. So the same members have the same aliases in each
+ * epoch, which spares the switches' tables, and other members have others: a late frame is never
+ * read with the wrong table. No member's address may look like an alias.
+ */
+void MemberTable::choose_prefix() {
+    Hash hash;
+    for (const Member &member : members_) {
+        hash.add(member.name);
+        for (const MemberNic &nic : member.nics) {
+            hash.add(nic.mac.value());
+            hash.add(nic.sources.size());
+            for (const Mac mac : nic.sources) {
+                hash.add(mac.value());
+            }
+        }
+    }
+    do {
+        hash.add(hash.value()); // stirs the last octets in, and makes another when one is taken
+        prefix_ = AliasPrefix::from_hash(hash.value());
+    } while (std::any_of(sources_.begin(), sources_.end(),
+                         [this](const Source &source) { return prefix_.matches(source.mac); }));
 }
 
 } // namespace hotsnap::network

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The members of an epoch and their MACs, with every alias that a color gives them.
+// The members of an epoch, their NICs, and the source MACs that each NIC sends for. Each pair of
+// NIC and source has an alias in each color.
 //
-// Both sides check the table: the initiator before INSTALL, so that the user gets one clear error,
-// and each mediator at INSTALL, since a mediator trusts no other member.
+// All members build the same table from the same list, and so the same aliases. Both sides check
+// it: the initiator before INSTALL, so that the user gets one clear error, and each mediator at
+// INSTALL, since a mediator trusts no other member.
 #ifndef HOTSNAP_NETWORK_MEMBER_TABLE_H
 #define HOTSNAP_NETWORK_MEMBER_TABLE_H
 
@@ -11,16 +13,29 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <unordered_map>
+#include <utility>
 #include <vector>
 
-#include "network/color.h"
+#include "network/alias.h"
 #include "network/mac.h"
 
 namespace hotsnap::network {
 
+struct MemberNic {
+    std::string name;         // of the netdev
+    Mac mac;                  // its own; tells the NIC from all others
+    std::vector<Mac> sources; // others that it has sent frames for
+    bool complete = true;     // it has sent for no other
+
+    bool operator==(const MemberNic &) const = default;
+};
+
 struct Member {
     std::string name;
-    std::vector<Mac> macs;
+    std::vector<MemberNic> nics;
+
+    bool operator==(const Member &) const = default;
 };
 
 // A name becomes a folder's name in each bundle, so it must not lead anywhere else.
@@ -29,64 +44,78 @@ bool is_valid_name(std::string_view name);
 
 class MemberTable {
   public:
-    // The meaning of a MAC seen on the wire.
+    struct Nic {
+        Mac mac;
+        uint32_t member;       // index into members()
+        uint32_t first_source; // index of its own MAC among the sources
+    };
+    // A NIC that sends frames with that source MAC.
+    struct Source {
+        Mac mac;
+        uint32_t nic; // index into nics()
+    };
+    // The meaning of an alias.
     struct Sighting {
-        uint32_t mac;    // index of the natural MAC, 0 .. mac_count() - 1
-        uint32_t member; // index into members()
+        uint32_t source; // index into sources()
         Tint tint;
     };
 
     MemberTable() = default;
-    // When two members share a MAC or an alias: no table, and `error` says why and what to do.
+    // When two NICs share a MAC: no table, and `error` says why and what to do.
     static std::optional<MemberTable> build(std::vector<Member> members, std::string &error);
 
-    // Exact: all six octets, natural or colored. One hash look-up, no allocation.
-    std::optional<Sighting> find(Mac mac) const {
-        if (slots_.empty()) {
-            return std::nullopt;
+    bool empty() const { return nics_.empty(); }
+    // Whether each address that a member sends for is in the table.
+    bool complete() const { return complete_; }
+    const std::vector<Member> &members() const { return members_; }
+    const std::vector<Nic> &nics() const { return nics_; }
+    const std::vector<Source> &sources() const { return sources_; }
+
+    // The NIC with that MAC of its own.
+    std::optional<uint32_t> nic(Mac own) const {
+        const auto at = nic_by_mac_.find(own.value());
+        return at == nic_by_mac_.end() ? std::nullopt : std::optional(at->second);
+    }
+    // The sources with that MAC, one for each NIC that sends for it; empty for one of no member.
+    const std::vector<uint32_t> &senders(Mac mac) const {
+        static const std::vector<uint32_t> nobody;
+        const auto at = by_mac_.find(mac.value());
+        return at == by_mac_.end() ? nobody : at->second;
+    }
+    bool knows(Mac mac) const { return by_mac_.contains(mac.value()); }
+    // The source with that MAC of that NIC.
+    std::optional<uint32_t> source(uint32_t nic, Mac mac) const {
+        if (nics_[nic].mac == mac) {
+            return nics_[nic].first_source;
         }
-        const Slot &slot = slots_[slot_of(mac)];
-        if (slot.index == Slot::free) {
-            return std::nullopt;
+        for (const uint32_t source : senders(mac)) {
+            if (sources_[source].nic == nic) {
+                return source;
+            }
         }
-        const uint8_t mask = mac.first_octet() ^ macs_[slot.index].first_octet();
-        const std::optional<Tint> tint = tint_of(mask);
-        if (!tint) {
-            return std::nullopt;
-        }
-        return Sighting{slot.index, slot.member, *tint};
+        return std::nullopt;
     }
 
-    bool empty() const { return macs_.empty(); }
-    const std::vector<Member> &members() const { return members_; }
-    size_t mac_count() const { return macs_.size(); }
-    Mac mac(uint32_t index) const { return macs_[index]; }
+    Mac alias(uint32_t source, Tint tint) const { return prefix_.alias(source, tint); }
+    // None for a MAC that is no alias of this table.
+    std::optional<Sighting> read(Mac mac) const {
+        const auto reading = prefix_.read(mac);
+        if (!reading || reading->index >= sources_.size()) {
+            return std::nullopt;
+        }
+        return Sighting{reading->index, reading->tint};
+    }
 
   private:
-    struct Slot {
-        static constexpr uint32_t free = UINT32_MAX;
-        uint64_t key = 0; // the MAC without the bits of a tint
-        uint32_t index = free;
-        uint32_t member = 0;
-    };
-
-    static uint64_t key_of(Mac mac) {
-        return mac.value() & ~(static_cast<uint64_t>(tint_bits) << 40);
-    }
-    // The slot of the MAC, or of an alias of it; or the free slot where it would be.
-    size_t slot_of(Mac mac) const {
-        const uint64_t key = key_of(mac);
-        size_t i = static_cast<size_t>((key * 0x9e37'79b9'7f4a'7c15) >> 24) & mask_;
-        while (slots_[i].index != Slot::free && slots_[i].key != key) {
-            i = (i + 1) & mask_;
-        }
-        return i;
-    }
+    void choose_prefix();
 
     std::vector<Member> members_;
-    std::vector<Mac> macs_;
-    std::vector<Slot> slots_; // open addressing, at most half full
-    size_t mask_ = 0;
+    std::vector<Nic> nics_;
+    std::vector<Source> sources_;
+    std::unordered_map<uint64_t, uint32_t> nic_by_mac_;
+    std::unordered_map<uint64_t, std::vector<uint32_t>> by_mac_;
+    AliasPrefix prefix_;
+    bool complete_ = true;
 };
 
 } // namespace hotsnap::network

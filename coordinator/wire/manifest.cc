@@ -97,12 +97,12 @@ Json timeline(const RunLog &log) {
 
 Json snapshot_manifest(const Request &request, const RunRecord &record, const RunLog &log) {
     Json members = Json::array();
-    uint64_t recorded = 0, lost = 0, white = 0;
+    uint64_t recorded = 0, lost = record.lost_between, white = 0, unmarked = 0;
     for (size_t i = 0; i < record.members.size(); i++) {
         const MemberRecord &member = record.members[i];
         // The member's own report came last and prevails; it says more about the channel.
         Json json = member.prepared.info;
-        json["nics"] = member.prepared.nics;
+        json["nics"] = network::nics_to_json(member.prepared.nics);
         json["pause"] = member.cut.pause;
         json["cause"] = member.cut.cause;
         json["channel"] = {{"frames", member.channels.recorded}, {"lost", member.channels.lost}};
@@ -112,6 +112,7 @@ Json snapshot_manifest(const Request &request, const RunRecord &record, const Ru
         members.push_back(std::move(json));
         recorded += member.channels.recorded;
         lost += member.channels.lost;
+        unmarked += member.channels.unmarked;
         for (const auto &[pair, segments] : member.cut.white_sent) {
             white += segments;
         }
@@ -121,6 +122,8 @@ Json snapshot_manifest(const Request &request, const RunRecord &record, const Ru
     cut["white_sent"] = white;
     cut["recorded"] = recorded;
     cut["lost"] = lost;
+    cut["lost_between"] = record.lost_between;
+    cut["unmarked"] = unmarked;
     return {{"format", "hotsnap-bundle"},
             {"version", 1},
             {"tag", request.tag},

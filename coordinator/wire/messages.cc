@@ -26,12 +26,8 @@ Json to_json(const PairCounts &counts) {
 Json to_json(const std::vector<Member> &members) {
     return members_to_json(members);
 }
-Json to_json(const std::vector<Mac> &macs) {
-    Json json = Json::array();
-    for (const Mac mac : macs) {
-        json.push_back(mac.to_string());
-    }
-    return json;
+Json to_json(const std::vector<MemberNic> &nics) {
+    return network::nics_to_json(nics);
 }
 
 void read(std::string &value, const Json &json, const char *key) {
@@ -52,10 +48,8 @@ void read(PairCounts &value, const Json &json, const char *key) {
 void read(std::vector<Member> &value, const Json &json, const char *key) {
     value = members_from_json(get_array(json, key));
 }
-void read(std::vector<Mac> &value, const Json &json, const char *key) {
-    for (const Json &mac : get_array(json, key)) {
-        value.push_back(mac_from_json(mac));
-    }
+void read(std::vector<MemberNic> &value, const Json &json, const char *key) {
+    value = network::nics_from_json(get_array(json, key));
 }
 
 using Reader = Message (*)(const Json &);

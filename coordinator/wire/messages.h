@@ -27,14 +27,14 @@ namespace hotsnap::cluster {
 using network::counts_from_json;
 using network::is_valid_name;
 using network::Mac;
-using network::mac_from_json;
 using network::Member;
+using network::MemberNic;
 using network::members_from_json;
 using network::MemberTable;
 using network::name_form;
 using network::PairCounts;
 
-inline constexpr uint64_t protocol_version = 1;
+inline constexpr uint64_t protocol_version = 2;
 
 template <typename M, typename Value> struct Field {
     const char *key;
@@ -82,13 +82,11 @@ struct Prepared {
     static constexpr const char *type = "PREPARED";
     std::string run;
     uint64_t last_epoch = 0;
-    std::vector<Mac> macs;
-    Json nics = Json::array();
+    std::vector<MemberNic> nics;
     Json info = Json::object();
     static constexpr auto fields() {
         return std::tuple(field("run", &Prepared::run), field("last_epoch", &Prepared::last_epoch),
-                          field("macs", &Prepared::macs), field("nics", &Prepared::nics),
-                          field("info", &Prepared::info));
+                          field("nics", &Prepared::nics), field("info", &Prepared::info));
     }
 };
 
@@ -116,11 +114,13 @@ struct TransientSnapFin {
     static constexpr const char *type = "TRANSIENT_SNAP_FIN";
     std::string run;
     PairCounts white_sent;
+    PairCounts heard; // (NIC of another member, NIC of ours): network/hearing.h
     Json pause = Json::object();
     std::string cause;
     static constexpr auto fields() {
         return std::tuple(field("run", &TransientSnapFin::run),
                           field("white_sent", &TransientSnapFin::white_sent),
+                          field("heard", &TransientSnapFin::heard),
                           field("pause", &TransientSnapFin::pause),
                           field("cause", &TransientSnapFin::cause));
     }
@@ -130,9 +130,11 @@ struct AllTransientSnapFin {
     static constexpr const char *type = "ALL_TRANSIENT_SNAP_FIN";
     std::string run;
     PairCounts expected; // of the channels that lead to the receiver
+    PairCounts marks;    // (NIC of another member, NIC of the receiver): its mark is due
     static constexpr auto fields() {
         return std::tuple(field("run", &AllTransientSnapFin::run),
-                          field("expected", &AllTransientSnapFin::expected));
+                          field("expected", &AllTransientSnapFin::expected),
+                          field("marks", &AllTransientSnapFin::marks));
     }
 };
 
@@ -141,10 +143,13 @@ struct ChannelsFin {
     std::string run;
     uint64_t recorded = 0;
     uint64_t lost = 0;
+    uint64_t unmarked = 0; // marks that were due and did not come
+    PairCounts unexpected; // white segments of channels that nothing was expected of
     static constexpr auto fields() {
-        return std::tuple(field("run", &ChannelsFin::run),
-                          field("recorded", &ChannelsFin::recorded),
-                          field("lost", &ChannelsFin::lost));
+        return std::tuple(
+            field("run", &ChannelsFin::run), field("recorded", &ChannelsFin::recorded),
+            field("lost", &ChannelsFin::lost), field("unmarked", &ChannelsFin::unmarked),
+            field("unexpected", &ChannelsFin::unexpected));
     }
 };
 

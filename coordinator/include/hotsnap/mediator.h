@@ -7,25 +7,32 @@
  * Not thread safe: QEMU calls it under the BQL. The exception is hs_mediator_write_channel, during
  * which QEMU lets the record stand still. Conventions as in base.h.
  *
- * Color. A frame from one member to another carries the sender's epoch state in the first octet of
- * its source MAC (XOR with a mask that leaves the multicast and local bits alone), so no byte is
- * added. The receiving mediator restores the octet before the guest sees the frame.
+ * Color. While a member is in an epoch, the source MAC of each frame from one member to another is
+ * replaced by an alias (network/alias.h), which says: the NIC that sends it, the source that it
+ * bears, and the color. No byte is added. The receiving mediator puts the source back before the
+ * guest sees the frame.
  *
- *     natural   0x00         outside an epoch
- *     white     0x04 | 0x14  in an epoch, before the sender's cut; counted
- *     red       0x08 | 0x18  in an epoch, after the sender's cut
+ *     natural   no alias     outside an epoch
+ *     white     even alias   in an epoch, before the sender's cut; counted
+ *     red       odd alias    in an epoch, after the sender's cut
  *
- * Bit 0x10 is the epoch's parity, so that a late frame of epoch e is not taken for one of e + 1.
+ * The color is the hop's: a member that forwards a frame of another gives it a color of its own.
  *
- * Colored frames: unicast frames whose source is the sending NIC's own MAC and whose destination
- * is a member's. Frames from and to non-members are never changed. Broadcast and multicast frames
- * cannot be colored (non-members see them too): a red member holds its own until coloring ends, so
- * none of them crosses the cut backwards. Unicast frames may overtake them (IEEE 802.1Q keeps
- * order per source and destination only); broadcasts keep their order among each other.
+ * Sources. A guest may send with any source MAC: containers, bonds, virtual routers, stations
+ * behind a bridge. The mediator learns those of each NIC; PREPARED lists them, and INSTALL gives
+ * each an alias.
+ *
+ * Frames that wait. From ARM until coloring ends, some frames cannot carry a color, and are held:
+ * to a group, since non-members see them too; with a source that has no alias; and to an address
+ * that is not known to be a member's or a non-member's. So no natural frame of a member can cross a
+ * cut. Those that wait at the cut are recorded with the direction HS_FROM_GUEST, and are sent after
+ * a restore. Unicast frames may overtake those to groups (IEEE 802.1Q keeps order per source and
+ * destination only); frames of a pair of addresses keep their order.
+ *
+ * Frames from and to non-members are never changed.
  *
  * Recorded frames (channel state): after our cut, until the channels are closed, frames that a
- * member sent before its cut, to one of our MACs or to a group. Frames held until our cut count as
- * received after it.
+ * member sent before its cut. Frames held until our cut count as received after it.
  *
  * Bounds: the record (64 MiB) and the frames held in each direction (64 MiB each) are bounded, so
  * that no guest can exhaust the host. A frame beyond the record's bound is delivered, but counted
@@ -54,7 +61,8 @@ typedef enum hs_direction {
 
 typedef enum hs_verdict {
     HS_PASS = 0, /* deliver now (the frame may have been recolored in place) */
-    HS_HOLD = 1, /* the mediator keeps a copy, which hs_mediator_next_released() gives back */
+    /* The mediator keeps a copy, which hs_mediator_next_released() gives back, or drops it. */
+    HS_HOLD = 1,
     /*
      * As HS_HOLD, and this is the first red frame between hs_mediator_armed() and our cut: the
      * caller must take the transient snapshot as soon as it can.
@@ -75,9 +83,17 @@ typedef struct hs_frame {
  *   white_sent, white_received  segments
  *   red_sent, red_received      frames
  *   held             frames to the guest held until our cut
- *   held_broadcasts  frames from the guest held until coloring ended
+ *   waited_group, waited_source, waited_destination
+ *                    frames from the guest that waited until coloring ended, by reason
+ *   held_us_max, waited_group_us_max, waited_source_us_max, waited_destination_us_max
+ *                    the longest of those times, in microseconds
  *   recorded         frames of channel state
- *   recorded_bytes   bytes of those frames
+ *   recorded_from_guest  those of them that were held on their way out
+ *   recorded_bytes   bytes of all of them
+ *   uncolored        frames recorded without a color: sent before the sender was armed, if a member
+ *                    sent them
+ *   unmarked         NICs of others whose marks were due and did not come in time: what they sent
+ *                    without a color before their cut may be missing; at the close
  *   lost             white segments declared lost, and unrecorded frames; at the close
  *   on_the_fly       red frames that arrived before our cut
  *   unrecorded       channel state beyond the record's bound
@@ -89,9 +105,18 @@ typedef struct hs_frame {
     X(red_sent)                                                                                    \
     X(red_received)                                                                                \
     X(held)                                                                                        \
-    X(held_broadcasts)                                                                             \
+    X(held_us_max)                                                                                 \
+    X(waited_group)                                                                                \
+    X(waited_group_us_max)                                                                         \
+    X(waited_source)                                                                               \
+    X(waited_source_us_max)                                                                        \
+    X(waited_destination)                                                                          \
+    X(waited_destination_us_max)                                                                   \
     X(recorded)                                                                                    \
+    X(recorded_from_guest)                                                                         \
     X(recorded_bytes)                                                                              \
+    X(uncolored)                                                                                   \
+    X(unmarked)                                                                                    \
     X(lost)                                                                                        \
     X(on_the_fly)                                                                                  \
     X(unrecorded)                                                                                  \
@@ -112,20 +137,33 @@ typedef struct hs_mediator_stats {
 hs_mediator *hs_mediator_new(void);
 void hs_mediator_free(hs_mediator *m);
 
-/* A NIC of this member; returns its index, the lowest free one. `name` is the netdev's id. */
-uint32_t hs_mediator_add_nic(hs_mediator *m, const char *name, const uint8_t mac[6]);
+/*
+ * A NIC of this member; returns its index, the lowest free one. `name` is the netdev's id. A NIC
+ * that comes back in its former place has not forgotten its sources.
+ */
+uint32_t hs_mediator_add_nic(hs_mediator *m, const char *name, const uint8_t mac[6],
+                             size_t vnet_header_size);
 void hs_mediator_remove_nic(hs_mediator *m, uint32_t nic);
-/* This member's NICs as JSON: [{"nic":"net0","mac":"52:54:..."}]; free with hs_string_free. */
+/*
+ * This member's NICs as JSON, with the sources that they have sent for in the last five minutes, at
+ * most 256 each: [{"nic":"net0","mac":"52:54:..","sources":[..],"complete":true}]; free with
+ * hs_string_free.
+ */
 char *hs_mediator_nics_json(hs_mediator *m);
 
 /*
  * INSTALL: the epoch and the members' MACs. Nothing is colored yet; colored frames are understood
- * from here on. `members_json`: [{"name":"db","macs":["52:54:00:..",..]}, ...] with this member
- * among them. Fails on a MAC that two members share or that is an alias of another.
+ * from here on. `members_json`: [{"name":"db","nics":[..]}, ...], the NICs as above, with this
+ * member among them. Fails on a MAC that two NICs share.
  * `coloring` false: frames pass untouched and are not held (negative control).
  */
 bool hs_mediator_prepare(hs_mediator *m, uint64_t epoch, const char *self_name,
                          const char *members_json, bool coloring, char **error);
+/*
+ * After it: makes probes ready for release, which tell the other members that they hear us, and
+ * whether the network lets our aliases through.
+ */
+void hs_mediator_probe(hs_mediator *m);
 /* ARM: every member understands colors now; this one turns white, and counting begins. */
 void hs_mediator_start_coloring(hs_mediator *m);
 /*
@@ -139,14 +177,22 @@ bool hs_mediator_armed(hs_mediator *m);
  * held frames to the guest become ready for release (deliver them after the resume).
  */
 void hs_mediator_cut(hs_mediator *m);
+/*
+ * After it: makes marks ready for release, which tell the other members that all that we had sent
+ * before our cut has come.
+ */
+void hs_mediator_mark(hs_mediator *m);
 /* White segments sent by pair, for TRANSIENT_SNAP_FIN: {"srcmac>dstmac":N,...}. After the cut. */
 char *hs_mediator_white_sent_json(hs_mediator *m);
 /*
  * ALL_TRANSIENT_SNAP_FIN: the segments that the other members had sent to us, same form. A channel
  * is complete once as many have arrived, or a red frame of its sender (frames of a pair keep
- * order).
+ * order). `marks_json`, same form, {"theirs>ours":1,..}: the NICs whose marks are due here. A mark
+ * is the last that a NIC has sent before its cut, so none is still to come when all are there, not
+ * even one without a color.
  */
-bool hs_mediator_expect(hs_mediator *m, const char *expected_json, char **error);
+bool hs_mediator_expect(hs_mediator *m, const char *expected_json, const char *marks_json,
+                        char **error);
 bool hs_mediator_channels_complete(hs_mediator *m);
 /* Gives up waiting: missing segments are declared lost. Recording ends here (or by completion). */
 void hs_mediator_close_channels(hs_mediator *m);
@@ -156,12 +202,13 @@ void hs_mediator_end_coloring(hs_mediator *m);
 void hs_mediator_reset(hs_mediator *m);
 
 /*
- * One frame. `data` of hs_frame is only read; the recolored source octet is returned in
- * `*source_octet` (the caller patches byte vnet_header_size + 6 of its own copy, or of the iovec,
- * when it differs). now_ns: host realtime clock.
+ * One frame. `data` of hs_frame is only read; the source MAC with which it must go on is returned
+ * in `source` (the caller patches bytes vnet_header_size + 6 to + 11 of its own copy, or of the
+ * iovec, when they differ; it leaves a frame alone that is too short to have them). now_ns: host
+ * realtime clock. To be called for every frame, in an epoch or not: sources are learned from them.
  */
 hs_verdict hs_mediator_frame(hs_mediator *m, const hs_frame *frame, int64_t now_ns,
-                             uint8_t *source_octet);
+                             uint8_t source[6]);
 
 /*
  * The same for a frame that lies elsewhere, in guest memory for one: `data` holds its first
@@ -173,7 +220,7 @@ hs_verdict hs_mediator_frame(hs_mediator *m, const hs_frame *frame, int64_t now_
 typedef void (*hs_copy_rest)(void *opaque, uint8_t *to);
 hs_verdict hs_mediator_frame_head(hs_mediator *m, const hs_frame *frame, size_t head_size,
                                   hs_copy_rest copy, void *opaque, int64_t now_ns,
-                                  uint8_t *source_octet);
+                                  uint8_t source[6]);
 /* Counts frames of hs_mediator_next_released that could not be delivered. */
 void hs_mediator_undelivered(hs_mediator *m, uint64_t frames);
 
@@ -182,12 +229,12 @@ void hs_mediator_undelivered(hs_mediator *m, uint64_t frames);
  * where due. The mediator owns it; it is valid until the next call on the mediator. While frames
  * are pending in a direction, hs_mediator_frame holds later ones to keep order: drain in a loop.
  */
-bool hs_mediator_next_released(hs_mediator *m, hs_frame *frame);
+bool hs_mediator_next_released(hs_mediator *m, hs_frame *frame, int64_t now_ns);
 
 /*
  * Channel state as files: `pcap_path` (pcap, nanoseconds, LINKTYPE_ETHERNET) and `vnet_path` (see
- * docs/formats/channel.md: NIC index and virtio-net header of each frame). Written even when
- * empty. Files must not exist; fsynced.
+ * docs/formats/channel.md: NIC index, direction and virtio-net header of each frame). Written even
+ * when empty. Files must not exist; fsynced.
  */
 bool hs_mediator_write_channel(hs_mediator *m, const char *pcap_path, const char *vnet_path,
                                char **error);
@@ -198,7 +245,10 @@ void hs_mediator_get_stats(hs_mediator *m, hs_mediator_stats *stats);
 typedef struct hs_playback hs_playback;
 hs_playback *hs_playback_open(const char *pcap_path, const char *vnet_path, char **error);
 size_t hs_playback_count(hs_playback *p);
-/* frame->data is valid until the next call; frame->nic is the recorded NIC index. */
+/*
+ * frame->data is valid until the next call; frame->nic is the recorded NIC index. A frame with the
+ * direction HS_FROM_GUEST is to be sent to the network.
+ */
 bool hs_playback_next(hs_playback *p, hs_frame *frame);
 void hs_playback_free(hs_playback *p);
 

@@ -213,12 +213,7 @@ char *hs_member_manifest(hs_member *m, const char *created);
 bool hs_member_busy(const hs_member *m);     /* a run is on: commands that disturb it are refused */
 bool hs_member_aborting(const hs_member *m); /* and is being undone */
 const char *hs_member_state_name(const hs_member *m); /* "idle", "preparing", .. */
-/*
- * The mediator knows, or knew, a member table: frames must pass through it. Before that they need
- * not.
- */
-bool hs_member_has_table(const hs_member *m);
-uint64_t hs_member_ignored(const hs_member *m); /* calls that were not due, so far */
+uint64_t hs_member_ignored(const hs_member *m);       /* calls that were not due, so far */
 
 #ifdef __cplusplus
 }

@@ -133,18 +133,10 @@ static bool network_busy(void *opaque)
     return hotsnap_local_busy(opaque);
 }
 
-static bool network_has_table(void *opaque)
-{
-    HotsnapLocal *l = opaque;
-
-    return hs_member_has_table(l->logic);
-}
-
 static const HotsnapNetworkOps network_ops = {
     .red_frame = network_red_frame,
     .frame_received = network_frame_received,
     .busy = network_busy,
-    .has_table = network_has_table,
 };
 
 static void beat(void *opaque)

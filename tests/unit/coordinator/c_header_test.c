@@ -95,22 +95,46 @@ static void test_coordinator(void) {
     hs_coordinator_free(NULL);
 }
 
-static const char *members = "[{\"name\":\"a\",\"macs\":[\"52:54:00:00:00:01\"]},"
-                             "{\"name\":\"b\",\"macs\":[\"52:54:00:00:00:02\"]}]";
+static const char *members = "[{\"name\":\"a\",\"nics\":[{\"nic\":\"net0\",\"mac\":"
+                             "\"52:54:00:00:00:01\",\"sources\":[],\"complete\":true}]},"
+                             "{\"name\":\"b\",\"nics\":[{\"nic\":\"net0\",\"mac\":"
+                             "\"52:54:00:00:00:02\",\"sources\":[],\"complete\":true}]}]";
 
 /* The frames here have 60 bytes, of which the mediator is shown 20. */
 static void copy_rest(void *opaque, uint8_t *to) {
     memcpy(to, (const uint8_t *)opaque + 20, 40);
 }
 
+/* Whether that is an alias in a color of epoch 2. */
+static bool is_white(const uint8_t source[6]) {
+    return (source[0] & 3) == 2 && source[3] >> 6 == 0;
+}
+static bool is_red(const uint8_t source[6]) {
+    return (source[0] & 3) == 2 && source[3] >> 6 == 1;
+}
+
+/* The frame as member b sends it, white. */
+static void send_from_b(uint8_t frame[60]) {
+    hs_mediator *b = hs_mediator_new();
+    uint32_t nic = hs_mediator_add_nic(b, "net0", frame + 6, 0);
+    hs_frame out = {nic, HS_FROM_GUEST, frame, 60, 0};
+    uint8_t source[6];
+
+    CHECK(hs_mediator_prepare(b, 2, "b", members, true, NULL));
+    hs_mediator_start_coloring(b);
+    CHECK(hs_mediator_frame(b, &out, 0, source) == HS_PASS && is_white(source));
+    memcpy(frame + 6, source, 6);
+    hs_mediator_free(b);
+}
+
 static void test_mediator(void) {
-    const uint8_t mac[6] = {0x52, 0x54, 0, 0, 0, 1};
-    uint8_t octet = 0;
+    const uint8_t mac[6] = {0x52, 0x54, 0, 0, 0, 1}, other[6] = {0x52, 0x54, 0, 0, 0, 2};
+    uint8_t source[6] = {0};
     uint8_t sent[60] = {0x52, 0x54, 0, 0, 0, 2, 0x52, 0x54, 0, 0, 0, 1, 8, 0};
-    uint8_t received[60] = {0x52, 0x54, 0, 0, 0, 1, 0x56, 0x54, 0, 0, 0, 2, 8, 0};
+    uint8_t received[60] = {0x52, 0x54, 0, 0, 0, 1, 0x52, 0x54, 0, 0, 0, 2, 8, 0};
     char *error = NULL;
     hs_mediator *m = hs_mediator_new();
-    uint32_t nic = hs_mediator_add_nic(m, "net0", mac);
+    uint32_t nic = hs_mediator_add_nic(m, "net0", mac, 0), probes = 0;
     hs_frame out = {nic, HS_FROM_GUEST, sent, sizeof(sent), 0};
     hs_frame in = {nic, HS_TO_GUEST, received, sizeof(received), 0};
     char folder[] = "/tmp/hotsnap-c-XXXXXX", pcap[64], vnet[64];
@@ -123,15 +147,21 @@ static void test_mediator(void) {
     check_string(error, "'a'");
     CHECK(!hs_mediator_prepare(m, 2, NULL, NULL, true, NULL));
     CHECK(hs_mediator_prepare(m, 2, "a", members, true, NULL));
+    hs_mediator_probe(m);
+    for (hs_frame probe; hs_mediator_next_released(m, &probe, 0); probes++) {
+        CHECK(probe.nic == nic && probe.direction == HS_FROM_GUEST && probe.size == 60);
+    }
+    CHECK(probes == 3);
+    send_from_b(received);
     hs_mediator_start_coloring(m);
     CHECK(!hs_mediator_armed(m));
-    CHECK(hs_mediator_frame_head(m, &out, 20, copy_rest, sent, 0, &octet) == HS_PASS);
-    CHECK(octet == 0x56);
+    CHECK(hs_mediator_frame_head(m, &out, 20, copy_rest, sent, 0, source) == HS_PASS);
+    CHECK(is_white(source));
     hs_mediator_cut(m);
-    CHECK(hs_mediator_frame(m, &out, 0, &octet) == HS_PASS && octet == 0x5a);
+    CHECK(hs_mediator_frame(m, &out, 0, source) == HS_PASS && is_red(source));
     check_string(hs_mediator_white_sent_json(m), "\"52:54:00:00:00:01>52:54:00:00:00:02\":1");
-    CHECK(hs_mediator_frame(m, &in, 5, &octet) == HS_PASS && octet == 0x52);
-    CHECK(hs_mediator_expect(m, "{\"52:54:00:00:00:02>52:54:00:00:00:01\":1}", NULL));
+    CHECK(hs_mediator_frame(m, &in, 5, source) == HS_PASS && !memcmp(source, other, 6));
+    CHECK(hs_mediator_expect(m, "{\"52:54:00:00:00:02>52:54:00:00:00:01\":1}", "{}", NULL));
     CHECK(hs_mediator_channels_complete(m));
 
     hs_mediator_stats stats = {.struct_size = sizeof(stats)};
@@ -149,21 +179,22 @@ static void test_mediator(void) {
     CHECK(!hs_mediator_write_channel(m, pcap, vnet, &error));
     check_string(error, pcap);
     memset(sent, 0xff, 6); /* a broadcast waits for the end of coloring */
-    CHECK(hs_mediator_frame_head(m, &out, 20, copy_rest, sent, 0, &octet) == HS_HOLD);
+    CHECK(hs_mediator_frame_head(m, &out, 20, copy_rest, sent, 0, source) == HS_HOLD);
     hs_mediator_end_coloring(m);
-    CHECK(hs_mediator_next_released(m, &in));
+    CHECK(hs_mediator_next_released(m, &in, 0));
     CHECK(in.size == sizeof(sent) && !memcmp(in.data, sent, sizeof(sent)));
     hs_mediator_undelivered(m, 3);
     hs_mediator_get_stats(m, &stats);
     CHECK(stats.dropped == 3);
     hs_mediator_reset(m);
-    CHECK(!hs_mediator_next_released(m, &in));
+    CHECK(!hs_mediator_next_released(m, &in, 0));
     hs_mediator_remove_nic(m, nic);
     hs_mediator_free(m);
 
     hs_playback *p = hs_playback_open(pcap, vnet, NULL);
     CHECK(p && hs_playback_count(p) == 1);
-    CHECK(p && hs_playback_next(p, &in) && in.size == 60 && in.data[6] == 0x52 && in.nic == nic);
+    CHECK(p && hs_playback_next(p, &in) && in.size == 60 && in.nic == nic);
+    CHECK(in.direction == HS_TO_GUEST && !memcmp(in.data + 6, other, 6));
     CHECK(p && !hs_playback_next(p, &in));
     hs_playback_free(p);
     error = NULL;

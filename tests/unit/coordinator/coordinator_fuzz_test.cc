@@ -110,7 +110,7 @@ class Victim {
         case 8: {
             const hs_link inbound = next_link_++;
             hs_coordinator_link_up(c_, inbound, true, nullptr, now_);
-            deliver(inbound, Hello{1, "a"});
+            deliver(inbound, Hello{protocol_version, "a"});
             run_ = "r" + std::to_string(inbound);
             if (*rc::gen::arbitrary<bool>()) {
                 deliver(inbound, Prepare{run_, "t", "/b", true, 1000, 1'000'000, 30'000'000, {}});
@@ -161,7 +161,7 @@ class Victim {
             case HS_DO_CONNECT:
                 due_.push_back([this, to = std::string(action.text), link = next_link_++] {
                     hs_coordinator_link_up(c_, link, false, to.c_str(), now_);
-                    deliver(link, Hello{1, to == "unix:a" ? "a" : "b"});
+                    deliver(link, Hello{protocol_version, to == "unix:a" ? "a" : "b"});
                 });
                 break;
             case HS_DO_SEND:
@@ -187,9 +187,13 @@ class Victim {
             answers("ARMED");
         } else if (kind == "CUT") {
             answers("CUT", {{"white_sent", {{mac_v.to_string() + ">" + mac_a.to_string(), 3}}},
+                            {"heard", {{mac_a.to_string() + ">" + mac_v.to_string(), 3}}},
                             {"pause", {{"begin_ns", 1}, {"end_ns", 2}}}});
         } else if (kind == "EXPECT") {
-            answers("CHANNELS_FIN", {{"recorded", 1}, {"lost", 0}});
+            answers("CHANNELS_FIN",
+                    {{"recorded", 1},
+                     {"lost", 0},
+                     {"unexpected", {{mac_a.to_string() + ">" + mac_b.to_string(), 4}}}});
         } else if (kind == "END_COLORING") {
             answers("FULL_FIN", {{"memory", {{"file", "v/state"}}}});
         } else if (kind == "PUBLISH") {
@@ -225,17 +229,17 @@ class Victim {
         if (type == "PREPARE") {
             says(Prepared{run,
                           *rc::gen::element<uint64_t>(0, 1, 5),
-                          {mac_a},
-                          Json::array(),
+                          {{"net0", mac_a, {mac_b}, true}},
                           {{"boot_id", "x"}}});
         } else if (type == "INSTALL") {
             says(Installed{run});
         } else if (type == "ARM") {
             says(Armed{run});
         } else if (type == "SNAPSHOT") {
-            says(TransientSnapFin{run, counts, {{"begin_ns", 1}, {"end_ns", 2}}, "snapshot"});
+            says(TransientSnapFin{
+                run, counts, {{{mac_v, mac_a}, 3}}, {{"begin_ns", 1}, {"end_ns", 2}}, "snapshot"});
         } else if (type == "ALL_TRANSIENT_SNAP_FIN") {
-            says(ChannelsFin{run, 0, 0});
+            says(ChannelsFin{run, 0, 0, 0, counts});
         } else if (type == "COLORING_END") {
             says(FullSnapFin{run, {{"memory", {{"file", "a/state"}}}}});
         } else if (type == "ABORT") {
@@ -245,13 +249,15 @@ class Victim {
         } else if (type == "START") {
             says(Started{run, Json::object()});
         } else if (type == "PREPARED") {
-            says(Install{run, 100, {{"a", {mac_a}}, {"v", {mac_v}}}});
+            says(Install{run,
+                         100,
+                         {{"a", {{"net0", mac_a, {}, true}}}, {"v", {{"net0", mac_v, {}, true}}}}});
         } else if (type == "INSTALLED") {
             says(Arm{run});
         } else if (type == "ARMED") {
             says(Snapshot{run});
         } else if (type == "TRANSIENT_SNAP_FIN") {
-            says(AllTransientSnapFin{run, counts});
+            says(AllTransientSnapFin{run, counts, counts});
         } else if (type == "CHANNELS_FIN") {
             says(ColoringEnd{run});
         } else if (type == "FULL_SNAP_FIN") {
@@ -269,16 +275,17 @@ class Victim {
             Hello{*rc::gen::inRange<uint64_t>(0, 3), *rc::gen::element<std::string>("a", "v", "")},
             ErrorMessage{"x"},
             Prepare{run, "t", "/b", true, 1000, 1000, 1000, Json::object()},
-            Prepared{run, UINT64_MAX, {mac_a}, Json::array(), Json::object()},
+            Prepared{run, UINT64_MAX, {{"net0", mac_a, {}, true}}, Json::object()},
             Refused{run, "no"},
-            Install{run, *rc::gen::inRange<uint64_t>(0, 5), {{"a", {mac_a}}}},
+            Install{run, *rc::gen::inRange<uint64_t>(0, 5), {{"a", {{"net0", mac_a, {}, true}}}}},
             Installed{run},
             Arm{run},
             Armed{run},
             Snapshot{run},
-            TransientSnapFin{run, {{{mac_v, mac_b}, 3}}, Json::object(), "snapshot"},
-            AllTransientSnapFin{run, {}},
-            ChannelsFin{run, 1, 2},
+            TransientSnapFin{
+                run, {{{mac_v, mac_b}, 3}}, {{{mac_b, mac_v}, 1}}, Json::object(), "snapshot"},
+            AllTransientSnapFin{run, {}, {}},
+            ChannelsFin{run, 1, 2, 0, {}},
             ColoringEnd{run},
             FullSnapFin{run, Json::object()},
             AllFullSnapFin{run},

@@ -20,12 +20,12 @@ struct Epoch {
             request.members.push_back({name, "unix:" + name});
             MemberRecord member;
             member.prepared.info = {{"boot_id", "x"}, {"qemu", "10.0"}};
-            member.prepared.nics = {{{"nic", "net0"}, {"mac", "52:54:00:00:00:01"}}};
+            member.prepared.nics = {{"net0", Mac(0x525400000001), {Mac(0x525400000002)}, false}};
             member.cut.pause = {{"begin_ns", 1'000'000 + 100'000 * i},
                                 {"end_ns", 3'000'000 + 200'000 * i}};
             member.cut.cause = "snapshot";
             member.cut.white_sent = {{{Mac(1), Mac(2)}, 5}};
-            member.channels = {"r", 3, 1};
+            member.channels = {"r", 3, 1, 0, {}};
             member.report = {{"memory", {{"file", name + "/state"}}},
                              {"channel", {{"file", name + "/channel.pcap"}}}};
             record.members.push_back(std::move(member));
@@ -46,14 +46,25 @@ TEST(ManifestTest, HoldsAll) {
     ASSERT_EQ(json["members"].size(), 3u);
     EXPECT_EQ(json["members"][1], Json::parse(R"({
         "name":"m1","address":"unix:m1","boot_id":"x","qemu":"10.0",
-        "nics":[{"nic":"net0","mac":"52:54:00:00:00:01"}],
+        "nics":[{"nic":"net0","mac":"52:54:00:00:00:01","sources":["52:54:00:00:00:02"],
+                 "complete":false}],
         "pause":{"begin_ns":1100000,"end_ns":3200000},"cause":"snapshot",
         "memory":{"file":"m1/state"},
         "channel":{"file":"m1/channel.pcap","frames":3,"lost":1}})"));
     EXPECT_EQ(json["cut"]["recorded"], 9);
     EXPECT_EQ(json["cut"]["lost"], 3);
+    EXPECT_EQ(json["cut"]["lost_between"], 0);
     EXPECT_EQ(json["cut"]["white_sent"], 15);
     EXPECT_EQ(json["cut"]["coloring"], true);
+}
+
+TEST(ManifestTest, WhatNoMemberGotIsLostToo) {
+    Epoch epoch(3);
+    epoch.record.lost_between = 4;
+    const Json json = epoch.manifest();
+    EXPECT_EQ(json["cut"]["lost"], 7);
+    EXPECT_EQ(json["cut"]["lost_between"], 4);
+    EXPECT_EQ(json["members"][1]["channel"]["lost"], 1);
 }
 
 // From the first suspend to the last resume of a pair.

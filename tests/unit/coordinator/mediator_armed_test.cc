@@ -24,7 +24,7 @@ TEST_F(MediatorTest, ARedFrameBeforeColoringWaits) {
     prepare();
     EXPECT_EQ(receive(mac_a, red_even, 1).verdict, HS_HOLD);
     mediator.start_coloring();
-    EXPECT_EQ(receive(mac_c, 0, 2).verdict, HS_HOLD);
+    EXPECT_EQ(receive(mac_c, natural, 2).verdict, HS_HOLD);
     EXPECT_TRUE(mediator.armed());
     mediator.cut();
     EXPECT_EQ(released(HS_TO_GUEST), Payloads({1, 2}));
@@ -49,9 +49,13 @@ TEST_F(MediatorTest, ArmedWithoutColoringAsksForNoCut) {
 
 TEST_F(MediatorTest, WhatNoMemberSentForcesNoCut) {
     arm();
-    const Mac stranger = *Mac::parse("52:54:00:00:00:0d");
-    EXPECT_EQ(receive(stranger, red_even).verdict, HS_PASS);
-    EXPECT_EQ(receive(stranger, red_even).mask, 0);
+    // An alias of another table, and one that no source of ours has.
+    const MemberTable others = table_of({{"a", {{"net0", mac_a, {}}}}});
+    for (const Mac stranger :
+         {colored(others, mac_a, red_even), table.alias(99, {Color::red, false})}) {
+        EXPECT_EQ(receive(stranger).verdict, HS_PASS);
+        EXPECT_EQ(receive(stranger).tone, natural);
+    }
     EXPECT_EQ(receive(mac_b, red_even).verdict, HS_PASS); // our own color, before our cut
     EXPECT_EQ(receive(mac_b2, red_even, 0, everyone).verdict, HS_PASS);
     EXPECT_EQ(receive(mac_a, red_even).verdict, HS_HOLD_AND_CUT);
@@ -59,11 +63,11 @@ TEST_F(MediatorTest, WhatNoMemberSentForcesNoCut) {
 
 TEST_F(MediatorTest, AForgedColorDoesNotLeaveBeforeColoringEither) {
     prepare();
-    EXPECT_EQ(frame(HS_FROM_GUEST, mac_a.masked(red_even), mac_c).verdict, HS_HOLD);
-    EXPECT_EQ(frame(HS_FROM_GUEST, mac_b.masked(red_even), mac_c).verdict, HS_HOLD);
-    EXPECT_EQ(frame(HS_FROM_GUEST, mac_b.masked(red_even), everyone).verdict, HS_HOLD);
+    EXPECT_EQ(frame(HS_FROM_GUEST, colored(table, mac_a, red_even), mac_c).verdict, HS_HOLD);
+    EXPECT_EQ(frame(HS_FROM_GUEST, colored(table, mac_b, red_even), mac_c).verdict, HS_HOLD);
+    EXPECT_EQ(frame(HS_FROM_GUEST, colored(table, mac_b, red_even), everyone).verdict, HS_HOLD);
     mediator.start_coloring();
-    EXPECT_EQ(frame(HS_FROM_GUEST, mac_b.masked(red_even), everyone).verdict, HS_HOLD);
+    EXPECT_EQ(frame(HS_FROM_GUEST, colored(table, mac_b, red_even), everyone).verdict, HS_HOLD);
     EXPECT_EQ(mediator.stats().dropped, 4u);
     mediator.cut();
     mediator.end_coloring();

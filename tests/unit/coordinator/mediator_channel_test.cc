@@ -8,19 +8,20 @@ namespace {
 TEST_F(MediatorTest, RecordsWhatWasSentBeforeTheSendersCut) {
     cut();
     EXPECT_EQ(receive(mac_a, white_even, 1).verdict, HS_PASS);
-    receive(mac_a, 0, 2);                   // from before a began to color
-    receive(mac_a, 0, 3, everyone);         // broadcasts of red members wait
+    receive(mac_a, natural, 2);             // from before a began to color
+    receive(mac_a, natural, 3, everyone);   // broadcasts of red members wait
     receive(mac_a, red_odd, 4);             // of an older epoch
     receive(mac_a, white_odd, 5);           // of an aborted one
     receive(mac_a, red_even, 10);           // after the cut
-    receive(outsider, 0, 11);               // no member
-    receive(mac_a, 0, 12, outsider);        // not for us
-    receive(mac_a, white_even, 13, mac_b2); // flooded: our other NIC gets it, too
-    EXPECT_EQ(recorded(), Payloads({1, 2, 3, 4, 5}));
-    EXPECT_EQ(mediator.stats().recorded, 5u);
+    receive(outsider, natural, 11);         // no member
+    receive(mac_a, natural, 12, outsider);  // not for us
+    receive(mac_a, white_even, 13, mac_b2); // flooded: the guest may listen to it
+    EXPECT_EQ(recorded(), Payloads({1, 2, 3, 4, 5, 13}));
+    EXPECT_EQ(mediator.stats().recorded, 6u);
+    EXPECT_EQ(mediator.stats().uncolored, 2u);
     mediator.close_channels();
     receive(mac_a, white_even, 14);
-    EXPECT_EQ(mediator.stats().recorded, 5u);
+    EXPECT_EQ(mediator.stats().recorded, 6u);
 }
 
 TEST_F(MediatorTest, ChannelsAreCompleteByCount) {
@@ -79,16 +80,16 @@ TEST_F(MediatorTest, GivingUpDeclaresLosses) {
 
 TEST_F(MediatorTest, ExpectIsChecked) {
     std::string error;
-    EXPECT_FALSE(mediator.expect({}, error));
+    EXPECT_FALSE(mediator.expect({}, {}, error));
     arm();
-    EXPECT_FALSE(mediator.expect({}, error));
+    EXPECT_FALSE(mediator.expect({}, {}, error));
     mediator.cut();
-    EXPECT_FALSE(mediator.expect({{{mac_a, mac_c}, 1}}, error));
+    EXPECT_FALSE(mediator.expect({{{mac_a, mac_c}, 1}}, {}, error));
     EXPECT_NE(error.find(mac_c.to_string()), std::string::npos) << error;
-    EXPECT_FALSE(mediator.expect({{{outsider, mac_b}, 1}}, error));
-    EXPECT_FALSE(mediator.expect({{{mac_a.masked(red_even), mac_b}, 1}}, error));
-    EXPECT_TRUE(mediator.expect({}, error));
-    EXPECT_FALSE(mediator.expect({}, error));
+    EXPECT_FALSE(mediator.expect({{{outsider, mac_b}, 1}}, {}, error));
+    EXPECT_FALSE(mediator.expect({{{colored(table, mac_a, red_even), mac_b}, 1}}, {}, error));
+    EXPECT_TRUE(mediator.expect({}, {}, error));
+    EXPECT_FALSE(mediator.expect({}, {}, error));
 }
 
 TEST_F(MediatorTest, WhiteSentIsCountedByPair) {
@@ -110,9 +111,9 @@ TEST_F(MediatorTest, WhiteSentIsCountedByPair) {
 TEST_F(MediatorTest, NicsKeepTheirNumbers) {
     for (uint64_t epoch = 2; epoch < 5; epoch++) {
         mediator.remove_nic(0);
-        EXPECT_EQ(mediator.add_nic("net0", mac_b), 0u);
+        EXPECT_EQ(mediator.add_nic("net0", mac_b, 12), 0u);
         mediator.remove_nic(1);
-        EXPECT_EQ(mediator.add_nic("net1", mac_b2), 1u);
+        EXPECT_EQ(mediator.add_nic("net1", mac_b2, 12), 1u);
         ASSERT_EQ(mediator.nics().size(), 2u);
         cut(epoch);
         receive(mac_a, epoch % 2 ? white_odd : white_even, 7, mac_b2, 1);
@@ -120,17 +121,17 @@ TEST_F(MediatorTest, NicsKeepTheirNumbers) {
         EXPECT_EQ(mediator.record().frames()[0].nic, 1u);
         mediator.reset();
     }
-    EXPECT_EQ(mediator.add_nic("net2", mac_c), 2u);
+    EXPECT_EQ(mediator.add_nic("net2", mac_c, 12), 2u);
 }
 
 TEST_F(MediatorTest, TheRecordIsBounded) {
     cut();
-    std::vector<uint8_t> data = bytes(mac_a.masked(white_even), mac_b, 0);
+    std::vector<uint8_t> data = bytes(colored(table, mac_a, white_even), mac_b, 0);
     data.resize(60'000);
     const hs_frame given{0, HS_TO_GUEST, data.data(), data.size(), 0};
-    uint8_t octet = 0;
+    Mac source;
     for (int i = 0; i < 2000; i++) {
-        EXPECT_EQ(mediator.frame(given, 0, octet), HS_PASS);
+        EXPECT_EQ(mediator.frame(given, 0, source), HS_PASS);
     }
     const hs_mediator_stats stats = mediator.stats();
     EXPECT_EQ(stats.recorded + stats.unrecorded, 2000u);
@@ -140,13 +141,13 @@ TEST_F(MediatorTest, TheRecordIsBounded) {
 
 TEST_F(MediatorTest, WhatTheRecordHadNoRoomForIsLost) {
     arm();
-    std::vector<uint8_t> data = bytes(mac_a.masked(white_even), mac_b, 0, 12);
+    std::vector<uint8_t> data = bytes(colored(table, mac_a, white_even), mac_b, 0, 12);
     data.resize(60'000);
     const hs_frame large{0, HS_TO_GUEST, data.data(), data.size(), 12};
-    uint8_t octet = 0;
+    Mac source;
     mediator.cut();
     for (int i = 0; i < 2000; i++) {
-        mediator.frame(large, 0, octet); // the guest gets every frame, the record does not
+        mediator.frame(large, 0, source); // the guest gets every frame, the record does not
     }
     EXPECT_EQ(mediator.stats().lost, 0u); // losses are declared when the channels are closed
     expect({{{mac_a, mac_b}, 2003}});

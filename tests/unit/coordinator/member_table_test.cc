@@ -1,10 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-#include <set>
-
 #include <gtest/gtest.h>
 #include <rapidcheck.h>
 
-#include "network/color.h"
+#include "network/alias.h"
 #include "network/mac.h"
 #include "network/member_table.h"
 
@@ -40,100 +38,100 @@ TEST(MacTest, TextAndValueAreOne) {
     }));
 }
 
-TEST(ColorTest, MasksLeaveGroupAndLocalBitsAlone) {
-    for (int mask = 0; mask < 256; mask++) {
-        const auto tint = tint_of(static_cast<uint8_t>(mask));
-        if (tint) {
-            EXPECT_EQ(mask & ~tint_bits, 0);
-            EXPECT_EQ(mask_of(*tint), mask);
+Member member(const char *name, std::vector<MemberNic> nics) {
+    return {name, std::move(nics)};
+}
+
+MemberTable build(std::vector<Member> members) {
+    std::string error;
+    auto table = MemberTable::build(std::move(members), error);
+    EXPECT_TRUE(table) << error;
+    return *table;
+}
+
+TEST(AliasTest, IsAUnicastAddressAndReadsBack) {
+    for (const uint64_t hash : {uint64_t{0}, UINT64_MAX, uint64_t{0x1234'5678'9abc'def0}}) {
+        const AliasPrefix prefix = AliasPrefix::from_hash(hash);
+        for (const uint32_t index : {0u, 1u, (1u << 22) - 1}) {
+            for (const Color color : {Color::white, Color::red}) {
+                for (const bool odd : {false, true}) {
+                    const Mac alias = prefix.alias(index, {color, odd});
+                    EXPECT_FALSE(alias.is_group());
+                    EXPECT_TRUE(alias.first_octet() & 2); // locally administered
+                    const auto reading = prefix.read(alias);
+                    ASSERT_TRUE(reading);
+                    EXPECT_EQ(reading->index, index);
+                    EXPECT_EQ(reading->tint, (Tint{color, odd}));
+                }
+            }
         }
     }
-    EXPECT_EQ(mask_of({Color::natural, false}), 0);
-    EXPECT_EQ(mask_of({Color::white, false}), 0x04);
-    EXPECT_EQ(mask_of({Color::white, true}), 0x14);
-    EXPECT_EQ(mask_of({Color::red, false}), 0x08);
-    EXPECT_EQ(mask_of({Color::red, true}), 0x18);
-    EXPECT_FALSE(tint_of(0x10));
-    EXPECT_FALSE(tint_of(0x0c));
-    EXPECT_FALSE(tint_of(0x02));
+    EXPECT_FALSE(AliasPrefix::from_hash(0).read(mac("52:54:00:12:34:56")));
 }
 
-TEST(MemberTableTest, FindsNaturalAndColored) {
-    std::string error;
-    const auto table =
-        MemberTable::build({{"a", {mac("52:54:00:00:00:01"), mac("52:54:00:00:00:02")}},
-                            {"b", {}},
-                            {"c", {mac("fe:54:00:00:00:03")}}},
-                           error);
-    ASSERT_TRUE(table) << error;
-    const auto second = table->find(mac("52:54:00:00:00:02"));
-    ASSERT_TRUE(second);
-    EXPECT_EQ(second->mac, 1u);
-    EXPECT_EQ(second->member, 0u);
-    EXPECT_EQ(second->tint, Tint());
-    const auto red = table->find(mac("fe:54:00:00:00:03").masked(0x18));
-    ASSERT_TRUE(red);
-    EXPECT_EQ(red->mac, 2u);
-    EXPECT_EQ(red->member, 2u);
-    EXPECT_EQ(red->tint, (Tint{Color::red, true}));
-    EXPECT_FALSE(table->find(mac("52:54:00:00:00:03")));
-    EXPECT_FALSE(table->find(mac("42:54:00:00:00:01"))); // 0x10 alone is no color
-    EXPECT_FALSE(table->find(mac("50:54:00:00:00:01"))); // another local bit
-    EXPECT_FALSE(MemberTable().find(mac("52:54:00:00:00:01")));
+TEST(MemberTableTest, TellsTheNicsThatSendForAnAddress) {
+    const Mac first = mac("52:54:00:00:00:01"), second = mac("52:54:00:00:00:02"),
+              third = mac("52:54:00:00:00:03"), shared = mac("00:00:5e:00:01:01");
+    const MemberTable table =
+        build({member("a", {{"net0", first, {shared}}}), member("b", {}),
+               member("c", {{"net0", second, {}}, {"net1", third, {shared, first}}})});
+    ASSERT_EQ(table.nics().size(), 3u);
+    EXPECT_EQ(table.nics()[2].member, 2u);
+    EXPECT_EQ(table.nic(third), 2u);
+    EXPECT_FALSE(table.nic(shared));
+    EXPECT_TRUE(table.knows(shared));
+    EXPECT_FALSE(table.knows(mac("52:54:00:00:00:04")));
+    ASSERT_EQ(table.senders(shared).size(), 2u);
+    ASSERT_EQ(table.senders(first).size(), 2u);
+    EXPECT_FALSE(table.source(1, shared));
+    const auto at_third = table.source(2, shared);
+    ASSERT_TRUE(at_third);
+    const auto seen = table.read(table.alias(*at_third, {Color::red, true}));
+    ASSERT_TRUE(seen);
+    EXPECT_EQ(table.sources()[seen->source].nic, 2u);
+    EXPECT_EQ(table.sources()[seen->source].mac, shared);
+    EXPECT_EQ(seen->tint, (Tint{Color::red, true}));
+    EXPECT_FALSE(table.read(first));
+    EXPECT_FALSE(table.read(table.alias(6, {Color::red, true}))); // six sources have an index
+    EXPECT_FALSE(MemberTable().read(first));
 }
 
-TEST(MemberTableTest, RefusesCollisionsOfAllTintBits) {
-    const Mac first = mac("52:54:00:00:00:01");
-    for (uint8_t bits = 0; bits <= tint_bits; bits = static_cast<uint8_t>(bits + 4)) {
-        std::string error;
-        EXPECT_FALSE(MemberTable::build({{"a", {first}}, {"b", {first.masked(bits)}}}, error));
-        EXPECT_NE(error.find("'a'"), std::string::npos) << error;
-        EXPECT_NE(error.find("'b'"), std::string::npos) << error;
-    }
+TEST(MemberTableTest, EveryMemberHasTheSameAliasesAndOtherTablesHaveOthers) {
+    const std::vector<Member> members = {member("a", {{"net0", mac("52:54:00:00:00:01"), {}}}),
+                                         member("b", {{"net0", mac("52:54:00:00:00:02"), {}}})};
+    const Mac alias = build(members).alias(1, {Color::white, false});
+    EXPECT_EQ(build(members).alias(1, {Color::white, false}), alias);
+    std::vector<Member> more = members;
+    more[0].nics[0].sources.push_back(mac("02:00:00:00:00:01"));
+    EXPECT_FALSE(build(more).read(alias));
+    std::vector<Member> taken = members; // an address that looks like an alias of theirs
+    taken[0].nics[0].mac = alias;
+    EXPECT_FALSE(build(taken).read(alias));
+}
+
+TEST(MemberTableTest, TwoNicsWithOneMacAreRefused) {
+    const Mac one = mac("52:54:00:00:00:01");
     std::string error;
-    EXPECT_TRUE(MemberTable::build({{"a", {first}}, {"b", {first.masked(0x20)}}}, error)) << error;
+    EXPECT_FALSE(MemberTable::build(
+        {member("a", {{"net0", one, {}}}), member("b", {{"net0", one, {}}})}, error));
+    EXPECT_NE(error.find("'a'"), std::string::npos) << error;
+    EXPECT_NE(error.find("'b'"), std::string::npos) << error;
+}
+
+TEST(MemberTableTest, IsCompleteWhenAllListsAre) {
+    const Mac one = mac("52:54:00:00:00:01");
+    EXPECT_TRUE(build({member("a", {{"net0", one, {}, true}})}).complete());
+    EXPECT_FALSE(build({member("a", {{"net0", one, {}, false}})}).complete());
 }
 
 TEST(MemberTableTest, RefusesBadMembers) {
     std::string error;
     EXPECT_FALSE(MemberTable::build({{"a", {}}, {"a", {}}}, error));
     EXPECT_FALSE(MemberTable::build({{"a b", {}}}, error));
-    EXPECT_FALSE(MemberTable::build({{"a", {mac("01:00:5e:00:00:01")}}}, error));
+    EXPECT_FALSE(MemberTable::build({{"a", {{"net0", mac("01:00:5e:00:00:01"), {}}}}}, error));
     EXPECT_NE(error.find("group"), std::string::npos) << error;
-}
-
-// Compares with a plain search through all MACs and masks.
-TEST(MemberTableTest, AgreesWithLinearSearch) {
-    EXPECT_TRUE(rc::check([](std::vector<uint32_t> tails, uint32_t other, uint8_t octet) {
-        std::vector<Member> members;
-        for (const uint32_t tail : tails) {
-            members.push_back(
-                {"m" + std::to_string(members.size()), {Mac(0x5200'0000'0000 | tail % 64)}});
-        }
-        std::string error;
-        const auto table = MemberTable::build(members, error);
-        std::set<uint32_t> unique;
-        for (const uint32_t tail : tails) {
-            unique.insert(tail % 64);
-        }
-        RC_ASSERT(table.has_value() == (unique.size() == tails.size()));
-        RC_PRE(table.has_value());
-        const Mac any(static_cast<uint64_t>(octet) << 40 | other % 64);
-        const auto found = table->find(any);
-        bool expected = false;
-        for (uint32_t m = 0; m < members.size(); m++) {
-            for (int mask = 0; mask < 256; mask++) {
-                const auto tint = tint_of(static_cast<uint8_t>(mask));
-                if (tint && members[m].macs[0].masked(static_cast<uint8_t>(mask)) == any) {
-                    expected = true;
-                    RC_ASSERT(found.has_value());
-                    RC_ASSERT(found->member == m);
-                    RC_ASSERT(found->tint == *tint);
-                }
-            }
-        }
-        RC_ASSERT(found.has_value() == expected);
-    }));
+    EXPECT_FALSE(MemberTable::build(
+        {{"a", {{"net0", mac("52:54:00:00:00:01"), {mac("01:00:5e:00:00:01")}}}}}, error));
 }
 
 TEST(NameTest, Form) {

@@ -12,6 +12,8 @@
 
 #include "hotsnap/coordinator.h"
 #include "hotsnap/mediator.h"
+#include "network/channel_json.h"
+#include "network/member_table.h"
 
 namespace {
 
@@ -77,14 +79,31 @@ using CoordinatorPtr = std::unique_ptr<hs_coordinator, FreeCoordinator>;
 
 constexpr uint8_t own_mac[6] = {0x52, 0x54, 0, 0, 0, 0x0b};
 constexpr const char *members =
-    R"([{"name":"a","macs":["52:54:00:00:00:0a"]},{"name":"b","macs":["52:54:00:00:00:0b"]}])";
+    R"([{"name":"a","nics":[)"
+    R"({"nic":"net0","mac":"52:54:00:00:00:0a","sources":[],"complete":true}]},)"
+    R"({"name":"b","nics":[)"
+    R"({"nic":"net0","mac":"52:54:00:00:00:0b","sources":[],"complete":true}]}])";
 
-// From a to b; `color` is in the source MAC.
+using hotsnap::network::Color;
+using hotsnap::network::Mac;
+
+const Mac natural(0x52540000000a);
+
+// The alias of a in epoch 2.
+Mac alias_of_a(Color color) {
+    std::string error;
+    const auto table = hotsnap::network::MemberTable::build(
+        hotsnap::network::members_from_json(hotsnap::parse_json(members)), error);
+    return table->alias(table->senders(natural).at(0), {color, false});
+}
+const Mac white = alias_of_a(Color::white), red = alias_of_a(Color::red);
+
+// From a to b; `source` has the color.
 struct Bytes {
-    explicit Bytes(uint8_t color, bool to_all = false) {
-        const uint8_t head[14] = {0x52, 0x54, 0, 0, 0,    0x0b, static_cast<uint8_t>(0x52 ^ color),
-                                  0x54, 0,    0, 0, 0x0a, 8,    0};
+    explicit Bytes(Mac source, bool to_all = false) {
+        const uint8_t head[14] = {0x52, 0x54, 0, 0, 0, 0x0b, 0, 0, 0, 0, 0, 0, 8, 0};
         std::copy(head, head + 14, data);
+        source.to_bytes(data + 6);
         if (to_all) {
             std::fill(data, data + 6, 0xff);
             data[11] = 0x0b;
@@ -93,19 +112,18 @@ struct Bytes {
     hs_frame frame(hs_direction direction) const { return {0, direction, data, sizeof(data), 0}; }
     uint8_t data[100] = {};
 };
-constexpr uint8_t white = 0x04, red = 0x08; // of epoch 2
 
 hs_verdict give(hs_mediator *m, hs_direction direction, const Bytes &bytes) {
     const hs_frame frame = bytes.frame(direction);
-    uint8_t octet = 0;
-    return hs_mediator_frame(m, &frame, 1, &octet);
+    uint8_t source[6];
+    return hs_mediator_frame(m, &frame, 1, source);
 }
 
 enum class Until { made, prepared, armed, held, cut, ended };
 
 MediatorPtr mediator(Until until) {
     MediatorPtr m(hs_mediator_new());
-    hs_mediator_add_nic(m.get(), "net0", own_mac);
+    hs_mediator_add_nic(m.get(), "net0", own_mac, 0);
     if (until >= Until::prepared) {
         EXPECT_TRUE(hs_mediator_prepare(m.get(), 2, "b", members, true, nullptr));
     }
@@ -135,9 +153,10 @@ TEST(OutOfMemory, Mediator) {
     sweep<int>(
         "new", [] { return 0; }, [](int &) { hs_mediator_free(hs_mediator_new()); });
     sweep_mediator("add_nic", Until::made, [](hs_mediator *m) {
-        hs_mediator_add_nic(m, "a network backend with a long name", own_mac);
+        hs_mediator_add_nic(m, "a network backend with a long name", own_mac, 0);
     });
     sweep_mediator("remove_nic", Until::held, [](hs_mediator *m) { hs_mediator_remove_nic(m, 0); });
+    sweep_mediator("probe", Until::prepared, hs_mediator_probe);
     sweep_mediator("start_coloring", Until::prepared, hs_mediator_start_coloring);
     sweep_mediator("cut", Until::held, hs_mediator_cut);
     sweep_mediator("close_channels", Until::cut, hs_mediator_close_channels);
@@ -145,7 +164,7 @@ TEST(OutOfMemory, Mediator) {
     sweep_mediator("reset", Until::cut, hs_mediator_reset);
     sweep_mediator("next_released", Until::cut, [](hs_mediator *m) {
         hs_frame frame;
-        while (hs_mediator_next_released(m, &frame)) {
+        while (hs_mediator_next_released(m, &frame, 1)) {
         }
     });
 }
@@ -165,7 +184,7 @@ TEST(OutOfMemory, Frames) {
         const long left = allocations_left;
         allocations_left = -1;
         hs_frame frame;
-        while (hs_mediator_next_released(m, &frame)) {
+        while (hs_mediator_next_released(m, &frame, 1)) {
         }
         hs_mediator_stats before{}, stats{};
         before.struct_size = stats.struct_size = sizeof(stats);
@@ -177,7 +196,7 @@ TEST(OutOfMemory, Frames) {
         EXPECT_EQ(stats.recorded + stats.unrecorded, before.recorded + before.unrecorded + 1);
     });
     sweep_mediator("a broadcast", Until::cut,
-                   [](hs_mediator *m) { give(m, HS_FROM_GUEST, Bytes(0, true)); });
+                   [](hs_mediator *m) { give(m, HS_FROM_GUEST, Bytes(natural, true)); });
 }
 
 TEST(OutOfMemory, Coordinator) {

@@ -64,13 +64,14 @@ TEST(WireTest, TooLongBreaksTheStreamForGood) {
 
 // The JSON in messages (options, reports) goes on to a parser that takes 2^21 tokens.
 TEST(WireTest, NotTooManyParts) {
-    const auto install = [](size_t macs) {
-        std::string text =
-            R"({"type":"INSTALL","run":"r","epoch":1,"members":[{"name":"a","macs":[)";
-        for (size_t i = 0; i < macs; i++) {
+    const auto install = [](size_t sources) {
+        std::string text = R"({"type":"INSTALL","run":"r","epoch":1,"members":[{"name":"a",)"
+                           R"("nics":[{"nic":"n","mac":"52:54:00:00:00:01","complete":true,)"
+                           R"("sources":[)";
+        for (size_t i = 0; i < sources; i++) {
             text += R"("52:54:00:00:00:01",)";
         }
-        return text + R"("52:54:00:00:00:02"]}]})";
+        return text + R"("52:54:00:00:00:02"]}]}]})";
     };
     EXPECT_NO_THROW(decode(install(700'000)));
     std::string many = R"({"type":"PREPARE","options":[)";
@@ -87,16 +88,16 @@ TEST(MessagesTest, RoundTrip) {
         Hello{1, "db"},
         ErrorMessage{"why"},
         Prepare{"r", "t1", "/b", false, 1, 2, 3, {{"x", 1}}},
-        Prepared{"r", 7, {a, b}, {{{"nic", "net0"}}}, {{"boot_id", "x"}}},
+        Prepared{"r", 7, {{"net0", a, {b}, false}}, {{"boot_id", "x"}}},
         Refused{"r", "no"},
-        Install{"r", 8, {{"db", {a}}, {"web", {b}}}},
+        Install{"r", 8, {{"db", {{"net0", a, {}, true}}}, {"web", {{"net1", b, {a}, false}}}}},
         Installed{"r"},
         Arm{"r"},
         Armed{"r"},
         Snapshot{"r"},
-        TransientSnapFin{"r", {{{a, b}, 17}}, {{"begin_ns", 1}}, "snapshot"},
-        AllTransientSnapFin{"r", {{{a, b}, 17}, {{b, a}, 0}}},
-        ChannelsFin{"r", 3, 4},
+        TransientSnapFin{"r", {{{a, b}, 17}}, {{{b, a}, 3}}, {{"begin_ns", 1}}, "snapshot"},
+        AllTransientSnapFin{"r", {{{a, b}, 17}, {{b, a}, 0}}, {{{b, a}, 1}}},
+        ChannelsFin{"r", 3, 4, 6, {{{a, b}, 5}}},
         ColoringEnd{"r"},
         FullSnapFin{"r", {{"memory", {{"file", "db/state"}}}}},
         AllFullSnapFin{"r"},
@@ -140,10 +141,29 @@ TEST(MessagesTest, BadInput) {
         EXPECT_THROW(decode(text), BadInput) << text;
     }
     EXPECT_THROW(decode(R"({"type":"MAKE_COFFEE"})"), UnknownMessage);
-    EXPECT_THROW(
-        decode(
-            R"({"type":"TRANSIENT_SNAP_FIN","run":"r","white_sent":{"a>b":1},"pause":{},"cause":""})"),
-        BadInput);
+    EXPECT_THROW(decode(R"({"type":"TRANSIENT_SNAP_FIN","run":"r","white_sent":{"a>b":1},)"
+                        R"("heard":{},"pause":{},"cause":""})"),
+                 BadInput);
+    // A NIC in a list of NICs.
+    const Json good = {{"nic", "net0"},
+                       {"mac", "52:54:00:00:00:01"},
+                       {"sources", {"52:54:00:00:00:02"}},
+                       {"complete", true}};
+    const auto prepared = [](const Json &nic) {
+        return to_text({{"type", "PREPARED"},
+                        {"run", "r"},
+                        {"last_epoch", 0},
+                        {"nics", {nic}},
+                        {"info", Json::object()}});
+    };
+    EXPECT_NO_THROW(decode(prepared(good)));
+    for (const auto &[key, value] : good.items()) {
+        Json less = good, wrong = good;
+        less.erase(key);
+        wrong[key] = 7;
+        EXPECT_THROW(decode(prepared(less)), BadInput) << "without " << key;
+        EXPECT_THROW(decode(prepared(wrong)), BadInput) << "with a wrong " << key;
+    }
     std::string deep = R"({"type":"FULL_SNAP_FIN","run":"r","report":{"x":)" +
                        std::string(1'000'000, '[') + std::string(1'000'000, ']') + "}}";
     EXPECT_THROW(decode(deep), BadInput);
@@ -158,8 +178,9 @@ TEST(MessagesTest, AnyTextIsRefusedOrRead) {
         }
     }));
     // Closer to real input: a good message with changed bytes.
-    const std::string good = encode(TransientSnapFin{
-        "run", {{{Mac(0x525400000001), Mac(0x525400000002)}, 17}}, {{"begin_ns", 1}}, "snapshot"});
+    const Mac a(0x525400000001), b(0x525400000002);
+    const std::string good = encode(
+        TransientSnapFin{"run", {{{a, b}, 17}}, {{{b, a}, 3}}, {{"begin_ns", 1}}, "snapshot"});
     EXPECT_TRUE(rc::check([&good] {
         std::string text = good;
         const int changes = *rc::gen::inRange(1, 4);

@@ -16,7 +16,14 @@ Prepared prepared_of(const Json &json) {
         if (mac == nic.end()) {
             throw BadInput("a NIC without 'mac'");
         }
-        prepared.nics.push_back({get_string(nic, "nic", ""), network::mac_from_json(*mac)});
+        std::vector<network::Mac> sources;
+        if (const auto others = nic.find("sources"); others != nic.end()) {
+            for (const Json &other : *others) {
+                sources.push_back(network::mac_from_json(other));
+            }
+        }
+        prepared.nics.push_back({get_string(nic, "nic", ""), network::mac_from_json(*mac),
+                                 std::move(sources), get_bool(nic, "complete", true)});
     }
     prepared.info = get_object(json, "info", Json::object());
     return prepared;
@@ -34,11 +41,14 @@ std::optional<LocalEvent> read_event(std::string_view name, const Json &json) {
     }
     if (name == "CUT") {
         return Cut{network::counts_from_json(get_object(json, "white_sent", Json::object())),
+                   network::counts_from_json(get_object(json, "heard", Json::object())),
                    get_object(json, "pause", Json::object()),
                    get_string(json, "cause", "snapshot")};
     }
     if (name == "CHANNELS_FIN") {
-        return ChannelsFin{get_uint(json, "recorded", 0), get_uint(json, "lost", 0)};
+        return ChannelsFin{
+            get_uint(json, "recorded", 0), get_uint(json, "lost", 0), get_uint(json, "unmarked", 0),
+            network::counts_from_json(get_object(json, "unexpected", Json::object()))};
     }
     if (name == "FULL_FIN") {
         return FullFin{json};

@@ -20,10 +20,8 @@ TEST(LocalRun, OrdinaryWayOfASnapshot) {
     EXPECT_EQ(prepared.nics[0].name, "net0");
     EXPECT_EQ(prepared.info["boot_id"], "boot-1");
 
-    EXPECT_FALSE(m.run.has_table());
     m.work(Machine::table());
-    EXPECT_EQ(m.take(), (Log{"tell installed"}));
-    EXPECT_TRUE(m.run.has_table());
+    EXPECT_EQ(m.take(), (Log{"release", "tell installed"}));
     m.work(ArmWork{});
     EXPECT_EQ(m.take(), (Log{"task arm"}));
     m.answer();
@@ -37,7 +35,7 @@ TEST(LocalRun, OrdinaryWayOfASnapshot) {
     m.answer();
     m.run.memory_done(std::nullopt);
     EXPECT_EQ(m.take(), Log{});
-    m.work(ExpectWork{{{{Machine::mac_a, Machine::mac_b}, 1}}});
+    m.work(ExpectWork{{{{Machine::mac_a, Machine::mac_b}, 1}}, {}});
     EXPECT_EQ(m.take(), Log{});
     EXPECT_EQ(m.receive(Machine::white), HS_PASS);
     m.run.frame_received();

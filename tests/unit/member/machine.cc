@@ -55,8 +55,8 @@ Log Machine::take() {
             EXPECT_FALSE(owed) << log.back() << " while " << describe(*owed) << " is under way";
             owed = step;
         } else if (std::holds_alternative<ReleaseFrames>(*step)) {
-            for (hs_frame frame; mediator.next_released(frame);) {
-                frames_held--;
+            for (hs_frame frame; mediator.next_released(frame, 1);) {
+                frames_held -= frame.direction == HS_TO_GUEST; // others are probes
             }
         } else if (const auto *tell = std::get_if<Tell>(&*step)) {
             events.push_back(tell->event);
@@ -153,12 +153,23 @@ void Machine::go_to(State state) {
 }
 
 hs_verdict Machine::receive(uint8_t color) {
-    std::vector<uint8_t> data = {0x52, 0x54, 0, 0, 0,    0x0b, static_cast<uint8_t>(0x52 ^ color),
-                                 0x54, 0,    0, 0, 0x0a, 0x08, 0,
-                                 1};
-    uint8_t octet = 0;
+    static const network::MemberTable aliases = [] {
+        std::string error;
+        return *network::MemberTable::build(table().members, error);
+    }();
+    const network::Color colors[] = {network::Color::natural, network::Color::white,
+                                     network::Color::red};
+    network::Mac source = mac_a;
+    if (color != natural) {
+        source = aliases.alias(aliases.senders(mac_a).at(0), {colors[color], false});
+    }
+    std::vector<uint8_t> data(15);
+    mac_b.to_bytes(&data[0]);
+    source.to_bytes(&data[6]);
+    data[12] = 0x08;
+    data[14] = 1;
     const hs_frame frame{0, HS_TO_GUEST, data.data(), data.size(), 0};
-    const hs_verdict verdict = mediator.frame(frame, 1, octet);
+    const hs_verdict verdict = mediator.frame(frame, 1, source);
     frames_held += verdict != HS_PASS;
     return verdict;
 }

@@ -17,7 +17,7 @@ using Log = std::vector<std::string>;
 
 class Machine {
   public:
-    Machine() { mediator.add_nic("net0", mac_b); }
+    Machine() { mediator.add_nic("net0", mac_b, 0); }
 
     // Takes the steps that are due and returns them; `owed` is the one that needs an answer.
     Log take();
@@ -31,21 +31,25 @@ class Machine {
 
     bool owes() const { return owed.has_value(); }
     void work(LocalWork work) { run.work(std::move(work)); }
-    // One frame for the guest, with that color of epoch 2.
+    // One frame for the guest, from a, with that color of epoch 2.
     hs_verdict receive(uint8_t color);
     size_t count(const std::string &entry) const; // among all steps ever taken
 
     static InstallWork table() {
-        return {2, {{"a", {mac_a}}, {"b", {mac_b}}, {"c", {network::Mac(0x52540000000c)}}}};
+        const auto nics = [](network::Mac mac) {
+            return std::vector<network::MemberNic>{{"net0", mac, {}, true}};
+        };
+        return {2, {{"a", nics(mac_a)}, {"b", nics(mac_b)}, {"c", nics(mac_c)}}};
     }
 
-    static constexpr uint8_t natural = 0, white = 0x04, red = 0x08;
-    static inline const network::Mac mac_a{0x52540000000a}, mac_b{0x52540000000b};
+    static constexpr uint8_t natural = 0, white = 1, red = 2;
+    static inline const network::Mac mac_a{0x52540000000a}, mac_b{0x52540000000b},
+        mac_c{0x52540000000c};
 
     network::Mediator mediator;
     LocalRun run{"b", mediator, "boot-1"};
     std::optional<Step> owed; // the step whose answer is due
-    size_t frames_held = 0;   // by the mediator, not released yet
+    size_t frames_held = 0;   // for the guest, by the mediator, not released yet
     Log all;
     std::vector<LocalEvent> events;
 };

@@ -61,7 +61,7 @@ static ssize_t filter_receive_iov(NetFilterState *nf, NetClientState *sender,
     HotsnapNetwork *n = f->network;
     FrameSource source = { .iov = iov, .iovcnt = iovcnt };
     uint8_t head[HS_FRAME_HEAD];
-    uint8_t octet;
+    uint8_t source_mac[6];
     hs_frame frame;
     hs_verdict verdict;
     size_t at;
@@ -72,7 +72,10 @@ static ssize_t filter_receive_iov(NetFilterState *nf, NetClientState *sender,
     if (n->loading && sender == nf->netdev) {
         return hotsnap_forward_later(f, sender, flags, iov, iovcnt);
     }
-    if (!n->ops->has_table(n->opaque) || !f->nic_added) {
+    if (!f->nic_added && !n->ops->busy(n->opaque)) {
+        hotsnap_network_identify(n); /* sources are learned from now on */
+    }
+    if (!f->nic_added) {
         return 0;
     }
     /*
@@ -91,7 +94,7 @@ static ssize_t filter_receive_iov(NetFilterState *nf, NetClientState *sender,
     };
     verdict = hs_mediator_frame_head(n->mediator, &frame, source.head_size,
                                      copy_rest, &source,
-                                     g_get_real_time() * 1000, &octet);
+                                     g_get_real_time() * 1000, source_mac);
     if (verdict != HS_PASS) {
         trace_hotsnap_hold(frame.nic, frame.direction, source.size, verdict);
         if (verdict == HS_HOLD_AND_CUT) {
@@ -103,10 +106,11 @@ static ssize_t filter_receive_iov(NetFilterState *nf, NetClientState *sender,
         n->ops->frame_received(n->opaque);
     }
     at = frame.vnet_header_size + 6;
-    if (at >= source.head_size || head[at] == octet) {
+    if (at + sizeof(source_mac) > source.head_size ||
+        !memcmp(head + at, source_mac, sizeof(source_mac))) {
         return 0;
     }
-    head[at] = octet;
+    memcpy(head + at, source_mac, sizeof(source_mac));
     forward_patched(f, sender, flags, &source, head);
     return source.size;
 }

@@ -121,7 +121,8 @@ void hotsnap_forward_released(HotsnapNetwork *n)
 {
     hs_frame frame;
 
-    while (hs_mediator_next_released(n->mediator, &frame)) {
+    while (hs_mediator_next_released(n->mediator, &frame,
+                                     g_get_real_time() * 1000)) {
         FilterHotsnap *f = hotsnap_network_filter(n, frame.nic);
 
         if (f) {

@@ -58,7 +58,8 @@ void hotsnap_network_identify(HotsnapNetwork *n)
 
         if (peer && peer->info->type == NET_CLIENT_DRIVER_NIC) {
             f->nic = hs_mediator_add_nic(n->mediator, nf->netdev_id,
-                                         qemu_get_nic(peer)->conf->macaddr.a);
+                                         qemu_get_nic(peer)->conf->macaddr.a,
+                                         nf->netdev->vnet_hdr_len);
             f->nic_added = true;
         }
     }

@@ -23,8 +23,6 @@ typedef struct HotsnapNetworkOps {
     void (*frame_received)(void *opaque);
     /* A snapshot or restore is on: filters must stay as they are. */
     bool (*busy)(void *opaque);
-    /* Frames must pass the mediator. */
-    bool (*has_table)(void *opaque);
 } HotsnapNetworkOps;
 
 struct HotsnapNetwork {

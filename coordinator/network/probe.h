@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// The probe: a frame of our own that tells which NICs hear which, whether the network between them
+// lets aliases through, and where in the stream of frames a NIC's cut lies.
+//
+// A broadcast with an EtherType for local experiments (IEEE 802, 0x88B5). Mediators take it off the
+// way, so guests of members never see it; others have no use for it. At INSTALL it leaves twice
+// with an alias as its source, then once with the NIC's own MAC: who hears the last alone sits
+// behind a port that drops aliases. After the cut it leaves as a mark, twice, since one may be lost
+// (Chandy and Lamport's marker): all that the NIC had sent before its cut is ahead of it.
+#ifndef HOTSNAP_NETWORK_PROBE_H
+#define HOTSNAP_NETWORK_PROBE_H
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "network/frame.h"
+#include "network/mac.h"
+
+namespace hotsnap::network {
+
+struct Probe {
+    uint64_t epoch = 0;
+    Mac nic; // the own MAC of the NIC that sends it
+    enum class Kind : uint8_t { natural, alias, mark } kind = Kind::natural;
+
+    // The frame, behind a virtio-net header of that size.
+    std::vector<uint8_t> frame(Mac source, size_t vnet_size) const;
+    static std::optional<Probe> parse(const FrameView &view);
+};
+
+} // namespace hotsnap::network
+#endif
