@@ -38,24 +38,73 @@ Cluster::Cluster(const Config &config)
     build();
 }
 
+// One switch; or two or three in a row, between which members forward.
 void Cluster::build() {
-    constexpr uint8_t first_octets[] = {0x52, 0x02, 0xfe, 0x00};
-    constexpr size_t vnet_sizes[] = {12, 12, 10, 0};
-    for (size_t i = 0; i < config_.members; i++) {
-        Home home{"m" + std::to_string(i), {}};
-        const size_t nics = random_.chance(0.2) ? 2 : 1;
-        for (size_t n = 0; n < nics; n++) {
-            const uint64_t octet = first_octets[random_.below(4)];
-            const Mac mac(octet << 40 | uint64_t{0x5400} << 24 | i << 4 | n);
-            const size_t vnet = vnet_sizes[random_.below(4)];
-            home.nics.push_back({mac, vnet, network_.add_port(mac, vnet > 0)});
-            ledger_.owner_of_mac[mac.value()] = home.name;
-        }
-        homes_.push_back(std::move(home));
+    size_t switches = random_.chance(0.6) ? 1 : random_.chance(0.6) ? 2 : 3;
+    switches = std::min(switches, config_.members - 1);
+    for (size_t i = 0; i + 1 < switches; i++) {
+        add_home({i, i + 1}, true);
     }
+    while (homes_.size() < config_.members) {
+        const size_t at = random_.below(switches);
+        add_home(random_.chance(0.2) ? std::vector<size_t>{at, at} : std::vector<size_t>{at},
+                 false);
+    }
+    place_stations(switches);
     members_.resize(homes_.size());
     for (size_t i = 0; i < homes_.size(); i++) {
         boot(i);
+    }
+}
+
+void Cluster::add_home(std::vector<size_t> switches, bool forwards) {
+    constexpr uint8_t first_octets[] = {0x52, 0x02, 0xfe, 0x00};
+    constexpr size_t vnet_sizes[] = {12, 12, 10, 0};
+    const size_t i = homes_.size();
+    Home home{"m" + std::to_string(i), {}, forwards};
+    for (size_t n = 0; n < switches.size(); n++) {
+        const uint64_t octet = first_octets[random_.below(4)];
+        const Mac mac(octet << 40 | uint64_t{0x5400} << 24 | i << 4 | n);
+        // A switch forwards what it gets: offload on both sides, or on none.
+        const size_t vnet =
+            forwards && n > 0 ? home.nics[0].vnet_size : vnet_sizes[random_.below(4)];
+        const Network::Port port = network_.add_port(home.name, switches[n], mac, vnet > 0);
+        home.nics.push_back({mac, vnet, port, {}, switches[n]});
+    }
+    homes_.push_back(std::move(home));
+}
+
+// Guests send and receive for others, too; now and then two for the same.
+void Cluster::place_stations(size_t switches) {
+    for (size_t i = 0; i < homes_.size(); i++) {
+        Home &home = homes_[i];
+        Nic &nic = home.nics[0];
+        for (uint64_t s = 0; !home.forwards && s < 2 && random_.chance(0.5); s++) {
+            const Mac station(uint64_t{0x52} << 40 | uint64_t{0xee00} << 24 | i << 4 | s);
+            for (Home &other : homes_) {
+                const bool shares = &other != &home && random_.chance(0.1);
+                if (&other == &home ||
+                    (shares && other.nics[0].a_switch == nic.a_switch && !other.forwards)) {
+                    other.nics[0].stations.push_back(station);
+                    network_.add_station(other.nics[0].port, station);
+                }
+            }
+        }
+    }
+    // The switches in front of a forwarder find all behind it there.
+    for (size_t i = 0; i + 1 < switches; i++) {
+        for (const Home &other : homes_) {
+            for (const Nic &nic : other.nics) {
+                const size_t side = nic.a_switch > i ? 0 : 1;
+                if (nic.port == homes_[i].nics[1 - side].port) {
+                    continue; // it is the forwarder's own on that side
+                }
+                network_.add_station(homes_[i].nics[side].port, nic.mac);
+                for (const Mac station : nic.stations) {
+                    network_.add_station(homes_[i].nics[side].port, station);
+                }
+            }
+        }
     }
 }
 
@@ -63,7 +112,7 @@ void Cluster::boot(size_t index) {
     const Home &home = homes_[index];
     members_[index] = std::make_shared<Member>(
         Member::World{config_, events_, ledger_, network_, control_, on_complete_, on_state_},
-        home.name, next_incarnation_++, home.nics, random_.fork());
+        home.name, next_incarnation_++, home.nics, home.forwards, random_.fork());
     members_[index]->start();
 }
 
@@ -91,7 +140,7 @@ void Cluster::settle(uint64_t most_us) {
     while (!idle() && events_.now_us() < end) {
         events_.run_until(events_.now_us() + 100'000);
     }
-    events_.run_until(events_.now_us() + 2 * config_.transit_us); // frames under way arrive
+    events_.run_until(events_.now_us() + 8 * config_.transit_us); // frames under way arrive
 }
 
 size_t Cluster::pick_alive() {
@@ -146,7 +195,9 @@ bool Cluster::give_command(size_t leader) {
     const bool all = random_.chance(0.7);
     Json targets = Json::array();
     for (size_t i = 0; i < homes_.size(); i++) {
-        if (i == leader ? random_.chance(0.5) : all || random_.chance(0.5)) {
+        // A switch that is no member is the outside: frames that it holds are in no record.
+        if (homes_[i].forwards ||
+            (i == leader ? random_.chance(0.5) : all || random_.chance(0.5))) {
             targets.push_back({{"name", homes_[i].name}, {"address", homes_[i].name}});
         }
     }
@@ -318,15 +369,24 @@ void Cluster::traffic() {
 void Cluster::send_one() {
     const auto &member = members_[traffic_random_.below(members_.size())];
     const size_t nic = traffic_random_.below(member->nics().size());
+    const auto pick = [this](const Nic &of) {
+        return !of.stations.empty() && traffic_random_.chance(0.3)
+                   ? of.stations[traffic_random_.below(of.stations.size())]
+                   : of.mac;
+    };
+    const Nic &own = member->nics()[nic];
+    const Mac source = pick(own);
     // A broadcast is a frame for each member: in a large cluster they would fill the network.
     if (traffic_random_.chance(std::min(0.05, 0.4 / static_cast<double>(members_.size())))) {
-        member->guest_sends(nic, Mac(0xffff'ffff'ffff), 1);
+        member->guest_sends(nic, source, Mac(0xffff'ffff'ffff), 1);
         return;
     }
     const Home &other = homes_[traffic_random_.below(homes_.size())];
-    const Nic &to = other.nics[traffic_random_.below(other.nics.size())];
-    if (to.mac != member->nics()[nic].mac) {
-        member->guest_sends(nic, to.mac,
+    const Mac to = pick(other.nics[traffic_random_.below(other.nics.size())]);
+    const bool own_address = to == own.mac || std::find(own.stations.begin(), own.stations.end(),
+                                                        to) != own.stations.end();
+    if (!own_address) {
+        member->guest_sends(nic, source, to,
                             traffic_random_.chance(0.2) ? traffic_random_.between(2, 5) : 1);
     }
 }

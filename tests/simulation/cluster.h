@@ -30,9 +30,12 @@ class Cluster {
     struct Home { // the part of a member that outlives its crash
         std::string name;
         std::vector<Nic> nics;
+        bool forwards = false; // a switch
     };
 
     void build();
+    void add_home(std::vector<size_t> switches, bool forwards);
+    void place_stations(size_t switches);
     void boot(size_t index);
     void command();
     bool give_command(size_t leader); // returns whether it is a restore

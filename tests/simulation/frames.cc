@@ -3,6 +3,8 @@
 
 #include <stdexcept>
 
+#include "network/probe.h"
+
 namespace hotsnap::sim {
 
 namespace {
@@ -20,6 +22,10 @@ void put_mac(std::vector<uint8_t> &out, Mac mac) {
 
 std::vector<uint8_t> to_bytes(const Frame &frame, size_t vnet_size) {
     std::vector<uint8_t> out(vnet_size);
+    if (!frame.probe.empty()) {
+        out.insert(out.end(), frame.probe.begin(), frame.probe.end());
+        return out;
+    }
     if (frame.segments.size() > 1) {
         if (vnet_size == 0) {
             throw std::logic_error("several segments for a NIC without offload");
@@ -50,10 +56,13 @@ std::vector<uint8_t> to_bytes(const Frame &frame, size_t vnet_size) {
 
 Frame from_bytes(const uint8_t *data, size_t size, size_t vnet_size) {
     const uint8_t *bytes = data + vnet_size;
+    if (const auto view = FrameView::parse(data, size, vnet_size); view && Probe::parse(*view)) {
+        return {view->source(), view->destination(), {}, {bytes, data + size}};
+    }
     if (size < vnet_size + headers || (size - vnet_size - headers) % segment_size != 0) {
         throw std::logic_error("a frame was damaged");
     }
-    Frame frame{Mac::from_bytes(bytes + 6), Mac::from_bytes(bytes), {}};
+    Frame frame{Mac::from_bytes(bytes + 6), Mac::from_bytes(bytes), {}, {}};
     for (size_t at = headers; at < size - vnet_size; at += segment_size) {
         uint64_t word[2] = {};
         for (size_t i = 0; i < segment_size; i++) {

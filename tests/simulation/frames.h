@@ -16,6 +16,7 @@ struct Frame {
     Mac source; // as on the wire: colored
     Mac destination;
     std::vector<uint64_t> segments;
+    std::vector<uint8_t> probe; // the frame, if a mediator sent it and no guest
 };
 
 // The frame's bytes for a NIC with a virtio-net header of that size (0, 10 or 12). Without a

@@ -23,8 +23,10 @@ struct Delivery {
     uint64_t sequence; // number of this event in the life of the guest
 };
 
+// One hop: what a member forwards is another segment.
 struct Segment {
     Incarnation from;
+    std::string to; // the member that the hop leads to; empty: a group, or nobody knows
     uint64_t sent_sequence;
     uint64_t source_mac;
     uint64_t destination_mac;
@@ -47,10 +49,12 @@ struct Run {
     std::map<Incarnation, Cut> cuts;
     // Segments in the channel record, and the NIC each came on.
     std::map<Incarnation, std::vector<std::pair<uint64_t, size_t>>> recorded;
-    std::map<Incarnation, uint64_t> declared_lost;
-    std::set<Incarnation> stood_still; // whose main loops stood still at some time
-    std::set<Incarnation> complete;    // whose parts are durable (FullFin)
-    std::set<Incarnation> committed;   // that were told to commit
+    std::map<Incarnation, std::set<uint64_t>> held_back; // recorded on their way out
+    uint64_t declared_lost = 0;                          // by all members
+    uint64_t lost_between = 0;                           // of these, by comparison of all
+    uint64_t unmarked = 0;                               // paths that may hide a loss
+    std::set<Incarnation> complete;                      // whose parts are durable (FullFin)
+    std::set<Incarnation> committed;                     // that were told to commit
     std::set<Incarnation> in_doubt;
     std::set<Incarnation> aborted;
     std::set<Incarnation> loaded;
@@ -60,8 +64,7 @@ struct Run {
 };
 
 struct Ledger {
-    std::vector<Segment> segments;                // by number
-    std::map<uint64_t, std::string> owner_of_mac; // member by NIC
+    std::vector<Segment> segments; // by number
     std::map<std::string, Run> runs;
     std::vector<std::string> violations; // found during the simulation, "invariant: what"
     std::vector<std::string> moved;      // members whose record changed while it was written
@@ -72,11 +75,6 @@ struct Ledger {
     size_t finished_failed = 0;
     size_t initiators_crashed = 0;     // while their command was on
     std::vector<std::string> not_idle; // at the very end
-
-    const std::string *owner(uint64_t mac) const {
-        const auto at = owner_of_mac.find(mac);
-        return at == owner_of_mac.end() ? nullptr : &at->second;
-    }
 };
 
 } // namespace hotsnap::sim

@@ -69,9 +69,7 @@ struct Totals {
             for (const auto &[member, record] : run.recorded) {
                 recorded += run.published ? record.size() : 0;
             }
-            for (const auto &[member, count] : run.declared_lost) {
-                lost += count;
-            }
+            lost += run.declared_lost;
         }
     }
 };

@@ -8,12 +8,12 @@
 namespace hotsnap::sim {
 
 Member::Member(World world, std::string name, Incarnation incarnation, std::vector<Nic> nics,
-               Random random)
+               bool forwards, Random random)
     : world_(world), name_(std::move(name)), incarnation_(incarnation), nics_(std::move(nics)),
-      random_(random), coordinator_(hs_coordinator_new(name_.c_str(), nullptr)),
-      local_(name_, mediator_, "one") {
+      forwards_(forwards), random_(random),
+      coordinator_(hs_coordinator_new(name_.c_str(), nullptr)), local_(name_, mediator_, "one") {
     for (size_t i = 0; i < nics_.size(); i++) {
-        mediator_.add_nic("net" + std::to_string(i), nics_[i].mac);
+        mediator_.add_nic("net" + std::to_string(i), nics_[i].mac, nics_[i].vnet_size);
     }
 }
 
@@ -80,18 +80,19 @@ void Member::crash() {
     }
     world_.control.detach(name_);
     // Frames that wait in the host for this guest are lost with it.
-    const auto excuse = [this](size_t nic, const Frame &frame) {
+    const auto excuse = [this](const Frame &frame) {
         for (const uint64_t segment : frame.segments) {
-            world_.ledger.segments[segment].excused |= frame.destination == nics_[nic].mac;
+            Segment &lost = world_.ledger.segments[segment];
+            lost.excused |= lost.to == name_ || lost.from == incarnation_;
         }
     };
     for (const auto &[nic, frame] : tap_) {
-        excuse(nic, frame);
+        excuse(frame);
     }
     tap_.clear();
     mediator_.reset();
-    for (hs_frame held; mediator_.next_released(held);) {
-        excuse(held.nic, from_bytes(held.data, held.size, held.vnet_header_size));
+    for (hs_frame held; mediator_.next_released(held, 0);) {
+        excuse(from_bytes(held.data, held.size, held.vnet_header_size));
     }
 }
 

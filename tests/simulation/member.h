@@ -28,6 +28,8 @@ struct Nic {
     Mac mac;
     size_t vnet_size;
     Network::Port port;
+    std::vector<Mac> stations = {}; // other addresses that the guest sends and receives for here
+    size_t a_switch = 0;
 };
 
 class Member : public std::enable_shared_from_this<Member> {
@@ -44,8 +46,9 @@ class Member : public std::enable_shared_from_this<Member> {
         std::function<void(Member &, member::State)> &on_state;
     };
 
+    // `forwards`: the guest is a switch between its NICs.
     Member(World world, std::string name, Incarnation incarnation, std::vector<Nic> nics,
-           Random random);
+           bool forwards, Random random);
 
     void start(); // listens, and plugs the NICs in
     void crash(); // the member does nothing any more
@@ -61,7 +64,7 @@ class Member : public std::enable_shared_from_this<Member> {
     void receive_forged(Mac source);
 
     // The guest sends, if it runs.
-    void guest_sends(size_t nic, Mac destination, size_t segments);
+    void guest_sends(size_t nic, Mac source, Mac destination, size_t segments);
 
     const std::string &name() const { return name_; }
     const std::vector<Nic> &nics() const { return nics_; }
@@ -112,11 +115,13 @@ class Member : public std::enable_shared_from_this<Member> {
     void beat();
     void publish();
     std::vector<std::pair<uint64_t, size_t>> recorded() const;
+    std::set<uint64_t> held_back() const;
     bool stands_still() const { return paused_ || now() < stalled_until_us_; }
 
     void network_delivers(size_t nic, const Frame &frame);
     void to_guest(size_t nic, const Frame &frame);
     void guest_receives(size_t nic, const Frame &frame);
+    void forward(size_t nic, const Frame &frame);
     void to_network(size_t nic, const Frame &frame);
     void release_frames();
 
@@ -129,6 +134,7 @@ class Member : public std::enable_shared_from_this<Member> {
     const std::string name_;
     const Incarnation incarnation_;
     const std::vector<Nic> nics_;
+    const bool forwards_;
     Random random_;
     std::unique_ptr<hs_coordinator, CoordinatorDeleter> coordinator_;
     Mediator mediator_;
@@ -151,6 +157,7 @@ class Member : public std::enable_shared_from_this<Member> {
     uint64_t timer_us_ = UINT64_MAX;
     uint64_t epoch_ = 0;
     bool white_ = false;
+    MemberTable table_; // of the epoch, to forge colors with
     bool in_steps_ = false;
     Json manifest_;                            // being published
     std::string under_way_;                    // the task or the cut under way

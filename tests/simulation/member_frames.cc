@@ -6,16 +6,19 @@
 
 namespace hotsnap::sim {
 
-void Member::guest_sends(size_t nic, Mac destination, size_t segments) {
+void Member::guest_sends(size_t nic, Mac source, Mac destination, size_t segments) {
     if (!alive_ || stands_still()) {
         return;
     }
-    Frame frame{nics_[nic].mac, destination, {}};
+    const std::optional<Network::Port> home =
+        destination.is_group() ? std::nullopt : world_.network.home(nics_[nic].port, destination);
+    Frame frame{source, destination, {}, {}};
     for (size_t i = 0; i < (nics_[nic].vnet_size ? segments : 1); i++) {
         Segment segment{};
         segment.from = incarnation_;
+        segment.to = home ? world_.network.member(*home) : "";
         segment.sent_sequence = sequence_;
-        segment.source_mac = frame.source.value();
+        segment.source_mac = source.value();
         segment.destination_mac = destination.value();
         segment.run = run_;
         segment.white_epoch = white_ ? epoch_ : 0;
@@ -24,11 +27,10 @@ void Member::guest_sends(size_t nic, Mac destination, size_t segments) {
     }
     sequence_++;
     const std::vector<uint8_t> data = to_bytes(frame, nics_[nic].vnet_size);
-    uint8_t octet = 0;
     const hs_frame given{static_cast<uint32_t>(nic), HS_FROM_GUEST, data.data(), data.size(),
                          nics_[nic].vnet_size};
-    const hs_verdict verdict = mediator_.frame(given, static_cast<int64_t>(now()) * 1000, octet);
-    frame.source = frame.source.masked(frame.source.first_octet() ^ octet);
+    const hs_verdict verdict =
+        mediator_.frame(given, static_cast<int64_t>(now()) * 1000, frame.source);
     if (verdict == HS_PASS || mutated(Mutation::broadcast_through)) {
         to_network(nic, frame);
     }
@@ -47,23 +49,26 @@ void Member::network_delivers(size_t nic, const Frame &frame) {
 }
 
 void Member::receive_forged(Mac source) {
-    const uint8_t red = mask_of({Color::red, is_odd(epoch_)});
+    if (!table_.knows(source)) {
+        return;
+    }
     trace("receives a forged red frame");
     if (local_.state() == member::State::arming) { // it is held, and forces the cut later
         world_.ledger.coverage.meet(local_.state(), Fault::red_frame);
     }
-    network_delivers(0, {source.masked(red), Mac(0xffff'ffff'ffff), {}});
+    const Mac red = table_.alias(table_.senders(source).front(), {Color::red, is_odd(epoch_)});
+    network_delivers(0, {red, Mac(0xffff'ffff'ffff), {}, {}});
 }
 
 void Member::to_guest(size_t nic, const Frame &frame) {
     const std::vector<uint8_t> data = to_bytes(frame, nics_[nic].vnet_size);
-    uint8_t octet = 0;
+    Frame natural = frame;
     const hs_frame given{static_cast<uint32_t>(nic), HS_TO_GUEST, data.data(), data.size(),
                          nics_[nic].vnet_size};
-    const hs_verdict verdict = mediator_.frame(given, static_cast<int64_t>(now()) * 1000, octet);
-    Frame natural = frame;
-    if (!mutated(Mutation::keep_color)) {
-        natural.source = frame.source.masked(frame.source.first_octet() ^ octet);
+    const hs_verdict verdict =
+        mediator_.frame(given, static_cast<int64_t>(now()) * 1000, natural.source);
+    if (mutated(Mutation::keep_color)) {
+        natural.source = frame.source;
     }
     if (verdict == HS_PASS || mutated(Mutation::skip_hold)) {
         guest_receives(nic, natural);
@@ -78,7 +83,12 @@ void Member::to_guest(size_t nic, const Frame &frame) {
 }
 
 void Member::guest_receives(size_t nic, const Frame &frame) {
-    if (frame.destination != nics_[nic].mac && !frame.destination.is_group()) {
+    const Nic &own = nics_[nic];
+    const bool listens = forwards_ || frame.destination == own.mac ||
+                         frame.destination.is_group() ||
+                         std::find(own.stations.begin(), own.stations.end(), frame.destination) !=
+                             own.stations.end();
+    if (!listens || !frame.probe.empty()) {
         return; // flooded: not for this NIC
     }
     for (const uint64_t number : frame.segments) {
@@ -97,6 +107,24 @@ void Member::guest_receives(size_t nic, const Frame &frame) {
         }
     }
     sequence_++;
+    if (forwards_ && !frame.segments.empty()) {
+        forward(nic, frame);
+    }
+}
+
+// As a switch that has learned all addresses.
+void Member::forward(size_t nic, const Frame &frame) {
+    const bool own = std::any_of(nics_.begin(), nics_.end(),
+                                 [&frame](const Nic &one) { return one.mac == frame.destination; });
+    if (own || (!frame.destination.is_group() &&
+                world_.network.has_port(nics_[nic].port, frame.destination))) {
+        return;
+    }
+    for (size_t other = 0; other < nics_.size(); other++) {
+        if (other != nic) {
+            guest_sends(other, frame.source, frame.destination, frame.segments.size());
+        }
+    }
 }
 
 void Member::release_frames() {
@@ -104,7 +132,7 @@ void Member::release_frames() {
         return; // no NIC takes a frame
     }
     std::vector<std::pair<hs_direction, std::pair<size_t, Frame>>> released;
-    for (hs_frame held; mediator_.next_released(held);) {
+    for (hs_frame held; mediator_.next_released(held, static_cast<int64_t>(now()) * 1000);) {
         released.push_back(
             {held.direction, {held.nic, from_bytes(held.data, held.size, held.vnet_header_size)}});
     }
@@ -114,6 +142,9 @@ void Member::release_frames() {
     if (mutated(Mutation::reverse_held)) {
         std::reverse(released.begin(), released.end());
     }
+    // A guest that forwards answers at once here, so what it had sent before goes first.
+    std::stable_partition(released.begin(), released.end(),
+                          [](const auto &frame) { return frame.first == HS_FROM_GUEST; });
     for (const auto &[direction, frame] : released) {
         if (direction == HS_TO_GUEST && !mutated(Mutation::skip_hold)) {
             guest_receives(frame.first, frame.second);

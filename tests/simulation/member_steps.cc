@@ -21,6 +21,8 @@ void Member::give_work(member::LocalWork work) {
         }
     }
     if (install && before == State::prepared) {
+        std::string ignored;
+        table_ = MemberTable::build(install->members, ignored).value_or(MemberTable());
         epoch_ = install->epoch;
         run().epoch = epoch_;
     }
@@ -77,9 +79,6 @@ void Member::answer_soon(uint64_t most_us, std::function<void()> answer) {
 void Member::stall(uint64_t us) {
     trace("stands still for " + std::to_string(us) + " us");
     world_.ledger.coverage.meet(local_.state(), Fault::stall);
-    if (!run_.empty()) {
-        run().stood_still.insert(incarnation_);
-    }
     stalled_until_us_ = std::max(stalled_until_us_, now() + us);
     post(us, [] {});
     after(stalled_until_us_ - now(), [this] { release_frames(); });
@@ -219,6 +218,9 @@ void Member::carry_out(const member::ReleaseFrames &) {
 std::vector<std::pair<uint64_t, size_t>> Member::recorded() const {
     std::vector<std::pair<uint64_t, size_t>> recorded;
     for (const ChannelFrame &frame : mediator_.record().frames()) {
+        if (frame.from_guest) {
+            continue;
+        }
         const Frame read = from_bytes(frame.data.data(), frame.data.size(), frame.vnet_size);
         for (const uint64_t segment : read.segments) {
             recorded.push_back({segment, frame.nic});
@@ -227,10 +229,22 @@ std::vector<std::pair<uint64_t, size_t>> Member::recorded() const {
     return recorded;
 }
 
+std::set<uint64_t> Member::held_back() const {
+    std::set<uint64_t> held;
+    for (const ChannelFrame &frame : mediator_.record().frames()) {
+        if (frame.from_guest) {
+            const Frame read = from_bytes(frame.data.data(), frame.data.size(), frame.vnet_size);
+            held.insert(read.segments.begin(), read.segments.end());
+        }
+    }
+    return held;
+}
+
 void Member::carry_out(const member::MakeReport &) {
     answer_soon(3000, [this] {
         if (!local_.aborting() && local_.state() == State::reporting) {
             run().recorded[incarnation_] = recorded();
+            run().held_back[incarnation_] = held_back();
             auto &segments = run().recorded[incarnation_];
             if (mutated(Mutation::lose_record) && !segments.empty()) {
                 segments.pop_back();
@@ -245,12 +259,12 @@ void Member::publish() {
     Run &r = run();
     r.published = true;
     for (const Json &member : get_array(manifest_, "members")) {
-        const std::string name = get_string(member, "name");
-        r.named.push_back(name);
-        if (const auto at = r.members.find(name); at != r.members.end()) {
-            r.declared_lost[at->second] = get_uint(get_object(member, "channel"), "lost");
-        }
+        r.named.push_back(get_string(member, "name"));
     }
+    const Json &cut = get_object(manifest_, "cut");
+    r.declared_lost = get_uint(cut, "lost");
+    r.lost_between = get_uint(cut, "lost_between");
+    r.unmarked = get_uint(cut, "unmarked");
 }
 
 void Member::carry_out(const member::UndoRest &) {

@@ -18,19 +18,19 @@ Violations delivery(const Config &, const Ledger &ledger) {
         for (const Delivery &delivery : segment.deliveries) {
             received[{delivery.to, delivery.nic}].push_back({delivery.sequence, number});
         }
-        if (!Mac(segment.destination_mac).is_group() && segment.deliveries.empty() &&
-            !segment.excused && ledger.owner(segment.destination_mac)) {
+        if (!segment.to.empty() && segment.deliveries.empty() && !segment.excused) {
             violations.push_back("delivery: segment " + std::to_string(number) +
                                  " was never delivered");
         }
     }
     for (auto &[nic, list] : received) {
         std::sort(list.begin(), list.end());
-        std::map<std::pair<uint64_t, uint64_t>, uint64_t> last; // by source and destination
+        // by sender, source and destination
+        std::map<std::tuple<Incarnation, uint64_t, uint64_t>, uint64_t> last;
         for (const auto &[sequence, number] : list) {
             const Segment &segment = ledger.segments[number];
-            const auto [at, first] =
-                last.try_emplace({segment.source_mac, segment.destination_mac}, number);
+            const auto [at, first] = last.try_emplace(
+                {segment.from, segment.source_mac, segment.destination_mac}, number);
             if (!first && number <= at->second) {
                 violations.push_back("delivery: segment " + std::to_string(number) + " came " +
                                      (number == at->second ? "twice" : "out of order"));
