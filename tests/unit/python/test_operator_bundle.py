@@ -77,6 +77,20 @@ class Manifest(unittest.TestCase):
         self.assertAlmostEqual(found.downtime_max_ms(), 2.4)
         self.assertAlmostEqual(found.backoff_max_ms(), 3.5)
 
+    def test_doubts_are_told(self):
+        self.assertEqual(bundle.read(self.path).doubts(), [])
+        self.assertNotIn("warning", listing.report(bundle.read(self.path)))
+
+        def change(manifest):
+            manifest["cut"].update(lost_between=2, unmarked=3)
+            manifest["members"][0]["channel"].update(lost=5, uncolored=4)
+        self.rewrite(change)
+        found = bundle.read(self.path)
+        self.assertEqual(found.lost(), 7)
+        text = listing.report(found)
+        for start in ("7 frames on their way", "3 paths between NICs", "4 recorded frames"):
+            self.assertIn(f"warning: {start}", text)
+
     def test_it_is_written_as_it_was(self):
         """Also the keys that this program does not know."""
         self.rewrite(lambda m: m["members"][1].update(later={"x": [1]}))

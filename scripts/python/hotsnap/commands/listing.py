@@ -80,6 +80,8 @@ def report(found: bundle.Bundle) -> str:
         right="PAUSE PAGES ZERO BACKGROUND GUEST DMA KVM FAULTS FRAMES"))
     lines += ["", "PAGES are of 4 KiB: ZERO of them take no space; BACKGROUND to KVM tell in "
                   "which manner they were saved"]
+    if doubts := found.doubts():
+        lines += ["", *(f"warning: {doubt}" for doubt in doubts)]
     return "\n".join(lines)
 
 

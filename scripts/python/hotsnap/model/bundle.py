@@ -92,6 +92,7 @@ class Channel(Record):
     pcap_xxh3: str
     vnet_xxh3: str
     held: int | None = None
+    uncolored: int | None = None
 
 
 @dataclass
@@ -136,11 +137,14 @@ class Pair(Record):
 
 @dataclass
 class Cut(Record):
-    """`backoff_max_us` is null when the members' clocks cannot be compared."""
+    """`backoff_max_us` is null when the members' clocks cannot be compared. Older bundles lack the
+    last two."""
 
     backoff_max_us: float | None
     pairs: list[Pair]
     comparable: bool = True
+    lost_between: int = 0
+    unmarked: int = 0
 
 
 @dataclass
@@ -200,7 +204,21 @@ class Bundle:
         return sum(member.channel.frames for member in self.members)
 
     def lost(self) -> int:
-        return sum(member.channel.lost for member in self.members)
+        return (sum(member.channel.lost for member in self.members)
+                + self.manifest.cut.lost_between)
+
+    def doubts(self) -> list[str]:
+        """What may keep the restored members from going on as if nothing had happened."""
+        uncolored = sum(member.channel.uncolored or 0 for member in self.members)
+        unmarked = self.manifest.cut.unmarked
+        counted = (
+            (self.lost(), "frames on their way at the cut are in no record: the network lost them, "
+             "or they came too late or had no room; restored guests miss them"),
+            (unmarked, "paths between NICs were not seen to be empty in time: frames sent before "
+             "the snapshot began may be missing"),
+            (uncolored, "recorded frames came without a color: they were sent before the snapshot "
+             "began, or by a non-member with a member's address"))
+        return [f"{count} {what}" for count, what in counted if count]
 
     def disk_bytes(self) -> int:
         """Space that the folder takes; the disk layers are elsewhere."""
