@@ -7,7 +7,7 @@ full ring, races, a killed process; with controls in which a trap is left open.
 All of it runs with nested paging, with shadow paging, and with nested paging without the TDP MMU.
 """
 
-# timeout: 900
+# timeout: 1800
 
 import re
 import sys
@@ -34,7 +34,7 @@ def plan() -> list[Program | Modules]:
 
 def results_of(report: Report, machine: Level1, program: str, prefix: str) -> None:
     """`prefix` tells this run's results from those of the other runs."""
-    machine.vm.wait_console(f"level1: end {program} ", timeout=400)
+    machine.vm.wait_console(f"level1: end {program} ", timeout=600)
     results = [re.sub(r"^(ok|not ok|skip) ", rf"\1 {prefix}", line)
                for line in RESULT.findall(machine.output_of(program))]
     print("\n".join(results), flush=True)
