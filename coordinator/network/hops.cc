@@ -19,6 +19,16 @@ std::string Hops::describe(uint32_t nic) const {
     return entry.mac.to_string();
 }
 
+bool Hops::hears(uint32_t member, Mac from) const {
+    const uint32_t sender = *table_.nic(from);
+    for (uint32_t nic = 0; nic < table_.nics().size(); nic++) {
+        if (nic != sender && table_.nics()[nic].member == member && linked(sender, nic)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 std::string Hops::add(uint32_t member, const PairCounts &sent, const PairCounts &heard) {
     for (const auto &[channel, segments] : sent) {
         const auto from = table_.nic(channel.first);
@@ -95,16 +105,16 @@ std::vector<Hops::Expected> Hops::expected() {
 uint64_t Hops::lost(const std::vector<PairCounts> &got) const {
     uint64_t lost = 0;
     for (const auto &[channel, shared] : shared_) {
-        uint64_t sum = 0, fewest = 0;
+        uint64_t sum = 0, fewest = UINT64_MAX;
         for (uint32_t member = 0; member < got.size(); member++) {
             const auto at = got[member].find(channel);
             const uint64_t count = at == got[member].end() ? 0 : at->second;
             sum += shared.homes.contains(member) ? count : 0;
-            if (count > 0) {
-                fewest = fewest == 0 ? count : std::min(fewest, count);
+            if (count > 0 || hears(member, channel.first)) {
+                fewest = std::min(fewest, count);
             }
         }
-        const uint64_t arrived = shared.homes.empty() ? fewest : sum;
+        const uint64_t arrived = !shared.homes.empty() ? sum : fewest == UINT64_MAX ? 0 : fewest;
         lost += shared.segments > arrived ? shared.segments - arrived : 0;
     }
     return lost;

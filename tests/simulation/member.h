@@ -121,6 +121,7 @@ class Member : public std::enable_shared_from_this<Member> {
     void network_delivers(size_t nic, const Frame &frame);
     void to_guest(size_t nic, const Frame &frame);
     void guest_receives(size_t nic, const Frame &frame);
+    bool listens(size_t nic, Mac destination) const;
     void forward(size_t nic, const Frame &frame);
     void to_network(size_t nic, const Frame &frame);
     void release_frames();

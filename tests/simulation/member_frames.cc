@@ -82,13 +82,14 @@ void Member::to_guest(size_t nic, const Frame &frame) {
     post(5, [] {}); // no step is carried out inside the handling of a frame
 }
 
+bool Member::listens(size_t nic, Mac destination) const {
+    const std::vector<Mac> &stations = nics_[nic].stations;
+    return forwards_ || destination == nics_[nic].mac || destination.is_group() ||
+           std::find(stations.begin(), stations.end(), destination) != stations.end();
+}
+
 void Member::guest_receives(size_t nic, const Frame &frame) {
-    const Nic &own = nics_[nic];
-    const bool listens = forwards_ || frame.destination == own.mac ||
-                         frame.destination.is_group() ||
-                         std::find(own.stations.begin(), own.stations.end(), frame.destination) !=
-                             own.stations.end();
-    if (!listens || !frame.probe.empty()) {
+    if (!listens(nic, frame.destination) || !frame.probe.empty()) {
         return; // flooded: not for this NIC
     }
     for (const uint64_t number : frame.segments) {

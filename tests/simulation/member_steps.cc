@@ -218,10 +218,10 @@ void Member::carry_out(const member::ReleaseFrames &) {
 std::vector<std::pair<uint64_t, size_t>> Member::recorded() const {
     std::vector<std::pair<uint64_t, size_t>> recorded;
     for (const ChannelFrame &frame : mediator_.record().frames()) {
-        if (frame.from_guest) {
-            continue;
-        }
         const Frame read = from_bytes(frame.data.data(), frame.data.size(), frame.vnet_size);
+        if (frame.from_guest || !listens(frame.nic, read.destination)) {
+            continue; // no restored guest receives it
+        }
         for (const uint64_t segment : read.segments) {
             recorded.push_back({segment, frame.nic});
         }

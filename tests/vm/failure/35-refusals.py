@@ -130,14 +130,6 @@ def same_mac() -> None:
                 f"'a' and member 'b' both have the MAC {MAC}; give each NIC its own")
 
 
-def alias_mac() -> None:
-    """Two MACs that differ only in bits that colors use."""
-    other = "56" + MAC[2:]
-    with Workplace() as place:
-        refused(place, two_nics(place, MAC, other),
-                f"{MAC} and {other}, that differ only in bits.*change one of them")
-
-
 def read_only_folder() -> None:
     with Workplace() as place:
         vm = start(place, "x", [])
@@ -159,7 +151,7 @@ def other_mac_is_not_refused() -> None:
 
 
 main = Report()
-for function in (vhost_user, several_queues, vhost_net, vfio, virtio_mem, same_mac, alias_mac,
+for function in (vhost_user, several_queues, vhost_net, vfio, virtio_mem, same_mac,
                  read_only_folder):
     main.run(f"refused-{function.__name__.replace('_', '-')}", function)
 main.run("control-shared-memory", shared_memory_is_not_refused)

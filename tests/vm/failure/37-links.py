@@ -32,7 +32,7 @@ class Link:
         self.socket.settimeout(patience)
         self.socket.connect(str(path))
         if hello:
-            self.say(type="HELLO", protocol=1, name=who)
+            self.say(type="HELLO", protocol=2, name=who)
             check(self.hear()["type"] == "HELLO", "no HELLO came back")
 
     def say(self, **message: Any) -> None:
@@ -173,7 +173,7 @@ def full_backlog(place: Workplace, vm: Vm, own: Path, name: str, listener: socke
             link.socket, _ = listener.accept()
             link.socket.settimeout(PATIENCE)
             with suppress(Failed, ConnectionError):
-                check(link.hear() == {"type": "HELLO", "protocol": 1, "name": "x"}, "no HELLO")
+                check(link.hear() == {"type": "HELLO", "protocol": 2, "name": "x"}, "no HELLO")
                 break
         link.socket.close()
         error = vm.wait_job(f"{name}-accepted", 60)
