@@ -19,14 +19,15 @@ std::string Hops::describe(uint32_t nic) const {
     return entry.mac.to_string();
 }
 
-bool Hops::hears(uint32_t member, Mac from) const {
+std::set<uint32_t> Hops::hearers(Mac from) const {
     const uint32_t sender = *table_.nic(from);
+    std::set<uint32_t> members;
     for (uint32_t nic = 0; nic < table_.nics().size(); nic++) {
-        if (nic != sender && table_.nics()[nic].member == member && linked(sender, nic)) {
-            return true;
+        if (nic != sender && linked(sender, nic)) {
+            members.insert(table_.nics()[nic].member);
         }
     }
-    return false;
+    return members;
 }
 
 std::string Hops::add(uint32_t member, const PairCounts &sent, const PairCounts &heard) {
@@ -105,12 +106,13 @@ std::vector<Hops::Expected> Hops::expected() {
 uint64_t Hops::lost(const std::vector<PairCounts> &got) const {
     uint64_t lost = 0;
     for (const auto &[channel, shared] : shared_) {
+        const std::set<uint32_t> hearing = hearers(channel.first);
         uint64_t sum = 0, fewest = UINT64_MAX;
         for (uint32_t member = 0; member < got.size(); member++) {
             const auto at = got[member].find(channel);
             const uint64_t count = at == got[member].end() ? 0 : at->second;
             sum += shared.homes.contains(member) ? count : 0;
-            if (count > 0 || hears(member, channel.first)) {
+            if (count > 0 || hearing.contains(member)) {
                 fewest = std::min(fewest, count);
             }
         }

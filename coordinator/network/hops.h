@@ -46,8 +46,8 @@ class Hops {
 
   private:
     bool linked(uint32_t a, uint32_t b) const { return links_.contains(std::minmax(a, b)); }
-    // Whether one of the member's NICs has a path to the NIC with that MAC.
-    bool hears(uint32_t member, Mac from) const;
+    // The members with a NIC that has a path to the NIC with that MAC.
+    std::set<uint32_t> hearers(Mac from) const;
     std::string describe(uint32_t nic) const;
 
     MemberTable table_;

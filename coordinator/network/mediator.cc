@@ -178,22 +178,17 @@ void Mediator::cut() {
     holding_ = false;
     recording_ = coloring_;
     // The guest receives held frames after the cut: they belong to the channels, not to its memory.
-    HoldQueue &held = queues_[HS_TO_GUEST];
-    for (HeldFrame &frame : held.frames()) {
-        if (frame.channel_state && recording_) {
-            save(frame, false, duplicate(frame.data));
-            frame.channel_state = false;
-        }
-    }
-    held.release();
     // And what waits for the end of coloring was sent before the cut, and received by nobody. It
     // leaves when nobody records any more, so it is in one record only, ours.
-    for (HeldFrame &frame : queues_[HS_FROM_GUEST].frames()) {
-        if (frame.channel_state && recording_) {
-            save(frame, true, duplicate(frame.data));
-            frame.channel_state = false;
+    for (const hs_direction direction : {HS_TO_GUEST, HS_FROM_GUEST}) {
+        for (HeldFrame &frame : queues_[direction].frames()) {
+            if (frame.channel_state && recording_) {
+                save(frame, direction == HS_FROM_GUEST, duplicate(frame.data));
+                frame.channel_state = false;
+            }
         }
     }
+    queues_[HS_TO_GUEST].release();
 }
 
 void Mediator::mark() {

@@ -143,9 +143,7 @@ bool Mediator::next_released(hs_frame &frame, int64_t now_ns) {
 // From the guest.
 
 bool Mediator::is_alias(Mac mac) const {
-    return table_.read(mac) ||
-           std::any_of(former_.begin(), former_.end(),
-                       [mac](const MemberTable &table) { return table.read(mac).has_value(); });
+    return table_.read(mac) || former_source(mac) != mac; // no source looks like an alias
 }
 
 bool Mediator::is_neighbor(uint32_t nic, Mac mac) const {
