@@ -38,6 +38,8 @@ class SnapshotPeer final : public PeerRun {
         prepared,
         installing,
         installed,
+        listening,
+        listened,
         arming,
         armed,
         cutting,
@@ -50,6 +52,7 @@ class SnapshotPeer final : public PeerRun {
     };
 
     bool handle(const Install &m);
+    bool handle(const Listen &m);
     bool handle(const Arm &m);
     bool handle(const Snapshot &m);
     bool handle(const AllTransientSnapFin &m);
@@ -59,6 +62,7 @@ class SnapshotPeer final : public PeerRun {
 
     bool local(const member::Prepared &e);
     bool local(const member::Installed &e);
+    bool local(const member::Heard &e);
     bool local(const member::Armed &e);
     bool local(const member::Cut &e);
     bool local(const member::ChannelsFin &e);
@@ -90,6 +94,10 @@ PeerState SnapshotPeer::state() const {
         return {"installing"};
     case State::installed:
         return {"installed"};
+    case State::listening:
+        return {"listening"};
+    case State::listened:
+        return {"listened"};
     case State::arming:
         return {"arming"};
     case State::armed:
@@ -138,8 +146,17 @@ bool SnapshotPeer::handle(const Install &m) {
     return true;
 }
 
-bool SnapshotPeer::handle(const Arm &) {
+bool SnapshotPeer::handle(const Listen &) {
     if (state_ != State::installed) {
+        return false;
+    }
+    state_ = State::listening;
+    engine_.work(member::ListenWork{});
+    return true;
+}
+
+bool SnapshotPeer::handle(const Arm &) {
+    if (state_ != State::listened) {
         return false;
     }
     state_ = State::arming;
@@ -207,6 +224,15 @@ bool SnapshotPeer::local(const member::Installed &) {
     }
     state_ = State::installed;
     engine_.reply(Installed{engine_.run()});
+    return true;
+}
+
+bool SnapshotPeer::local(const member::Heard &e) {
+    if (state_ != State::listening) {
+        return false;
+    }
+    state_ = State::listened;
+    engine_.reply(Heard{engine_.run(), e.heard});
     return true;
 }
 

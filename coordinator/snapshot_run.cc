@@ -35,6 +35,8 @@ class SnapshotInitiator final : public InitiatorRun {
     void expect();
     void compare();
     std::string take_cut(size_t member, const TransientSnapFin &m);
+    // What the member reports cannot be true; nothing if it can.
+    std::string accused(size_t member, const std::string &error) const;
 
     InitiatorEngine &engine_;
     const Request &request_;
@@ -56,7 +58,14 @@ std::vector<Stage> SnapshotInitiator::stages() {
          .begin = [this] { install(); },
          .answer = answer<Installed>(),
          .deadline_us = request_.arm_timeout_us},
+        // Before any frame is colored, for a network that drops those would lose them.
+        {.begin = [this] { engine_.broadcast(Listen{engine_.run()}); },
+         .answer = answer<Heard>([this](size_t member, const Heard &m) {
+             return accused(member, hops_.hear(static_cast<uint32_t>(member), m.heard));
+         }),
+         .deadline_us = request_.arm_timeout_us},
         {.phase = "arm",
+         .check = [this] { return hops_.obstacle(); },
          .begin = [this] { engine_.broadcast(Arm{engine_.run()}); },
          .answer = answer<Armed>(),
          .deadline_us = request_.arm_timeout_us},
@@ -127,12 +136,17 @@ void SnapshotInitiator::install() {
 }
 
 std::string SnapshotInitiator::take_cut(size_t member, const TransientSnapFin &m) {
-    const std::string error = hops_.add(static_cast<uint32_t>(member), m.white_sent, m.heard);
-    if (!error.empty()) {
-        return engine_.describe(member) + " reports " + error;
+    const auto index = static_cast<uint32_t>(member);
+    std::string error = hops_.send(index, m.white_sent);
+    if (error.empty()) {
+        error = hops_.hear(index, m.heard);
     }
     record_.members[member].cut = m;
-    return "";
+    return accused(member, error);
+}
+
+std::string SnapshotInitiator::accused(size_t member, const std::string &error) const {
+    return error.empty() ? "" : engine_.describe(member) + " reports " + error;
 }
 
 void SnapshotInitiator::expect() {

@@ -122,6 +122,11 @@ void LocalRun::handle(InstallWork &work) {
     tell(Installed{});
 }
 
+// All have sent their probes. Nothing is colored yet, so nothing is lost if colors cannot pass.
+void LocalRun::handle(ListenWork &) {
+    tell(Heard{mediator_.heard()});
+}
+
 /*
  * Coloring begins before memory is protected, and `armed` is reached after it. A red frame that
  * comes in between is forged, or its sender heard of our ARMED sooner than this state machine did.

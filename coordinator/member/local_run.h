@@ -61,6 +61,7 @@ class LocalRun {
     // The ordinary course
     void handle(PrepareWork &work);
     void handle(InstallWork &work);
+    void handle(ListenWork &work);
     void handle(ArmWork &work);
     void handle(CutWork &work);
     void handle(ExpectWork &work);

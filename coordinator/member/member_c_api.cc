@@ -108,13 +108,13 @@ struct Convert {
 };
 
 // In the order of the alternatives.
-constexpr const char *work_names[] = {"prepare", "install",        "arm",          "cut",
-                                      "expect",  "close-channels", "end-coloring", "publish",
-                                      "commit",  "abort",          "load",         "start"};
+constexpr const char *work_names[] = {
+    "prepare",      "install", "listen", "arm",   "cut",  "expect", "close-channels",
+    "end-coloring", "publish", "commit", "abort", "load", "start"};
 static_assert(std::size(work_names) == std::variant_size_v<LocalWork>);
 constexpr const char *event_names[] = {
-    "prepared", "installed", "armed",   "cut",    "channels-fin", "full-fin", "progress",
-    "beat",     "published", "aborted", "loaded", "started",      "failed"};
+    "prepared", "installed", "heard",     "armed",   "cut",    "channels-fin", "full-fin",
+    "progress", "beat",      "published", "aborted", "loaded", "started",      "failed"};
 static_assert(std::size(event_names) == std::variant_size_v<LocalEvent>);
 
 } // namespace

@@ -43,7 +43,7 @@ constexpr std::array<Row, state_count> rows = {{
     {"beginning", {abort, failure, beat}},
     {"preparing", {abort, failure, beat}},
     {"prepared", {install, abort, failure, beat}},
-    {"installed", {arm, abort, failure, beat}},
+    {"installed", {listen, arm, abort, failure, beat}},
     {"arming", {abort, failure, beat}},
     {"armed", {cut, red_frame, abort, failure, beat}},
     {"cutting", {memory_complete, abort, failure, beat}, {cut}},
@@ -57,7 +57,8 @@ constexpr std::array<Row, state_count> rows = {{
     {"published", {commit, abort}, {failure}},
     {"failed",
      {commit, abort},
-     {install, arm, cut, expect, close_channels, end_coloring, publish, memory_complete, failure}},
+     {install, listen, arm, cut, expect, close_channels, end_coloring, publish, memory_complete,
+      failure}},
     {"ending", {}, {memory_complete, failure}},
     {"undoing", {}, {memory_complete, failure}},
     {"loading", {abort, failure}},
@@ -73,9 +74,9 @@ constexpr Inputs sights = {red_frame, frame_received, beat};
 static_assert(state_count == static_cast<size_t>(State::load_failed) + 1);
 
 constexpr const char *input_names[] = {
-    "prepare",   "install",        "arm",   "cut",  "expect", "close-channels",  "end-coloring",
-    "publish",   "commit",         "abort", "load", "start",  "memory-complete", "failure",
-    "red-frame", "frame-received", "beat",
+    "prepare",      "install",   "listen",         "arm",   "cut",  "expect", "close-channels",
+    "end-coloring", "publish",   "commit",         "abort", "load", "start",  "memory-complete",
+    "failure",      "red-frame", "frame-received", "beat",
 };
 
 } // namespace

@@ -50,6 +50,7 @@ const char *to_string(State state);
 enum class Input : uint8_t {
     prepare,
     install,
+    listen,
     arm,
     cut,
     expect,

@@ -33,6 +33,8 @@ struct InstallWork { // -> Installed
     std::vector<network::Member> members;
 };
 
+struct ListenWork {}; // -> Heard
+
 struct ArmWork {}; // -> Armed
 
 // -> Cut. No answer when a red frame's cut is under way or done: one Cut per epoch.
@@ -78,9 +80,9 @@ struct LoadWork { // restore -> Loaded
 
 struct StartWork {}; // restore: start the VM, play the channel back -> Started
 
-using LocalWork =
-    std::variant<PrepareWork, InstallWork, ArmWork, CutWork, ExpectWork, CloseChannelsWork,
-                 EndColoringWork, PublishWork, CommitWork, AbortWork, LoadWork, StartWork>;
+using LocalWork = std::variant<PrepareWork, InstallWork, ListenWork, ArmWork, CutWork, ExpectWork,
+                               CloseChannelsWork, EndColoringWork, PublishWork, CommitWork,
+                               AbortWork, LoadWork, StartWork>;
 
 // Events. One that is not legal in the state of the run (late, doubled, of an aborted run) is
 // ignored and counted.
@@ -91,6 +93,10 @@ struct Prepared {
 };
 
 struct Installed {};
+
+struct Heard {
+    network::PairCounts heard; // network/hearing.h
+};
 
 struct Armed {};
 
@@ -140,8 +146,8 @@ struct Failed { // any local step went wrong; ends the run
     std::string error;
 };
 
-using LocalEvent = std::variant<Prepared, Installed, Armed, Cut, ChannelsFin, FullFin, Progress,
-                                Beat, Published, Aborted, Loaded, Started, Failed>;
+using LocalEvent = std::variant<Prepared, Installed, Heard, Armed, Cut, ChannelsFin, FullFin,
+                                Progress, Beat, Published, Aborted, Loaded, Started, Failed>;
 
 } // namespace hotsnap::member
 #endif

@@ -67,7 +67,8 @@ class Hearing {
     }
 
     static uint8_t bit(Probe::Kind kind) {
-        return static_cast<uint8_t>(1 << static_cast<int>(kind));
+        return kind == Probe::Kind::moved ? heard_natural
+                                          : static_cast<uint8_t>(1 << static_cast<int>(kind));
     }
 
   private:

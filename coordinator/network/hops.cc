@@ -30,7 +30,7 @@ std::set<uint32_t> Hops::hearers(Mac from) const {
     return members;
 }
 
-std::string Hops::add(uint32_t member, const PairCounts &sent, const PairCounts &heard) {
+std::string Hops::send(uint32_t member, const PairCounts &sent) {
     for (const auto &[channel, segments] : sent) {
         const auto from = table_.nic(channel.first);
         if (!from || table_.nics()[*from].member != member || !table_.knows(channel.second)) {
@@ -38,6 +38,11 @@ std::string Hops::add(uint32_t member, const PairCounts &sent, const PairCounts 
                    channel.second.to_string();
         }
     }
+    sent_.insert(sent.begin(), sent.end());
+    return "";
+}
+
+std::string Hops::hear(uint32_t member, const PairCounts &heard) {
     for (const auto &[pair, bits] : heard) {
         const auto from = table_.nic(pair.first), to = table_.nic(pair.second);
         if (!from || !to || table_.nics()[*to].member != member) {
@@ -45,11 +50,10 @@ std::string Hops::add(uint32_t member, const PairCounts &sent, const PairCounts 
                    ", which is no NIC of its own or of a member";
         }
     }
-    sent_.insert(sent.begin(), sent.end());
     for (const auto &[pair, bits] : heard) {
         const uint32_t from = *table_.nic(pair.first), to = *table_.nic(pair.second);
         links_.insert(std::minmax(from, to));
-        heard_[{from, to}] = bits;
+        heard_[{from, to}] |= bits;
     }
     return "";
 }

@@ -28,9 +28,10 @@ class Hops {
     Hops() = default;
     explicit Hops(MemberTable table) : table_(std::move(table)) {}
 
-    // What a member has sent, and which NICs its own hear. Returns why it cannot be true, or
-    // nothing.
-    std::string add(uint32_t member, const PairCounts &sent, const PairCounts &heard);
+    // What a member has sent; which NICs its own hear, and this may grow. Both return why it cannot
+    // be true, or nothing.
+    std::string send(uint32_t member, const PairCounts &sent);
+    std::string hear(uint32_t member, const PairCounts &heard);
     // Why the network between the members drops frames with an alias, or nothing.
     std::string obstacle() const;
     struct Expected {

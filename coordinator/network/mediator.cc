@@ -107,6 +107,7 @@ bool Mediator::prepare(uint64_t epoch, std::string_view self, std::vector<Member
     cut_told_ = false;
     uncounted_ = 0;
     unmarked_.clear();
+    announced_.assign(table_.sources().size(), false);
     state_ = State::installed;
     return true;
 }
@@ -137,24 +138,33 @@ void Mediator::probe() {
     }
 }
 
-void Mediator::send_probe(uint32_t index, Probe::Kind kind) {
+bool Mediator::send_probe(uint32_t index, Probe::Kind kind) {
+    const Nic &nic = nics_[index];
+    if (!nic.present || nic.in_table == not_in_table) {
+        return false;
+    }
+    if (kind == Probe::Kind::natural) {
+        // With the address of a bond, say, it would bring the frames to the NIC that is not in use.
+        return table_.senders(nic.mac).size() == 1 && queue_probe(index, kind, nic.mac);
+    }
+    const uint32_t own = table_.nics()[nic.in_table].first_source;
+    return queue_probe(index, kind, table_.alias(own, {Color::white, is_odd(epoch_)}));
+}
+
+// False when there is no room: as if the network had lost it.
+bool Mediator::queue_probe(uint32_t index, Probe::Kind kind, Mac source) {
     const Nic &nic = nics_[index];
     HoldQueue &queue = queues_[HS_FROM_GUEST];
-    if (!nic.present || nic.in_table == not_in_table) {
-        return;
-    }
     try {
-        const uint32_t own = table_.nics()[nic.in_table].first_source;
-        const Mac source = kind == Probe::Kind::alias
-                               ? table_.alias(own, {Color::white, is_odd(epoch_)})
-                               : nic.mac;
         HeldFrame frame{index, nic.vnet_size,
                         Probe{epoch_, nic.mac, kind}.frame(source, nic.vnet_size), now_ns_};
-        if (queue.has_room(frame.data.size())) {
-            queue.hold_ready(std::move(frame));
+        if (!queue.has_room(frame.data.size())) {
+            return false;
         }
+        queue.hold_ready(std::move(frame));
+        return true;
     } catch (const std::bad_alloc &) {
-        // as if the network had lost it
+        return false;
     }
 }
 

@@ -107,6 +107,8 @@ class Mediator {
     hs_verdict from_guest(const Input &in, Mac &source);
     Departure depart(const Input &in) const;
     bool color(const Input &in, uint32_t index, Mac &source);
+    // Makes a probe ready that brings frames to this source here, if they may go to another NIC.
+    bool announce(const Input &in);
     bool is_neighbor(uint32_t nic, Mac mac) const;
     bool is_alias(Mac mac) const;
     hs_verdict to_guest(const Input &in, Mac &source);
@@ -135,7 +137,8 @@ class Mediator {
     // None when there is no memory for it.
     static std::optional<std::vector<uint8_t>> duplicate(const std::vector<uint8_t> &data);
     void hear_neighbors();
-    void send_probe(uint32_t nic, Probe::Kind kind);
+    bool send_probe(uint32_t nic, Probe::Kind kind);
+    bool queue_probe(uint32_t nic, Probe::Kind kind, Mac source);
     void hear(uint32_t nic, uint32_t other, uint8_t bits);
     void save(const HeldFrame &frame, bool from_guest, std::optional<std::vector<uint8_t>> data);
     void check_complete();
@@ -161,6 +164,8 @@ class Mediator {
     bool closed_ = false;
     // (own, other): NICs, by index in the table, of which a mark is due.
     std::set<std::pair<uint32_t, uint32_t>> unmarked_;
+    // By source: this NIC is the last of those that send for the address to have announced it.
+    std::vector<bool> announced_;
     uint64_t uncounted_ = 0; // frames that there was no memory to count
     ChannelRecord record_;
     std::array<HoldQueue, 2> queues_; // by hs_direction

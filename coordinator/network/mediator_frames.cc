@@ -191,6 +191,16 @@ bool Mediator::color(const Input &in, uint32_t index, Mac &source) {
     return true;
 }
 
+bool Mediator::announce(const Input &in) {
+    const Mac source = in.view.source();
+    const auto index = table_.source(nics_[in.frame.nic].in_table, source);
+    if (!coloring_ || !index || announced_[*index] || table_.senders(source).size() < 2) {
+        return false;
+    }
+    announced_[*index] = true;
+    return queue_probe(in.frame.nic, Probe::Kind::moved, source);
+}
+
 hs_verdict Mediator::from_guest(const Input &in, Mac &source) {
     if ((coloring_ && is_alias(source)) || Probe::parse(in.view)) {
         // The guest forges a color, or a probe. It would cut another member early.
@@ -201,20 +211,24 @@ hs_verdict Mediator::from_guest(const Input &in, Mac &source) {
         nics_[in.frame.nic].sources.learn(source, in.now_ns);
     }
     HoldQueue &queue = queues_[HS_FROM_GUEST];
+    hs_verdict held = HS_HOLD;
     if (colors()) {
         const Departure departure = depart(in);
+        if (announce(in)) {
+            held = HS_HOLD_AND_RELEASE;
+        }
         if (departure.waits && coloring_) {
             hold(queue, in, source, *departure.waits);
-            return HS_HOLD;
+            return held;
         }
         if (departure.source && !color(in, *departure.source, source)) {
             stats_.dropped++;
-            return HS_HOLD;
+            return held;
         }
     }
     if (queue.has_ready()) {
         hold(queue, in, source, Waiting::turn);
-        return HS_HOLD;
+        return held;
     }
     return HS_PASS;
 }
@@ -229,6 +243,11 @@ bool Mediator::take_probe(const Input &in) {
     const Nic &nic = nics_[in.frame.nic];
     if (in_epoch() && probe->epoch == epoch_) {
         if (const auto other = table_.nic(probe->nic)) {
+            if (probe->kind == Probe::Kind::moved) {
+                for (const uint32_t source : table_.senders(in.view.source())) {
+                    announced_[source] = table_.sources()[source].nic == *other;
+                }
+            }
             hear(in.frame.nic, *other, Hearing::bit(probe->kind));
             check_complete();
         }

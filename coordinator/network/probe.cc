@@ -47,7 +47,8 @@ std::optional<Probe> Probe::parse(const FrameView &view) {
         probe.epoch = probe.epoch << 8 | b[epoch_at + i];
     }
     probe.nic = Mac::from_bytes(&b[nic_at]);
-    probe.kind = static_cast<Kind>(std::min<uint8_t>(b[kind_at], static_cast<uint8_t>(Kind::mark)));
+    probe.kind =
+        static_cast<Kind>(std::min<uint8_t>(b[kind_at], static_cast<uint8_t>(Kind::moved)));
     return probe;
 }
 

@@ -5,8 +5,13 @@
 // A broadcast with an EtherType for local experiments (IEEE 802, 0x88B5). Mediators take it off the
 // way, so guests of members never see it; others have no use for it. At INSTALL it leaves twice
 // with an alias as its source, then once with the NIC's own MAC: who hears the last alone sits
-// behind a port that drops aliases. After the cut it leaves as a mark, twice, since one may be lost
-// (Chandy and Lamport's marker): all that the NIC had sent before its cut is ahead of it.
+// behind a port that drops aliases. After the cut it leaves as a mark, with an alias, and twice,
+// since one may be lost (Chandy and Lamport's marker): all that the NIC had sent before its cut is
+// ahead of it.
+//
+// Switches learn ports from source MACs, and see none while frames bear aliases. So a NIC that
+// begins to send for an address that others send for too (a virtual router that has moved, a bond
+// that has failed over) sends a probe with that source first: frames to it come here from then on.
 #ifndef HOTSNAP_NETWORK_PROBE_H
 #define HOTSNAP_NETWORK_PROBE_H
 
@@ -25,7 +30,7 @@ namespace hotsnap::network {
 struct Probe {
     uint64_t epoch = 0;
     Mac nic; // the own MAC of the NIC that sends it
-    enum class Kind : uint8_t { natural, alias, mark } kind = Kind::natural;
+    enum class Kind : uint8_t { natural, alias, mark, moved } kind = Kind::natural;
 
     // The frame, behind a virtio-net header of that size.
     std::vector<uint8_t> frame(Mac source, size_t vnet_size) const;

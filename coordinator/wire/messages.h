@@ -110,11 +110,20 @@ struct Install {
     }
 };
 
+struct Heard {
+    static constexpr const char *type = "HEARD";
+    std::string run;
+    PairCounts heard; // (NIC of another member, NIC of ours): network/hearing.h
+    static constexpr auto fields() {
+        return std::tuple(field("run", &Heard::run), field("heard", &Heard::heard));
+    }
+};
+
 struct TransientSnapFin {
     static constexpr const char *type = "TRANSIENT_SNAP_FIN";
     std::string run;
     PairCounts white_sent;
-    PairCounts heard; // (NIC of another member, NIC of ours): network/hearing.h
+    PairCounts heard; // as in HEARD, until the cut
     Json pause = Json::object();
     std::string cause;
     static constexpr auto fields() {
@@ -238,6 +247,7 @@ struct ErrorMessage {
         static constexpr auto fields() { return std::tuple(field("run", &name::run)); }            \
     }
 HOTSNAP_BARE_MESSAGE(Installed, "INSTALLED");
+HOTSNAP_BARE_MESSAGE(Listen, "LISTEN");
 HOTSNAP_BARE_MESSAGE(Arm, "ARM");
 HOTSNAP_BARE_MESSAGE(Armed, "ARMED");
 HOTSNAP_BARE_MESSAGE(Snapshot, "SNAPSHOT");
@@ -248,10 +258,11 @@ HOTSNAP_BARE_MESSAGE(Restored, "RESTORED");
 HOTSNAP_BARE_MESSAGE(Heartbeat, "HEARTBEAT"); // the initiator's sign of life
 #undef HOTSNAP_BARE_MESSAGE
 
-using Message = std::variant<Hello, ErrorMessage, Prepare, Prepared, Refused, Install, Installed,
-                             Arm, Armed, Snapshot, TransientSnapFin, AllTransientSnapFin,
-                             ChannelsFin, ColoringEnd, FullSnapFin, AllFullSnapFin, Abort, Aborted,
-                             Progress, Heartbeat, Restore, Loaded, Start, Started, Restored>;
+using Message =
+    std::variant<Hello, ErrorMessage, Prepare, Prepared, Refused, Install, Installed, Listen, Heard,
+                 Arm, Armed, Snapshot, TransientSnapFin, AllTransientSnapFin, ChannelsFin,
+                 ColoringEnd, FullSnapFin, AllFullSnapFin, Abort, Aborted, Progress, Heartbeat,
+                 Restore, Loaded, Start, Started, Restored>;
 
 // A well-formed message of a type that this version does not know: answered, and ignored.
 struct UnknownMessage : BadInput {

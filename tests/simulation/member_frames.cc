@@ -34,6 +34,16 @@ void Member::guest_sends(size_t nic, Mac source, Mac destination, size_t segment
     if (verdict == HS_PASS || mutated(Mutation::broadcast_through)) {
         to_network(nic, frame);
     }
+    if (verdict == HS_HOLD_AND_RELEASE) {
+        for (hs_frame held; mediator_.next_released(held, static_cast<int64_t>(now()) * 1000);) {
+            const Frame ready = from_bytes(held.data, held.size, held.vnet_header_size);
+            if (held.direction == HS_FROM_GUEST) {
+                to_network(held.nic, ready);
+            } else {
+                guest_receives(held.nic, ready);
+            }
+        }
+    }
 }
 
 void Member::to_network(size_t nic, const Frame &frame) {

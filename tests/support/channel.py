@@ -17,7 +17,8 @@ from hotsnap.errors import HotsnapError
 
 CHATTER_PORT = 7701
 LINKTYPE_ETHERNET = 1
-ETHERTYPE_IPV4, ETHERTYPE_VLAN, PROTOCOL_UDP = 0x0800, 0x8100, 17
+ETHERTYPE_IPV4, PROTOCOL_UDP = b"\x08\x00", 17
+ETHERTYPES_TAG = (b"\x81\x00", b"\x88\xa8")  # 802.1Q, 802.1ad
 TO_GUEST, FROM_GUEST = 0, 1
 _MESSAGE = struct.Struct("<8sQQ32sQ")
 _MESSAGE_MAGIC = b"HSCHAT01"
@@ -49,22 +50,25 @@ def frames(path: str | os.PathLike[str]) -> Iterator[bytes]:
             yield frame
 
 
-def udp_payload(frame: bytes, port: int) -> bytes | None:
-    """The payload of an unfragmented UDP datagram over IPv4 to `port`; None for other frames."""
+def udp_payload(frame: bytes, port: int) -> tuple[str, bytes] | None:
+    """Destination and payload of a UDP datagram over IPv4 to `port`, or of its first fragment; None
+    for other frames."""
     at = 12
-    while frame[at:at + 2] == ETHERTYPE_VLAN.to_bytes(2, "big"):
+    while frame[at:at + 2] in ETHERTYPES_TAG:
         at += 4
-    if frame[at:at + 2] != ETHERTYPE_IPV4.to_bytes(2, "big"):
+    if frame[at:at + 2] != ETHERTYPE_IPV4:
         return None
     ip = frame[at + 2:]
     header = (ip[0] & 0xF) * 4 if ip else 0
     if header < 20 or len(ip) < header + 8 or ip[9] != PROTOCOL_UDP:
         return None
-    if int.from_bytes(ip[6:8], "big") & 0x3FFF:
+    if int.from_bytes(ip[6:8], "big") & 0x1FFF:
         return None
     if int.from_bytes(ip[header + 2:header + 4], "big") != port:
         return None
-    return ip[header + 8:header + int.from_bytes(ip[header + 4:header + 6], "big")]
+    end = min(header + int.from_bytes(ip[header + 4:header + 6], "big"),
+              int.from_bytes(ip[2:4], "big"))
+    return ".".join(str(byte) for byte in ip[16:20]), ip[header + 8:end]
 
 
 def directions(path: str | os.PathLike[str]) -> list[int]:
@@ -85,13 +89,15 @@ def directions(path: str | os.PathLike[str]) -> list[int]:
 
 @dataclass(frozen=True)
 class Message:
-    """A numbered message of `sender`, in a frame to the MAC address `to`. FROM_GUEST is a frame
-    that the recording member's guest had sent, TO_GUEST one that it had not received yet."""
+    """A numbered message of `sender` to the IP address `ip`, in a frame to the MAC address `to`.
+    FROM_GUEST is a frame that the recording member's guest had sent, TO_GUEST one that it had not
+    received yet."""
 
     sender: str
     number: int
     to: str
     direction: int = TO_GUEST
+    ip: str = ""
 
 
 def messages(path: str | os.PathLike[str],
@@ -103,10 +109,10 @@ def messages(path: str | os.PathLike[str],
     if len(ways) != len(found):
         raise ChannelError(f"{vnet}: has {len(ways)} records, and {path} {len(found)} frames")
     for frame, direction in zip(found, ways):
-        payload = udp_payload(frame, CHATTER_PORT)
-        if payload is None or len(payload) != _MESSAGE.size:
+        ip, payload = udp_payload(frame, CHATTER_PORT) or ("", b"")
+        if len(payload) < _MESSAGE.size:
             continue
-        magic, _, number, sender, _ = _MESSAGE.unpack(payload)
+        magic, _, number, sender, _ = _MESSAGE.unpack_from(payload)
         if magic == _MESSAGE_MAGIC:
             yield Message(sender.split(b"\0", 1)[0].decode("ascii", "replace"), number,
-                          frame[:6].hex(":"), direction)
+                          frame[:6].hex(":"), direction, ip)

@@ -10,6 +10,7 @@ from typing import Any
 
 from hotsnap.host.netns import BRIDGE, tap_netdev
 
+from . import shell
 from .outcome import check
 from .paths import GUEST
 from .vm import Vm
@@ -32,6 +33,7 @@ class Member:
         self.cluster, self.index, self.name, self.role = cluster, index, name, role
         self.options = options
         self.ip = f"10.77.0.{index + 1}"
+        self.group_ip = f"10.78.0.{index + 1}"  # with the option `group`
         self.nics = [Nic(f"52:54:00:77:{number:02x}:{index + 1:02x}",
                          f"tap{index}" + (f"-{number}" if number else ""), bridge)
                      for number, bridge in enumerate(options.get("bridges", [BRIDGE]))]
@@ -39,6 +41,7 @@ class Member:
         # All ports are free in the cluster's own network namespace.
         self.tcp = f"tcp:127.0.0.1:{7000 + index}" if options.get("tcp") else None
         self.socket = cluster.place.path / f"{name}.sock"
+        self.shell_socket = cluster.place.path / f"{name}-shell.sock"  # with the option `shell`
         self.vm: Vm | None = None
         self.disks: list[tuple[str, Path]] = []
         self.restored_disks: list[tuple[str, Path]] = []
@@ -82,13 +85,23 @@ class Member:
                 args += ["-object", f"filter-hotsnap,id=med{number},netdev=net{number},member=hs0"]
         return args
 
+    def guest_options(self) -> str:
+        """What the guest is told of the options `shell` and `group`."""
+        told = [shell.SETTINGS] if self.options.get("shell") else []
+        if group := self.options.get("group"):
+            others = ",".join(f"{m.name}:{m.group_ip}" for m in self.cluster.members
+                              if m is not self)
+            told.append(f"hs.group={group} hs.group.ip={self.group_ip}/24 hs.chatter.udp={others}")
+        return " ".join(told)
+
     def start(self, disks: list[tuple[str, Path]] | None = None,
               extra: list[str] | None = None) -> Vm:
         o = self.options
         peers = ",".join(f"{m.name}:{m.ip}" for m in self.cluster.members if m is not self)
         append = (f"console=ttyS0 quiet mitigations=off no_timer_check hs.name={self.name} "
                   f"hs.ip={self.ip}/24 hs.role={self.role} "
-                  f"{f'hs.peers={peers}' if peers else ''} {o.get('append', '')}")
+                  f"{f'hs.peers={peers}' if peers else ''} {self.guest_options()} "
+                  f"{o.get('append', '')}")
         memory = o.get("memory", 256)
         args = ["-machine", o.get("machine", "q35"), "-accel", "tcg", "-cpu", "max",
                 "-smp", str(o.get("cpus", 1)), "-m", str(memory),
@@ -98,6 +111,7 @@ class Member:
                 "-object", f"hotsnap-member,id=hs0,name={self.name},listen={self.address['address']}",
                 *self.nic_args(), "-device", "virtio-rng-pci",
                 *o.get("before_disks", []), *self.disk_args(disks or self.disks),
+                *(shell.serial_args(self.shell_socket) if o.get("shell") else []),
                 *o.get("args", []), *(extra or [])]
         self.vm = Vm(self.cluster.place, self.name, args, network=self.cluster.network)
         return self.vm
@@ -105,7 +119,9 @@ class Member:
 
 class Cluster:
     """Members: [(name, role, options)]. A member has a NIC on each of the bridges that its option
-    `bridges` names; without it, one NIC on the bridge that all such members share."""
+    `bridges` names; without it, one NIC on the bridge that all such members share. With `shell`
+    its guest can be told what to do (shell.py); with `group`, a MAC address, datagrams between
+    members go to that group."""
 
     def __init__(self, place: Workplace, members: list[tuple[str, str, dict[str, Any]]]):
         self.place = place

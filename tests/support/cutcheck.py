@@ -121,10 +121,11 @@ def read_member(path: str | os.PathLike[str], name: str | None = None) -> Member
     return Member(names.pop(), found)
 
 
-def read_bundle(bundle: str | os.PathLike[str], macs: Mapping[str, str] | None = None,
+def read_bundle(bundle: str | os.PathLike[str], addresses: Mapping[str, str] | None = None,
                 switches: Collection[str] = ()) -> list[Member]:
-    """The members of a bundle, with their channel state and their disks. `macs` names the addresses
-    that guests use in place of their NICs'; `switches` are the members that forward frames."""
+    """The members of a bundle, with their channel state and their disks. `addresses` maps IP
+    addresses to members; without it the frames' MAC addresses tell, which must then be those of
+    the NICs. `switches` are the members that forward frames."""
     folder = Path(bundle)
     try:
         manifest = json.loads((folder / "manifest.json").read_text())
@@ -135,16 +136,17 @@ def read_bundle(bundle: str | os.PathLike[str], macs: Mapping[str, str] | None =
                 member.recorded = {}
             member.disks = [(disk["file"], disk["format"]) for disk in entry.get("disks", [])]
             members.append(member)
-        _read_channels(folder, manifest["members"], members, macs or {}, switches)
+        _read_channels(folder, manifest["members"], members, addresses, switches)
         return members
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CutError(f"{folder}: not a readable bundle: {error!r}") from error
 
 
 def _read_channels(folder: Path, entries: list[dict[str, Any]], members: list[Member],
-                   macs: Mapping[str, str], switches: Collection[str]) -> None:
+                   addresses: Mapping[str, str] | None, switches: Collection[str]) -> None:
     """Gives each receiver the messages that would reach it at restore."""
-    owners = {macs.get(member.name, nic["mac"]).lower(): member
+    by_name = {member.name: member for member in members}
+    by_mac = {nic["mac"].lower(): member
               for entry, member in zip(entries, members) for nic in entry["nics"]}
     for entry, holder in zip(entries, members):
         if holder.recorded is None:
@@ -152,7 +154,8 @@ def _read_channels(folder: Path, entries: list[dict[str, Any]], members: list[Me
         files = entry["channel"]
         vnet = folder / files["vnet"] if "vnet" in files else None
         for message in channel.messages(folder / files["file"], vnet):
-            receiver = owners.get(message.to)
+            receiver = (by_mac.get(message.to) if addresses is None
+                        else by_name.get(addresses.get(message.ip, "")))
             # A bridge may flood frames; a guest that is no switch ignores those to others.
             if receiver is None or receiver.recorded is None or not (
                     receiver is holder or message.direction == channel.FROM_GUEST
@@ -265,11 +268,11 @@ def check_images(paths: Iterable[str | os.PathLike[str]]) -> CutReport:
 
 
 def check_bundle(bundle: str | os.PathLike[str], qemu_img: str | None = None,
-                 macs: Mapping[str, str] | None = None,
+                 addresses: Mapping[str, str] | None = None,
                  switches: Collection[str] = ()) -> CutReport:
     """Judge a whole bundle. `qemu_img` is the program that reads disks, if not the default one;
-    `macs` and `switches` are those of read_bundle()."""
-    members = read_bundle(bundle, macs, switches)
+    `addresses` and `switches` are those of read_bundle()."""
+    members = read_bundle(bundle, addresses, switches)
     report = check_members(members)
     for member in members:
         check_disk(report, member, qemu_img)

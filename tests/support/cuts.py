@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Shared by the tests of the cut: a snapshot in which one member is told late, and what is missing
-after a restore."""
+"""Shared by the tests of the cut: a snapshot in which one member is told late, its judgment, and
+what is missing after a restore."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Callable
 
 from .chatter import Chatter
 from .cluster import Cluster
-from .cutcheck import check_bundle
+from .cutcheck import CutReport, check_bundle
 from .gate import Gate
 from .outcome import Failed, check, wait_until
 
@@ -18,13 +18,24 @@ HELD = 8  # seconds at most; the timeout of the cut is 10
 
 
 def snapshot_late(cluster: Cluster, tag: str, late: str, enough: Callable[[], bool],
-                  coloring: bool = True) -> dict[str, Any]:
+                  coloring: bool = True,
+                  meanwhile: Callable[[], object] | None = None) -> dict[str, Any]:
     """SNAPSHOT reaches member `late` only when `enough` is true, after the others have taken their
-    cuts: the first member, which takes the snapshot, and the peers. Returns the manifest."""
-    with Gate(cluster[late].socket, cluster.place.path / f"{tag}.sock", "SNAPSHOT") as way:
-        members = [{**member.address, "address": f"unix:{way.path}"} if member.name == late
-                   else member.address for member in cluster.members]
-        cluster.begin_snapshot(tag, members=members, coloring=coloring)
+    cuts: the first member, which takes the snapshot, and the peers. `meanwhile` is done when the
+    late member colors its frames and no member has been cut. Returns the manifest."""
+    def address(member, way: Gate) -> dict[str, str]:
+        return ({**member.address, "address": f"unix:{way.path}"} if member.name == late
+                else member.address)
+
+    with Gate(cluster[late].socket, cluster.place.path / f"{tag}.sock", "SNAPSHOT") as way, \
+            Gate(way.path, cluster.place.path / f"{tag}-armed.sock", held_back="ARMED") as armed:
+        outer = armed if meanwhile else way
+        cluster.begin_snapshot(tag, coloring=coloring,
+                               members=[address(member, outer) for member in cluster.members])
+        if meanwhile:
+            cluster[late].vm.reach("arm", "snapshot")
+            meanwhile()
+            armed.open()
         for member in cluster.members[1:]:
             if member.name != late:
                 member.vm.reach("transient-fin")
@@ -36,10 +47,85 @@ def snapshot_late(cluster: Cluster, tag: str, late: str, enough: Callable[[], bo
     return json.loads((cluster.bundles / tag / "manifest.json").read_text())
 
 
+def judge(cluster: Cluster, tag: str) -> CutReport:
+    """The messages between all members, whatever addresses and ways their frames had."""
+    return check_bundle(
+        cluster.bundles / tag,
+        addresses={ip: member.name for member in cluster.members
+                   for ip in (member.ip, member.group_ip)},
+        switches=[member.name for member in cluster.members if member.role == "switch"])
+
+
+def must_be_whole(cluster: Cluster, tag: str, manifest: dict[str, Any]) -> CutReport:
+    """Nothing from the future, nothing declared lost or unknown, nothing lost before."""
+    result, cut = judge(cluster, tag), manifest["cut"]
+    channels = [member["channel"] for member in manifest["members"]]
+    declared = cut["lost_between"] + sum(channel["lost"] + channel["unrecorded"]
+                                         for channel in channels)
+    unplaced = cut["unmarked"] + sum(channel["uncolored"] for channel in channels)
+    check(result.orphans == 0, f"{result.orphans} orphans")
+    check(result.consistent, "; ".join(result.problems))
+    check(declared == 0, f"{declared} frames are declared lost")
+    check(unplaced == 0, f"{unplaced} frames or marks are without a place")
+    check(result.lost == 0, f"{result.lost} messages were lost before the cut")
+    return result
+
+
+def colored(cluster: Cluster, late: str, tag: str,
+            meanwhile: Callable[[], object] | None = None) -> None:
+    """A frame of the others makes `late` take its cut in time."""
+    manifest = snapshot_late(cluster, tag, late,
+                             lambda: cluster[late].vm.phase() == "transient-fin",
+                             meanwhile=meanwhile)
+    cause = next(m["cause"] for m in manifest["members"] if m["name"] == late)
+    result = must_be_whole(cluster, tag, manifest)
+    channels = [member["channel"] for member in manifest["members"]]
+    waited = {kind: sum(channel[f"waited_{kind}"] for channel in channels)
+              for kind in ("group", "source", "destination")}
+    print(f"# {late} took its cut for a {cause}; {result.orphans} orphans, "
+          f"{sum(channel['frames'] for channel in channels)} frames recorded, waited: {waited}")
+    check(cause == "red-frame", f"{late} took its cut for a {cause}")
+
+
+def control(cluster: Cluster, late: str, sender: str, tag: str, messages: int = 150) -> None:
+    """Without coloring `late` receives `messages` that `sender` sent after its cut, or more."""
+    def received() -> int:
+        return Chatter.read(cluster).pairs[late, sender]["udp_received"]
+
+    before: list[int] = []  # from the others' cuts on
+    snapshot_late(cluster, tag, late,
+                  lambda: before.append(received()) or received() > before[0] + messages,
+                  coloring=False)
+    orphans = sum(pair.orphans for pair in judge(cluster, tag).pairs
+                  if (pair.sender, pair.receiver) == (sender, late))
+    print(f"# without coloring {orphans} orphans from {sender} to {late}")
+    check(orphans > 0, "without coloring nothing is wrong: the checker sees nothing")
+
+
 def lost_after(cluster: Cluster, tag: str) -> int:
     """Restores a bundle and lets traffic flow. Returns the number of messages that never came."""
     cluster.kill()
     cluster.restore(tag)
-    Chatter.wait_flow(cluster, 3)
-    cluster.snapshot(f"after-{tag}")
-    return check_bundle(cluster.bundles / f"after-{tag}").lost
+    return sum(max(0, pair["udp_gaps"] - pair["udp_late"])
+               for pair in Chatter.wait_flow(cluster, 3).pairs.values())
+
+
+def twice(cluster: Cluster) -> int:
+    """Messages that came although the receiver had them, or later ones, already."""
+    return sum(pair["udp_late"] for pair in Chatter.read(cluster).pairs.values())
+
+
+def restored(cluster: Cluster, tag: str) -> None:
+    lost = lost_after(cluster, tag)
+    print(f"# after the restore {lost} messages are lost, {twice(cluster)} came twice")
+    check(lost == 0, f"{lost} messages are missing")
+    check(twice(cluster) == 0, f"{twice(cluster)} messages came twice")
+    Chatter.read(cluster).must_be_unharmed()
+
+
+def control_restored(cluster: Cluster, tag: str) -> None:
+    """Messages that were received before they were sent come twice."""
+    cluster.kill()
+    cluster.restore(tag)
+    wait_until(lambda: twice(cluster) > 0, "no message comes twice: the checker sees nothing")
+    print(f"# after the restore of a cut with orphans {twice(cluster)} messages came twice")

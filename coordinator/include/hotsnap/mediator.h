@@ -68,6 +68,8 @@ typedef enum hs_verdict {
      * caller must take the transient snapshot as soon as it can.
      */
     HS_HOLD_AND_CUT = 2,
+    /* As HS_HOLD, and frames are ready for release. */
+    HS_HOLD_AND_RELEASE = 3,
 } hs_verdict;
 
 typedef struct hs_frame {

@@ -32,24 +32,32 @@ enum {
     TICK_MS = 10,
     RETRY_MS = 1000, /* between attempts to connect; also how long one may take */
     ACCEPTED_MAX = 4 * HS_ENTRIES_MAX,
+    MESSAGE_MAX = 32768,
     SOCKET_BUFFER = 8 << 20, /* bytes: a minute of messages and more, so that none is dropped */
+};
+
+/* A message, and zeros up to the size of all messages. */
+struct hs_record {
+    struct hs_message message;
+    char padding[MESSAGE_MAX - sizeof(struct hs_message)];
 };
 
 struct peer {
     struct hs_chatter_entry *count;
     struct sockaddr_in address;
+    struct sockaddr_in udp_address;
     int tcp; /* the connection made by us; -1: none */
     bool connected;
-    uint64_t attempt_ns;       /* when the connection was begun, or lost */
-    struct hs_message pending; /* the record being sent */
-    size_t pending_left;       /* bytes of it that the socket has not taken yet */
-    int inbound;               /* index in `accepted` of the peer's connection to us; -1: none */
+    uint64_t attempt_ns;      /* when the connection was begun, or lost */
+    struct hs_record pending; /* the record being sent */
+    size_t pending_left;      /* bytes of it that the socket has not taken yet */
+    int inbound;              /* index in `accepted` of the peer's connection to us; -1: none */
 };
 
 struct accepted {
     int fd;   /* -1: free */
     int peer; /* -1: not known yet */
-    struct hs_message record;
+    struct hs_record record;
     size_t have;
 };
 
@@ -58,6 +66,7 @@ static struct peer peers[HS_ENTRIES_MAX];
 static int peer_count;
 static struct accepted accepted[ACCEPTED_MAX];
 static int epoll_fd, udp_fd, listen_fd, timer_fd;
+static size_t message_size = sizeof(struct hs_message);
 
 /* The subject of an epoll event: a class and an index. */
 enum source { SOURCE_TIMER, SOURCE_UDP, SOURCE_LISTEN, SOURCE_OUTBOUND, SOURCE_INBOUND };
@@ -97,11 +106,11 @@ static void note_incarnation(struct peer *peer, uint64_t nonce) {
 /* ---- UDP ---- */
 
 static void udp_send(struct peer *peer) {
-    struct hs_message message;
-    hs_message_make(&message, page,
+    static struct hs_record record;
+    hs_message_make(&record.message, page,
                     hs_next(&peer->count->udp_sent)); /* counted before it is sent */
-    if (sendto(udp_fd, &message, sizeof(message), 0, (struct sockaddr *)&peer->address,
-               sizeof(peer->address)) < 0) {
+    if (sendto(udp_fd, &record, message_size, 0, (struct sockaddr *)&peer->udp_address,
+               sizeof(peer->udp_address)) < 0) {
         /* Counted and not sent: the receiver will see the gap. */
     }
 }
@@ -111,7 +120,7 @@ static void udp_receive(void) {
     ssize_t got;
     while ((got = recv(udp_fd, &message, sizeof(message), MSG_DONTWAIT | MSG_TRUNC)) >= 0 ||
            errno == ECONNREFUSED || errno == EINTR) {
-        int index = got == sizeof(message) ? message_sender(&message) : -1;
+        int index = got == (ssize_t)message_size ? message_sender(&message) : -1;
         if (index < 0) {
             continue;
         }
@@ -161,8 +170,7 @@ static void tcp_connect(struct peer *peer) {
 /* Give the socket as much of the begun record as it takes. False: full for now, or broken. */
 static bool tcp_flush(struct peer *peer) {
     while (peer->pending_left > 0) {
-        const char *from =
-            (const char *)&peer->pending + sizeof(peer->pending) - peer->pending_left;
+        const char *from = (const char *)&peer->pending + message_size - peer->pending_left;
         ssize_t sent = send(peer->tcp, from, peer->pending_left, MSG_NOSIGNAL | MSG_DONTWAIT);
         if (sent < 0) {
             if (errno != EAGAIN && errno != EINTR) {
@@ -179,9 +187,9 @@ static void tcp_send(struct peer *peer) {
     if (!tcp_flush(peer)) {
         return; /* no record is begun before the last one is sent, so nothing queues up here */
     }
-    hs_message_make(&peer->pending, page,
+    hs_message_make(&peer->pending.message, page,
                     hs_next(&peer->count->tcp_sent)); /* counted before it is sent */
-    peer->pending_left = sizeof(peer->pending);
+    peer->pending_left = message_size;
     tcp_flush(peer);
 }
 
@@ -232,7 +240,7 @@ static void tcp_accept(void) {
 
 /* False: the connection is of no more use. */
 static bool tcp_record(struct accepted *connection) {
-    const struct hs_message *record = &connection->record;
+    const struct hs_message *record = &connection->record.message;
     int sender = message_sender(record);
     if (connection->peer < 0) {
         if (sender < 0) {
@@ -261,7 +269,7 @@ static bool tcp_record(struct accepted *connection) {
 static void tcp_receive(struct accepted *connection) {
     while (connection->fd >= 0) {
         ssize_t got = recv(connection->fd, (char *)&connection->record + connection->have,
-                           sizeof(connection->record) - connection->have, MSG_DONTWAIT);
+                           message_size - connection->have, MSG_DONTWAIT);
         if (got < 0 && (errno == EAGAIN || errno == EINTR)) {
             return;
         }
@@ -270,7 +278,7 @@ static void tcp_receive(struct accepted *connection) {
             return;
         }
         connection->have += (size_t)got;
-        if (connection->have == sizeof(connection->record)) {
+        if (connection->have == message_size) {
             connection->have = 0;
             if (!tcp_record(connection)) {
                 accepted_close(connection);
@@ -341,39 +349,65 @@ static void open_sockets(void) {
     watch(listen_fd, EPOLLIN, SOURCE_LISTEN, 0);
 }
 
-static void add_peer(char *text) {
+/* Takes NAME:ADDRESS apart; the name is what is left of `text`. */
+static struct sockaddr_in take_address(char *text) {
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(PORT)};
     char *colon = strchr(text, ':');
-    if (peer_count == HS_ENTRIES_MAX) {
-        hs_die("too many peers: at most %d", HS_ENTRIES_MAX);
-    }
-    struct peer *peer = &peers[peer_count++];
-    *peer = (struct peer){.tcp = -1, .inbound = -1};
-    peer->address.sin_family = AF_INET;
-    peer->address.sin_port = htons(PORT);
-    if (colon == NULL || inet_pton(AF_INET, colon + 1, &peer->address.sin_addr) != 1) {
+    if (colon == NULL || inet_pton(AF_INET, colon + 1, &address.sin_addr) != 1) {
         hs_die("bad peer '%s': NAME:ADDRESS, please", text);
     }
     *colon = '\0';
+    return address;
+}
+
+static void add_peer(char *text) {
+    if (peer_count == HS_ENTRIES_MAX) {
+        hs_die("too many peers: at most %d", HS_ENTRIES_MAX);
+    }
+    struct sockaddr_in address = take_address(text);
+    peers[peer_count++] =
+        (struct peer){.tcp = -1, .inbound = -1, .address = address, .udp_address = address};
+}
+
+/* The peer gets its datagrams at another address. `names` are those of the peers. */
+static void redirect_udp(char *text, char **names) {
+    struct sockaddr_in address = take_address(text);
+    for (int i = 0; i < peer_count; i++) {
+        if (strcmp(names[i], text) == 0) {
+            peers[i].udp_address = address;
+            return;
+        }
+    }
+    hs_die("-u names no peer: %s", text);
 }
 
 int main(int argc, char **argv) {
     unsigned rate = 100;
     const char *name = NULL;
-    int option;
-    while ((option = getopt(argc, argv, "n:r:")) != -1) {
+    char *redirected[HS_ENTRIES_MAX];
+    int redirected_count = 0, option;
+    while ((option = getopt(argc, argv, "n:r:s:u:")) != -1) {
         if (option == 'n') {
             name = optarg;
         } else if (option == 'r') {
             rate = (unsigned)hs_number("-r", optarg, 1, 100000);
+        } else if (option == 's') {
+            message_size = hs_number("-s", optarg, sizeof(struct hs_message), MESSAGE_MAX);
+        } else if (option == 'u' && redirected_count < HS_ENTRIES_MAX) {
+            redirected[redirected_count++] = optarg;
         } else {
             return 2;
         }
     }
     if (name == NULL || optind == argc) {
-        hs_die("usage: hs-chatter -n NAME [-r RATE] PEER:ADDRESS...");
+        hs_die("usage: hs-chatter -n NAME [-r RATE] [-s BYTES] [-u PEER:ADDRESS]... "
+               "PEER:ADDRESS...");
     }
     for (int i = optind; i < argc; i++) {
         add_peer(argv[i]);
+    }
+    for (int i = 0; i < redirected_count; i++) {
+        redirect_udp(redirected[i], argv + optind);
     }
     page = hs_tag_new(HS_TAG_CHATTER, name, (uint32_t)peer_count);
     for (int i = 0; i < peer_count; i++) {

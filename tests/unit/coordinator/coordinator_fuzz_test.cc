@@ -183,6 +183,8 @@ class Victim {
                                  {"info", {{"boot_id", "x"}}}});
         } else if (kind == "INSTALL") {
             answers("INSTALLED");
+        } else if (kind == "LISTEN") {
+            answers("HEARD", {{"heard", {{mac_a.to_string() + ">" + mac_v.to_string(), 3}}}});
         } else if (kind == "ARM") {
             answers("ARMED");
         } else if (kind == "CUT") {
@@ -233,6 +235,8 @@ class Victim {
                           {{"boot_id", "x"}}});
         } else if (type == "INSTALL") {
             says(Installed{run});
+        } else if (type == "LISTEN") {
+            says(Heard{run, {{{mac_v, mac_a}, 3}}});
         } else if (type == "ARM") {
             says(Armed{run});
         } else if (type == "SNAPSHOT") {
@@ -253,6 +257,8 @@ class Victim {
                          100,
                          {{"a", {{"net0", mac_a, {}, true}}}, {"v", {{"net0", mac_v, {}, true}}}}});
         } else if (type == "INSTALLED") {
+            says(Listen{run});
+        } else if (type == "HEARD") {
             says(Arm{run});
         } else if (type == "ARMED") {
             says(Snapshot{run});
@@ -279,6 +285,8 @@ class Victim {
             Refused{run, "no"},
             Install{run, *rc::gen::inRange<uint64_t>(0, 5), {{"a", {{"net0", mac_a, {}, true}}}}},
             Installed{run},
+            Listen{run},
+            Heard{run, {{{mac_b, mac_v}, 1}}},
             Arm{run},
             Armed{run},
             Snapshot{run},

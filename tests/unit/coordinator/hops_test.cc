@@ -26,7 +26,8 @@ class HopsTest : public testing::Test {
     }
 
     void add(uint32_t member, const PairCounts &sent, const PairCounts &heard = {}) {
-        EXPECT_EQ(hops.add(member, sent, heard), "");
+        EXPECT_EQ(hops.send(member, sent), "");
+        EXPECT_EQ(hops.hear(member, heard), "");
     }
     void expect(const PairCounts &by_a, const PairCounts &by_b, const PairCounts &by_c) {
         std::vector<PairCounts> white;
@@ -146,11 +147,11 @@ TEST_F(HopsTest, AnAliasThatDoesNotArriveIsAnObstacle) {
 
 TEST_F(HopsTest, AMemberCountsForItselfOnly) {
     const std::string no_channel = "a channel that is not its own, ";
-    EXPECT_EQ(hops.add(a, {{{mac_b, mac_a}, 1}}, {}),
+    EXPECT_EQ(hops.send(a, {{{mac_b, mac_a}, 1}}),
               no_channel + "52:54:00:00:00:02 to 52:54:00:00:00:01");
-    EXPECT_EQ(hops.add(a, {{{mac_a, stranger}, 1}}, {}),
+    EXPECT_EQ(hops.send(a, {{{mac_a, stranger}, 1}}),
               no_channel + "52:54:00:00:00:01 to 02:00:00:00:00:01");
-    EXPECT_EQ(hops.add(b, {{{shared, mac_a}, 1}}, {}), // the NIC's own MAC names a channel
+    EXPECT_EQ(hops.send(b, {{{shared, mac_a}, 1}}), // the NIC's own MAC names a channel
               no_channel + "02:00:00:00:00:0d to 52:54:00:00:00:01");
     expect({}, {}, {});
 }
@@ -158,7 +159,7 @@ TEST_F(HopsTest, AMemberCountsForItselfOnly) {
 TEST_F(HopsTest, AMemberHearsForItselfOnly) {
     for (const auto &pair :
          {Pair{mac_a, mac_c}, Pair{stranger, mac_b}, Pair{mac_a, stranger}, Pair{shared, mac_b}}) {
-        EXPECT_EQ(hops.add(b, {}, {{pair, natural}}),
+        EXPECT_EQ(hops.hear(b, {{pair, natural}}),
                   "to have heard " + pair.first.to_string() + " at " + pair.second.to_string() +
                       ", which is no NIC of its own or of a member");
     }

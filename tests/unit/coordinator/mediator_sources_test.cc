@@ -24,12 +24,34 @@ class MediatorSourcesTest : public MediatorTest {
         mediator.start_coloring();
         EXPECT_FALSE(mediator.armed());
     }
-    Mac out(Mac from, Mac to) {
+    // The source with which a frame from the guest leaves. `moved` gets those of the probes ahead.
+    Mac out(Mac from, Mac to, std::vector<Mac> *moved = nullptr) {
         const std::vector<uint8_t> data = bytes(from, to, 0, 12);
         Mac source;
-        EXPECT_EQ(mediator.frame({0, HS_FROM_GUEST, data.data(), data.size(), 12}, now, source),
-                  HS_PASS);
+        const hs_verdict verdict =
+            mediator.frame({0, HS_FROM_GUEST, data.data(), data.size(), 12}, now, source);
+        if (verdict == HS_HOLD_AND_RELEASE) {
+            for (hs_frame held; mediator.next_released(held, now);) {
+                const auto view = FrameView::parse(held.data, held.size, held.vnet_header_size);
+                source = view->source();
+                if (const auto probe = Probe::parse(*view)) {
+                    EXPECT_EQ(probe->kind, Probe::Kind::moved);
+                    EXPECT_EQ(probe->nic, mac_b);
+                    if (moved) {
+                        moved->push_back(source);
+                    }
+                }
+            }
+            return source; // the frame comes last
+        }
+        EXPECT_EQ(verdict, HS_PASS);
         return source;
+    }
+    void hear(const Probe &probe, Mac source) {
+        const std::vector<uint8_t> data = probe.frame(source, 12);
+        Mac out;
+        EXPECT_EQ(mediator.frame({0, HS_TO_GUEST, data.data(), data.size(), 12}, now, out),
+                  HS_HOLD);
     }
     // A frame sent by that NIC for `from`.
     Mac hop(Mac nic, Mac from, Tone tone) const {
@@ -146,12 +168,6 @@ TEST_F(MediatorSourcesTest, WhenAListIsNotCompleteNobodyIsTheOutside) {
 
 TEST_F(MediatorSourcesTest, ProbesTellWhoHearsWhom) {
     // One is early, one of another epoch, one of no member.
-    const auto hear = [&](const Probe &probe, Mac source) {
-        const std::vector<uint8_t> data = probe.frame(source, 12);
-        Mac out;
-        EXPECT_EQ(mediator.frame({0, HS_TO_GUEST, data.data(), data.size(), 12}, now, out),
-                  HS_HOLD);
-    };
     hear({2, mac_c, Probe::Kind::natural}, mac_c);
     hear({1, mac_a, Probe::Kind::natural}, mac_a);
     arm_all();
@@ -180,6 +196,29 @@ TEST_F(MediatorSourcesTest, OurProbesLeaveWithAliasesFirst) {
     }
     const Mac first = hop(mac_b, mac_b, white_even), second = hop(mac_b2, mac_b2, white_even);
     EXPECT_EQ(sources, (std::vector<Mac>{first, first, mac_b, second, second, mac_b2}));
+}
+
+TEST_F(MediatorSourcesTest, AnAddressThatHasMovedToUsIsAnnounced) {
+    arm_all();
+    std::vector<Mac> moved;
+    out(mac_b, mac_a, &moved);
+    EXPECT_EQ(moved, std::vector<Mac>()); // nobody else sends for it
+    EXPECT_EQ(out(mac_x, mac_a, &moved), hop(mac_b, mac_x, white_even));
+    EXPECT_EQ(moved, std::vector<Mac>{mac_x});
+    out(mac_x, mac_a, &moved);
+    EXPECT_EQ(moved.size(), 1u);                                         // once
+    hear({2, mac_c, Probe::Kind::moved}, mac_x);                         // to c
+    EXPECT_EQ(out(mac_x, mac_a, &moved), hop(mac_b, mac_x, white_even)); // and back
+    EXPECT_EQ(moved, (std::vector<Mac>{mac_x, mac_x}));
+    EXPECT_EQ(mediator.stats().white_sent, 4u);
+    // A gratuitous ARP does it, too, though itself it waits.
+    hear({2, mac_c, Probe::Kind::moved}, mac_x);
+    EXPECT_EQ(frame(HS_FROM_GUEST, mac_x, everyone).verdict, HS_HOLD_AND_RELEASE);
+    hs_frame held;
+    ASSERT_TRUE(mediator.next_released(held, now));
+    EXPECT_TRUE(Probe::parse(*FrameView::parse(held.data, held.size, held.vnet_header_size)));
+    EXPECT_FALSE(mediator.next_released(held, now));
+    EXPECT_EQ(frame(HS_FROM_GUEST, mac_x, everyone).verdict, HS_HOLD);
 }
 
 TEST_F(MediatorSourcesTest, ChannelsStayOpenUntilTheMarksThatAreDueHaveCome) {

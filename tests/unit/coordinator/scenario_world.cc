@@ -424,6 +424,8 @@ void World::do_local(const std::string &name, const std::string &work) {
                {{"nics", {{{"nic", "net0"}, {"mac", member.mac}}}}, {"info", {{"boot_id", "x"}}}});
     } else if (work == "INSTALL") {
         answer(name, "INSTALLED", {});
+    } else if (work == "LISTEN") {
+        answer(name, "HEARD", {});
     } else if (work == "ARM") {
         answer(name, "ARMED", {});
     } else if (work == "CUT" && !std::exchange(member.has_cut, true)) {

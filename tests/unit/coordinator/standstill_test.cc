@@ -29,6 +29,8 @@ class StandstillTest : public testing::Test {
     void arm(const std::string &run, uint64_t epoch) {
         message(Install{run, epoch, {}});
         local(member::Installed{});
+        message(Listen{run});
+        local(member::Heard{});
         message(Arm{run});
         local(member::Armed{});
     }

@@ -92,6 +92,8 @@ TEST(MessagesTest, RoundTrip) {
         Refused{"r", "no"},
         Install{"r", 8, {{"db", {{"net0", a, {}, true}}}, {"web", {{"net1", b, {a}, false}}}}},
         Installed{"r"},
+        Listen{"r"},
+        Heard{"r", {{{b, a}, 3}}},
         Arm{"r"},
         Armed{"r"},
         Snapshot{"r"},

@@ -36,6 +36,9 @@ std::optional<LocalEvent> read_event(std::string_view name, const Json &json) {
     if (name == "INSTALLED") {
         return Installed{};
     }
+    if (name == "HEARD") {
+        return Heard{network::counts_from_json(get_object(json, "heard", Json::object()))};
+    }
     if (name == "ARMED") {
         return Armed{};
     }
@@ -83,6 +86,7 @@ const char *name_of(const LocalWork &work) {
     return std::visit(Overloaded{
                           [](const PrepareWork &) { return "PREPARE"; },
                           [](const InstallWork &) { return "INSTALL"; },
+                          [](const ListenWork &) { return "LISTEN"; },
                           [](const ArmWork &) { return "ARM"; },
                           [](const CutWork &) { return "CUT"; },
                           [](const ExpectWork &) { return "EXPECT"; },

@@ -59,6 +59,8 @@ TEST_F(MemberCApi, ASnapshotFromBeginToManifest) {
     work(Machine::table());
     next(HS_STEP_RELEASE); // the probes
     event<Installed>();
+    work(ListenWork{});
+    event<Heard>();
     work(ArmWork{});
     task(HS_TASK_ARM);
     event<Armed>();

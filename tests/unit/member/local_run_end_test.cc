@@ -275,9 +275,10 @@ void one_event(Machine &m, size_t &aborts) {
     default:
         break;
     }
-    const std::vector<LocalWork> all = {
-        prepare_work(),      Machine::table(),  ArmWork{},     CutWork{},   ExpectWork{},
-        CloseChannelsWork{}, EndColoringWork{}, PublishWork{}, load_work(), StartWork{}};
+    const std::vector<LocalWork> all = {prepare_work(),      Machine::table(),  ListenWork{},
+                                        ArmWork{},           CutWork{},         ExpectWork{},
+                                        CloseChannelsWork{}, EndColoringWork{}, PublishWork{},
+                                        load_work(),         StartWork{}};
     std::vector<LocalWork> due;
     for (const LocalWork &one : all) {
         if (judge(state, static_cast<Input>(one.index())) == Verdict::legal) {

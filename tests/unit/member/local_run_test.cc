@@ -22,6 +22,8 @@ TEST(LocalRun, OrdinaryWayOfASnapshot) {
 
     m.work(Machine::table());
     EXPECT_EQ(m.take(), (Log{"release", "tell installed"}));
+    m.work(ListenWork{});
+    EXPECT_EQ(m.take(), (Log{"tell heard"}));
     m.work(ArmWork{});
     EXPECT_EQ(m.take(), (Log{"task arm"}));
     m.answer();
@@ -140,10 +142,10 @@ TEST(LocalRun, RedFrameBeforeArmedForcesTheCutThen) {
 }
 
 LocalWork work_number(size_t index) {
-    const std::vector<LocalWork> all = {prepare_work(),    Machine::table(), ArmWork{},
-                                        CutWork{},         ExpectWork{},     CloseChannelsWork{},
-                                        EndColoringWork{}, PublishWork{},    CommitWork{},
-                                        AbortWork{"x"},    load_work(),      StartWork{}};
+    const std::vector<LocalWork> all = {
+        prepare_work(), Machine::table(),    ListenWork{},      ArmWork{},     CutWork{},
+        ExpectWork{},   CloseChannelsWork{}, EndColoringWork{}, PublishWork{}, CommitWork{},
+        AbortWork{"x"}, load_work(),         StartWork{}};
     return all[index];
 }
 
@@ -160,7 +162,7 @@ TEST(LocalRun, WhatIsIllegalIsCountedAndChangesNothing) {
             m.go_to(state);
             const uint64_t before = m.run.ignored();
             m.work(work_number(i));
-            const bool new_run = i == 0 || i == 10;
+            const bool new_run = i == 0 || i == 11;
             EXPECT_EQ(m.take(), new_run ? (Log{"tell failed"}) : Log{});
             EXPECT_EQ(m.run.state(), state);
             EXPECT_EQ(m.run.ignored(), before + uint64_t{verdict == Verdict::illegal});

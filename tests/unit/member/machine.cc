@@ -13,9 +13,9 @@ const char *name_of(hs_task task) {
 }
 
 const char *name_of(const LocalEvent &event) {
-    constexpr const char *names[] = {"prepared", "installed", "armed", "cut",       "channels-fin",
-                                     "full-fin", "progress",  "beat",  "published", "aborted",
-                                     "loaded",   "started",   "failed"};
+    constexpr const char *names[] = {"prepared",     "installed", "heard",    "armed", "cut",
+                                     "channels-fin", "full-fin",  "progress", "beat",  "published",
+                                     "aborted",      "loaded",    "started",  "failed"};
     return names[event.index()];
 }
 

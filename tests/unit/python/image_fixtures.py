@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What the tests of the offline readers share: mapped-ram images, tags and frames made by hand."""
 
+import socket
 import struct
 
 from support import tags
@@ -62,12 +63,16 @@ def member_image(*member_tags):
     return image({"pc.ram": (400, contents), "pc.bios": (3, {1: b"bios"})})
 
 
-def message_frame(sender, number, to="525400770002", port=7701):
-    """The Ethernet frame of one numbered UDP message."""
+def message_frame(sender, number, to="525400770002", port=7701, ip="10.77.0.2", tags="",
+                  fragment=0x4000, padding=0):
+    """The Ethernet frame of one numbered UDP message, with VLAN `tags`. `fragment` is that field of
+    the IP header; `padding` bytes follow the message."""
     payload = struct.pack("<8sQQ32sQ", b"HSCHAT01", nonce_of(sender), number, sender.encode(), 0)
-    udp = struct.pack(">HHHH", 7701, port, 8 + len(payload), 0) + payload
-    ip = struct.pack(">BBHHHBBHII", 0x45, 0, 20 + len(udp), 0, 0x4000, 64, 17, 0, 0, 0) + udp
-    return bytes.fromhex(to + "525400770001" + "0800") + ip
+    udp = struct.pack(">HHHH", 7701, port, 8 + len(payload) + padding, 0) + payload
+    udp += bytes(padding)
+    packet = struct.pack(">BBHHHBBHI4s", 0x45, 0, 20 + len(udp), 0, fragment, 64, 17, 0, 0,
+                         socket.inet_aton(ip)) + udp
+    return bytes.fromhex(to + "525400770001" + tags + "0800") + packet
 
 
 def vnet(directions, size=20):

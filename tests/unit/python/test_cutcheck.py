@@ -120,9 +120,18 @@ class Channel(unittest.TestCase):
                   fixtures.message_frame("a", 4, port=53),
                   fixtures.message_frame("a", 5, to="525400770009")]
         self.assertEqual(self.read(fixtures.pcap(frames)), [
-            channel.Message("a", 3, "52:54:00:77:00:02"),
-            channel.Message("c", 9, "52:54:00:77:00:02"),
-            channel.Message("a", 5, "52:54:00:77:00:09")])
+            channel.Message("a", 3, "52:54:00:77:00:02", ip="10.77.0.2"),
+            channel.Message("c", 9, "52:54:00:77:00:02", ip="10.77.0.2"),
+            channel.Message("a", 5, "52:54:00:77:00:09", ip="10.77.0.2")])
+
+    def test_tags_fragments_and_long_messages(self):
+        frames = [fixtures.message_frame("a", 1, tags="81000007"),
+                  fixtures.message_frame("a", 2, tags="88a8006481000007"),
+                  fixtures.message_frame("a", 3, padding=8000),
+                  fixtures.message_frame("a", 4, fragment=0x2000),  # the first, more follow
+                  fixtures.message_frame("a", 5, fragment=0x20B9)]  # from the middle
+        self.assertEqual([message.number for message in self.read(fixtures.pcap(frames))],
+                         [1, 2, 3, 4])
 
     def test_directions(self):
         # A frame that is no message has a direction, too.
@@ -292,11 +301,12 @@ class Bundles(unittest.TestCase):
                   ("b", 0, fixtures.message_frame("a", 9))]
         self.assertRegex(self.to_b(frames)[1][0], "twice")
 
-    def test_guest_with_another_address(self):
-        other = "52:54:00:77:99:02"
-        frames = [("b", 0, fixtures.message_frame("a", 9, to=other.replace(":", ""))),
-                  ("b", 0, fixtures.message_frame("a", 11))]
-        self.assertEqual(self.to_b(frames, macs={"b": other}), ([1], []))
+    def test_guests_told_apart_by_ip_addresses(self):
+        frames = [("b", 0, fixtures.message_frame("a", 9, to="0180c200000e")),
+                  ("a", 1, fixtures.message_frame("a", 10, ip="10.78.0.2")),
+                  ("b", 0, fixtures.message_frame("a", 11, ip="10.77.0.9"))]
+        self.assertEqual(self.to_b(frames, addresses={"10.77.0.2": "b", "10.78.0.2": "b"}),
+                         ([2], []))
 
     def test_images_alone(self):
         self.bundle()

@@ -99,6 +99,8 @@ static ssize_t filter_receive_iov(NetFilterState *nf, NetClientState *sender,
         trace_hotsnap_hold(frame.nic, frame.direction, source.size, verdict);
         if (verdict == HS_HOLD_AND_CUT) {
             n->ops->red_frame(n->opaque);
+        } else if (verdict == HS_HOLD_AND_RELEASE) {
+            hotsnap_forward_released(n);
         }
         return source.size;
     }

@@ -1,0 +1,77 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+# tier: all
+# timeout: 5400
+"""A thousand cuts over all labs of support/labs.py: none has an orphan, none a frame that is
+declared lost or has no place, and no message is missing after restores of the last of each series.
+
+    57-many-cuts.py [CUTS [LAB]...]
+
+Each series starts new guests, so that their disks' chains of layers stay short. The checkers' controls
+are in 52-any-frame.py.
+"""
+
+import shutil
+import sys
+from functools import partial
+
+sys.path.insert(0, __file__.rpartition("/tests/")[0] + "/tests")
+from support.chatter import Chatter
+from support.cuts import must_be_whole, restored
+from support.labs import LABS, Lab
+from support.outcome import Report
+from support.workplace import Workplace
+
+SERIES = 25  # cuts
+
+
+class Sums:
+    """What all cuts had to do with."""
+
+    def __init__(self) -> None:
+        self.cuts = self.frames = self.on_the_fly = self.waited = self.longest_us = 0
+
+    def add(self, manifest: dict) -> None:
+        self.cuts += 1
+        for member in manifest["members"]:
+            channel = member["channel"]
+            self.frames += channel["frames"]
+            self.on_the_fly += channel["on_the_fly"]
+            for kind in ("group", "source", "destination"):
+                self.waited += channel[f"waited_{kind}"]
+                self.longest_us = max(self.longest_us, channel[f"waited_{kind}_us_max"])
+
+    def __str__(self) -> str:
+        return (f"{self.cuts} cuts, {self.frames} frames recorded, {self.on_the_fly} red frames "
+                f"before their receiver's cut, {self.waited} frames waited, the longest "
+                f"{self.longest_us / 1000:.0f} ms")
+
+
+def series(lab: Lab, cuts: int, sums: Sums) -> None:
+    with Workplace() as place:
+        cluster = lab.start(place)
+        for number in range(cuts):
+            # The members take turns in being the first to know.
+            manifest = cluster.snapshot(f"t{number}", initiator=number % len(cluster.members))
+            must_be_whole(cluster, f"t{number}", manifest)
+            sums.add(manifest)
+            if number + 1 < cuts:
+                shutil.rmtree(cluster.bundles / f"t{number}")
+        Chatter.wait(cluster).must_be_unharmed()
+        restored(cluster, f"t{cuts - 1}")
+
+
+def many(report: Report, cuts: int, labs: list[Lab]) -> None:
+    each = -(-cuts // len(labs))
+    for lab in labs:
+        sums = Sums()
+        for begin in range(0, each, SERIES):
+            report.run(f"{lab.name}-cuts-{begin + 1}",
+                       partial(series, lab, min(SERIES, each - begin), sums))
+        print(f"# {lab.name}: {sums}", flush=True)
+
+
+main = Report()
+many(main, int(sys.argv[1]) if sys.argv[1:] else 1000,
+     [LABS[name] for name in sys.argv[2:] or LABS])
+main.exit()
