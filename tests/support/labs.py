@@ -65,7 +65,7 @@ def guest(name: str, role: str = "idle", bridges: list[str] | None = None, shell
     told = {"chatter_rate": 100, **settings}
     return name, role, {
         "append": " ".join(f"hs.{key.replace('_', '.')}={value}" for key, value in told.items()),
-        "bridges": bridges or ["br0"], "shell": shell, "group": group}
+        "bridges": bridges or ["br0"], "shell": shell, "group": group, "memory": 128}
 
 
 def in_guests(cluster: Cluster, commands: list[tuple[str, str]]) -> None:

@@ -4,6 +4,8 @@
 # timeout: 5400
 """A thousand cuts over all labs of support/labs.py: none has an orphan, none a frame that is
 declared lost or has no place, and no message is missing after restores of the last of each series.
+SNAPSHOT reaches one member up to 30 ms late, each member but the first in turn, so that frames of
+the others cross its cut.
 
     57-many-cuts.py [CUTS [LAB]...]
 
@@ -11,18 +13,21 @@ Each series starts new guests, so that their disks' chains of layers stay short.
 are in 52-any-frame.py.
 """
 
+import random
 import shutil
 import sys
+import time
 from functools import partial
 
 sys.path.insert(0, __file__.rpartition("/tests/")[0] + "/tests")
 from support.chatter import Chatter
-from support.cuts import must_be_whole, restored
+from support.cuts import must_be_whole, restored, snapshot_late
 from support.labs import LABS, Lab
 from support.outcome import Report
 from support.workplace import Workplace
 
-SERIES = 25  # cuts
+SERIES = 46  # cuts at most
+LATE = 0.03  # seconds at most
 
 
 class Sums:
@@ -47,12 +52,17 @@ class Sums:
                 f"{self.longest_us / 1000:.0f} ms")
 
 
+def wait_randomly(seconds: float) -> bool:
+    time.sleep(random.uniform(0, seconds))
+    return True
+
+
 def series(lab: Lab, cuts: int, sums: Sums) -> None:
     with Workplace() as place:
         cluster = lab.start(place)
         for number in range(cuts):
-            # The members take turns in being the first to know.
-            manifest = cluster.snapshot(f"t{number}", initiator=number % len(cluster.members))
+            late = cluster.members[1 + number % (len(cluster.members) - 1)].name
+            manifest = snapshot_late(cluster, f"t{number}", late, partial(wait_randomly, LATE))
             must_be_whole(cluster, f"t{number}", manifest)
             sums.add(manifest)
             if number + 1 < cuts:
