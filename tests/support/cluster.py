@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hotsnap.host.netns import BRIDGE, tap_netdev
+from hotsnap.host.netns import BRIDGE, several_queues, tap_netdev
 
 from . import shell
 from .outcome import check
@@ -38,6 +38,7 @@ class Member:
                          f"tap{index}" + (f"-{number}" if number else ""), bridge)
                      for number, bridge in enumerate(options.get("bridges", [BRIDGE]))]
         self.mac, self.tap = self.nics[0].mac, self.nics[0].tap
+        self.queues = options.get("queues", 1)  # of each of them
         # All ports are free in the cluster's own network namespace.
         self.tcp = f"tcp:127.0.0.1:{7000 + index}" if options.get("tcp") else None
         self.socket = cluster.place.path / f"{name}.sock"
@@ -78,9 +79,9 @@ class Member:
     def nic_args(self) -> list[str]:
         args: list[str] = []
         for number, nic in enumerate(self.nics):
-            args += ["-netdev", tap_netdev(f"net{number}", nic.tap),
+            args += ["-netdev", tap_netdev(f"net{number}", nic.tap, self.queues),
                      "-device", f"{self.options.get('nic', 'virtio-net-pci')},netdev=net{number},"
-                                f"mac={nic.mac},romfile="]
+                                f"mac={nic.mac},romfile={several_queues(self.queues)}"]
             if not self.options.get("no_mediator"):
                 args += ["-object", f"filter-hotsnap,id=med{number},netdev=net{number},member=hs0"]
         return args
@@ -119,9 +120,10 @@ class Member:
 
 class Cluster:
     """Members: [(name, role, options)]. A member has a NIC on each of the bridges that its option
-    `bridges` names; without it, one NIC on the bridge that all such members share. With `shell`
-    its guest can be told what to do (shell.py); with `group`, a MAC address, datagrams between
-    members go to that group."""
+    `bridges` names; without it, one NIC on the bridge that all such members share. With the option
+    `queues`, its NICs have that many; it should have as many `cpus`. With `shell` its guest can be
+    told what to do (shell.py); with `group`, a MAC address, datagrams between members go to that
+    group."""
 
     def __init__(self, place: Workplace, members: list[tuple[str, str, dict[str, Any]]]):
         self.place = place
@@ -130,7 +132,9 @@ class Cluster:
             self.members.append(Member(self, index, name, role, options))
         nics = [nic for member in self.members for nic in member.nics]
         self.network = place.network([nic.tap for nic in nics if nic.bridge == BRIDGE],
-                                     {nic.tap: nic.bridge for nic in nics if nic.bridge != BRIDGE})
+                                     {nic.tap: nic.bridge for nic in nics if nic.bridge != BRIDGE},
+                                     {nic.tap: member.queues for member in self.members
+                                      for nic in member.nics})
         for member in self.members:
             member.make_disks()
         self.bundles = place.path / "bundles"

@@ -48,16 +48,18 @@ class Workplace:
         else:
             shutil.rmtree(self.path, ignore_errors=True)
 
-    def network(self, taps: list[str], others: dict[str, str] | None = None) -> Network:
-        """A network with `taps` on its bridge; `others` names taps and the bridges they are on."""
-        network = Network(f"hs-test-{os.getpid()}-{len(self.networks)}", taps)
+    def network(self, taps: list[str], others: dict[str, str] | None = None,
+                queues: dict[str, int] | None = None) -> Network:
+        """A network with `taps` on its bridge; `others` names taps and the bridges they are on;
+        `queues` are those of taps that have several."""
+        network = Network(f"hs-test-{os.getpid()}-{len(self.networks)}", taps, queues=queues)
         network.create()
         self.networks.append(network)
         others = others or {}
         for bridge in sorted(set(others.values())):
             network.add_bridge(bridge)
         for tap, bridge in others.items():
-            network.add_tap(tap, bridge)
+            network.add_tap(tap, bridge, network.queues.get(tap, 1))
         for tap in [*taps, *others]:  # no frame is lost while a guest stands still for seconds
             subprocess.run(["ip", "-n", network.name, "link", "set", tap, "txqueuelen", "20000"],
                            check=True)

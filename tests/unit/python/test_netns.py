@@ -6,7 +6,7 @@ import os
 import subprocess
 import unittest
 
-from hotsnap.host.netns import Network, NetworkError, tap_netdev
+from hotsnap.host.netns import Network, NetworkError, several_queues, tap_netdev
 
 NAME = f"hs-unit-{os.getpid()}"
 
@@ -20,6 +20,12 @@ class Names(unittest.TestCase):
 
     def test_frames_pass_through_qemu(self):
         self.assertIn("vhost=off", tap_netdev("n0", "tap0"))
+
+    def test_several_queues(self):
+        self.assertNotIn("queues", tap_netdev("n0", "tap0"))
+        self.assertEqual(several_queues(1), "")
+        self.assertIn(",queues=4", tap_netdev("n0", "tap0", 4))
+        self.assertEqual(several_queues(4), ",mq=on,vectors=10")
 
 
 @unittest.skipUnless(os.geteuid() == 0, "making a network namespace needs root")
@@ -52,6 +58,16 @@ class Namespaces(unittest.TestCase):
             with self.assertRaisesRegex(NetworkError, "exists"):
                 Network(NAME, []).create()
         self.assertFalse(network.exists())
+
+    def test_taps_with_several_queues(self):
+        with Network(NAME, ["t0", "t1"], queues={"t1": 2}) as network:
+            network.add_tap("t2", queues=3)
+            network.add_tap("t3")
+            out = subprocess.run(network.inside(["ip", "-d", "-j", "link"]), check=True,
+                                 capture_output=True)
+            several = {link["ifname"] for link in json.loads(out.stdout)
+                       if link.get("linkinfo", {}).get("info_data", {}).get("multi_queue")}
+            self.assertEqual(several, {"t1", "t2"})
 
     def test_no_mount_is_left(self):
         def mounts():

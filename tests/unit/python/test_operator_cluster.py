@@ -40,6 +40,7 @@ memory = "1G"
   [[member.nic]]
   network = "lan"
   mac = "52:54:00:AA:00:01"
+  queues = 2
 """
 
 
@@ -76,6 +77,7 @@ class ClusterFile(unittest.TestCase):
         self.assertEqual((db.disks[1].size, db.disks[1].iothread, db.disks[1].serial),
                          (1 << 30, True, "data"))
         self.assertEqual(web.nics[0].mac, "52:54:00:aa:00:01")
+        self.assertEqual((db.nics[0].queues, web.nics[0].queues), (1, 2))
 
     def test_links_to_the_folder_are_resolved(self):
         link = self.folder + "-link"
@@ -114,6 +116,10 @@ class ClusterFile(unittest.TestCase):
             ('network = "lan"\n\n', 'network = "wan"\n\n', 22, ("member[0].nic[0].network",)),
             ('AA:00:01', 'AA:00', 30, ("member[1].nic[0].mac",)),
             ('"52:54:00:AA:00:01"', '"53:54:00:AA:00:01"', 30, ("multicast",)),
+            ('queues = 2', 'queues = 0', 31, ("member[1].nic[0].queues", "1 to 256")),
+            ('queues = 2', 'queues = 257', 31, ("member[1].nic[0].queues", "1 to 256")),
+            ('queues = 2', 'queues = 2\n  model = "e1000"', 31,
+             ("member[1].nic[0].queues", "e1000 has one")),
             ('name = "web"', 'name = "db"', 25, ("member[1].name", "twice")),
         )
         for before, after, line, parts in cases:

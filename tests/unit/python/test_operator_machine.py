@@ -51,6 +51,12 @@ class CommandLine(unittest.TestCase):
         self.assertIn("hotsnap-member,id=hs0,name=a,listen=unix:/r/a.hs", values(argv, "-object"))
         self.assertFalse([o for o in line(member(nics=nics), snapshots=False) if "hotsnap" in o])
 
+    def test_several_queues(self):
+        argv = line(member(nics=(cluster.Nic("net0", "lan", "virtio-net-pci", "", 4),)))
+        self.assertTrue(values(argv, "-netdev")[0].endswith(",queues=4"))
+        self.assertIn(",mq=on,vectors=10,", values(argv, "-device")[0])
+        self.assertNotIn("queues", " ".join(line(member())))
+
     def test_disks(self):
         argv = line(member(disks=(
             disk(0), disk(1, "virtio-scsi", iothread=True), disk(2, "ahci"), disk(3, "ahci"),

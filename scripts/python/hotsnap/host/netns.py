@@ -18,7 +18,7 @@ import contextlib
 import os
 import re
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from ..errors import HotsnapError
 
@@ -55,10 +55,11 @@ class Network:
     """One namespace `name` with the bridge br0 and the taps in `taps`.
 
     `host_address`, such as "10.77.0.254/24", is given to the bridge, so that programs run with
-    `inside` can talk to the guests.
+    `inside` can talk to the guests. `queues` are those of taps that have several.
     """
 
-    def __init__(self, name: str, taps: Iterable[str], host_address: str | None = None):
+    def __init__(self, name: str, taps: Iterable[str], host_address: str | None = None,
+                 queues: Mapping[str, int] | None = None):
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
             raise NetworkError(f"bad namespace name {name!r}: use letters, digits, '-', '_', '.'")
         self.name = name
@@ -69,6 +70,7 @@ class Network:
         if len(set(self.taps)) != len(self.taps):
             raise NetworkError(f"an interface is named twice: {', '.join(self.taps)}")
         self.host_address = host_address
+        self.queues = dict(queues or {})
 
     @property
     def path(self) -> str:
@@ -95,7 +97,7 @@ class Network:
             if self.host_address is not None:
                 _ip(*inside, "address", "add", self.host_address, "dev", BRIDGE)
             for tap in self.taps:
-                self.add_tap(tap)
+                self.add_tap(tap, queues=self.queues.get(tap, 1))
         except BaseException:
             self.destroy()
             raise
@@ -110,10 +112,12 @@ class Network:
         _ip(*inside, "link", "set", bridge, "addrgenmode", "none")
         _ip(*inside, "link", "set", bridge, "up")
 
-    def add_tap(self, tap: str, bridge: str = BRIDGE) -> None:
+    def add_tap(self, tap: str, bridge: str = BRIDGE, queues: int = 1) -> None:
         """Adds the tap of one more NIC to a bridge."""
         inside = ("-n", self.name)
-        _ip(*inside, "tuntap", "add", "dev", tap, "mode", "tap", "vnet_hdr")
+        # A tap with several queues cannot be opened as one with a single queue, nor the reverse.
+        _ip(*inside, "tuntap", "add", "dev", tap, "mode", "tap", "vnet_hdr",
+            *(["multi_queue"] if queues > 1 else []))
         _ip(*inside, "link", "set", tap, "addrgenmode", "none")
         _ip(*inside, "link", "set", tap, "master", bridge, "up")
 
@@ -147,7 +151,14 @@ class Network:
         self.destroy()
 
 
-def tap_netdev(identity: str, tap: str) -> str:
+def tap_netdev(identity: str, tap: str, queues: int = 1) -> str:
     """The -netdev argument for a tap made by Network; without vhost, since frames must pass
     through QEMU's own filters."""
-    return f"tap,id={identity},ifname={tap},script=no,downscript=no,vhost=off"
+    several = f",queues={queues}" if queues > 1 else ""
+    return f"tap,id={identity},ifname={tap},script=no,downscript=no,vhost=off{several}"
+
+
+def several_queues(queues: int) -> str:
+    """What virtio-net-pci's -device argument needs for them: an interrupt for each queue in each
+    direction, for the control queue, and for changes of the configuration."""
+    return f",mq=on,vectors={2 * queues + 2}" if queues > 1 else ""

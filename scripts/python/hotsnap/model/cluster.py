@@ -24,6 +24,7 @@ SIZE = re.compile(r"(\d+)([KMGT]?)(iB)?")
 INTERFACES = ("virtio-blk", "virtio-scsi", "ide", "ahci")
 FORMATS = ("qcow2", "raw")
 MIB = 1 << 20
+MOST_QUEUES = 256  # of a tap, by the kernel
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Nic:
     network: str
     model: str
     mac: str
+    queues: int = 1
 
 
 @dataclass(frozen=True)
@@ -303,6 +305,11 @@ def _nic(table: _Table, cluster: str, member: str, index: int, networks: list[st
         table.fail("mac", f"{mac!r} is not a MAC address like 52:54:00:12:34:56")
     if int(mac[:2], 16) & 1:
         table.fail("mac", f"{mac} is a multicast address: its first octet must be even")
-    nic = Nic(f"net{index}", network, table.take("model", str, "virtio-net-pci"), mac.lower())
+    model, queues = table.take("model", str, "virtio-net-pci"), table.take("queues", int, 1)
+    if not 1 <= queues <= MOST_QUEUES:
+        table.fail("queues", f"must be 1 to {MOST_QUEUES}, not {queues}")
+    if queues > 1 and not model.startswith("virtio-net-pci"):
+        table.fail("queues", f"{model} has one; virtio-net-pci can have several")
+    nic = Nic(f"net{index}", network, model, mac.lower(), queues)
     table.done()
     return nic

@@ -24,8 +24,10 @@ def bridge(index: int) -> str:
 
 
 def taps(cluster: Cluster) -> dict[str, dict[str, str]]:
-    """Member to NIC id to tap. By position, since names may be longer than an interface's."""
-    return {member.name: {nic.id: f"tap{i}.{j}" for j, nic in enumerate(member.nics)}
+    """Member to NIC id to tap. By position, since names may be longer than an interface's. A tap
+    made for one queue is of no use for several, nor the reverse, so it has another name."""
+    return {member.name: {nic.id: f"{'tap' if nic.queues == 1 else 'mq'}{i}.{j}"
+                          for j, nic in enumerate(member.nics)}
             for i, member in enumerate(cluster.members)}
 
 
@@ -55,7 +57,7 @@ class Lab(netns.Network):
                 for nic in member.nics:
                     name = tap_of[member.name][nic.id]
                     if name not in present:
-                        self.add_tap(name)
+                        self.add_tap(name, queues=nic.queues)
                         self._ip("link", "set", name, "master",
                                  bridge(self.cluster.networks.index(nic.network)))
         except BaseException:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from ..host.netns import tap_netdev
+from ..host.netns import several_queues, tap_netdev
 from ..model.cluster import MIB, Disk, Member
 from ..model.state import Paths
 
@@ -48,8 +48,9 @@ def command_line(qemu: str, firmware: Sequence[str], member: Member, accelerator
             line += ["-append", member.append]
     line += _disks(member.disks, disk_files)
     for nic in member.nics:  # no boot ROM, which would be one more file to find at a restore
-        line += ["-netdev", tap_netdev(nic.id, taps[nic.id]),
+        line += ["-netdev", tap_netdev(nic.id, taps[nic.id], nic.queues),
                  "-device", f"{nic.model},netdev={nic.id},mac={nic.mac},id={nic.id}-dev"
+                            + several_queues(nic.queues)
                             + ("" if nic.model.endswith("_isa") else ",romfile=")]
         if snapshots:
             line += ["-object", f"filter-hotsnap,id=hsf-{nic.id},netdev={nic.id},"
