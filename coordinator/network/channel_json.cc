@@ -12,6 +12,18 @@ Mac parse_mac(std::string_view text) {
     throw BadInput("'" + std::string(text) + "' is not a MAC of the form 52:54:00:12:34:56");
 }
 
+uint32_t queues_from_json(const Json &nic) {
+    if (!nic.contains("queues")) {
+        return 1;
+    }
+    const uint64_t queues = get_uint(nic, "queues");
+    if (queues < 1 || queues > most_queues) {
+        throw BadInput("a NIC has 1 to " + std::to_string(most_queues) + " queues, not " +
+                       std::to_string(queues));
+    }
+    return static_cast<uint32_t>(queues);
+}
+
 } // namespace
 
 Json counts_to_json(const PairCounts &counts) {
@@ -47,10 +59,14 @@ Json nics_to_json(const std::vector<MemberNic> &nics) {
         for (const Mac mac : nic.sources) {
             sources.push_back(mac.to_string());
         }
-        json.push_back({{"nic", nic.name},
-                        {"mac", nic.mac.to_string()},
-                        {"sources", std::move(sources)},
-                        {"complete", nic.complete}});
+        Json entry = {{"nic", nic.name},
+                      {"mac", nic.mac.to_string()},
+                      {"sources", std::move(sources)},
+                      {"complete", nic.complete}};
+        if (nic.queues != 1) {
+            entry["queues"] = nic.queues;
+        }
+        json.push_back(std::move(entry));
     }
     return json;
 }
@@ -68,6 +84,7 @@ std::vector<MemberNic> nics_from_json(const Json &json) {
             nic.sources.push_back(mac_from_json(mac));
         }
         nic.complete = get_bool(entry, "complete");
+        nic.queues = queues_from_json(entry);
         nics.push_back(std::move(nic));
     }
     return nics;

@@ -163,7 +163,7 @@ bool ChannelRecord::write(const std::string &pcap_path, const std::string &vnet_
         put(vnet, frame.nic, 4);
         put(vnet, frame.vnet_size, 1);
         put(vnet, frame.from_guest, 1);
-        put(vnet, 0, 2); // reserved
+        put(vnet, frame.queue, 2);
         vnet.insert(vnet.end(), frame.data.begin(), split);
         vnet.resize(vnet.size() + ChannelFrame::largest_vnet - frame.vnet_size);
     }
@@ -224,7 +224,7 @@ std::optional<std::vector<ChannelFrame>> ChannelRecord::read(const std::string &
         }
         const size_t side = vnet_header_size + static_cast<size_t>(i) * vnet_record_size;
         const uint64_t vnet_size = get(*vnet, side + 4, 1);
-        const uint64_t direction = get(*vnet, side + 5, 3);
+        const uint64_t direction = get(*vnet, side + 5, 1);
         if (!is_vnet_size(vnet_size) || direction > 1) {
             return bad(vnet_path, side,
                        "impossible header size or direction of frame " + std::to_string(i));
@@ -232,6 +232,7 @@ std::optional<std::vector<ChannelFrame>> ChannelRecord::read(const std::string &
         ChannelFrame frame;
         frame.nic = static_cast<uint32_t>(get(*vnet, side, 4));
         frame.from_guest = direction == 1;
+        frame.queue = static_cast<uint32_t>(get(*vnet, side + 6, 2));
         frame.time_ns =
             static_cast<int64_t>(get(*pcap, at, 4)) * second_ns + static_cast<int64_t>(nanoseconds);
         frame.vnet_size = vnet_size;

@@ -19,6 +19,7 @@ struct ChannelFrame {
     static constexpr size_t largest_vnet = 12;
 
     uint32_t nic = 0;
+    uint32_t queue = 0;        // of the NIC
     bool from_guest = false;   // held back at the cut; else for the guest
     int64_t time_ns = 0;       // host realtime clock
     size_t vnet_size = 0;      // 0, 10 or 12

@@ -23,6 +23,7 @@ enum class Waiting : uint8_t {
 
 struct HeldFrame {
     uint32_t nic = 0;
+    uint32_t queue = 0; // of the NIC
     size_t vnet_size = 0;
     std::vector<uint8_t> data; // virtio-net header and frame, colored or restored as due
     int64_t arrived_ns = 0;

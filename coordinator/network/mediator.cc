@@ -20,7 +20,7 @@ constexpr size_t most_sources = 256;               // of a NIC; its table has ro
 Mediator::Mediator()
     : record_(record_limit), queues_{HoldQueue(held_limit), HoldQueue(held_limit)} {}
 
-uint32_t Mediator::add_nic(std::string name, Mac mac, size_t vnet_size) {
+uint32_t Mediator::add_nic(std::string name, Mac mac, size_t vnet_size, uint32_t queues) {
     // Recorded frames name their NIC by its index. A member adds its NICs anew for each epoch, a
     // restored member once: both must give the same indices.
     const auto at =
@@ -36,6 +36,7 @@ uint32_t Mediator::add_nic(std::string name, Mac mac, size_t vnet_size) {
     nic.name = std::move(name);
     nic.mac = mac;
     nic.vnet_size = vnet_size;
+    nic.queues = std::clamp(queues, 1u, most_queues);
     nic.present = true;
     nic.in_table = not_in_table;
     return index;
@@ -47,7 +48,8 @@ std::vector<MemberNic> Mediator::list_nics() {
     for (const Nic &nic : nics_) {
         if (nic.present) {
             SourceTable::Recent recent = nic.sources.recent(now_ns_ - remembered_ns, most_sources);
-            list.push_back({nic.name, nic.mac, std::move(recent.macs), recent.complete});
+            list.push_back(
+                {nic.name, nic.mac, std::move(recent.macs), recent.complete, nic.queues});
         }
     }
     return list;
@@ -108,6 +110,7 @@ bool Mediator::prepare(uint64_t epoch, std::string_view self, std::vector<Member
     uncounted_ = 0;
     unmarked_.clear();
     announced_.assign(table_.sources().size(), false);
+    marks_.clear();
     state_ = State::installed;
     return true;
 }
@@ -138,26 +141,26 @@ void Mediator::probe() {
     }
 }
 
-bool Mediator::send_probe(uint32_t index, Probe::Kind kind) {
+bool Mediator::send_probe(uint32_t index, Probe::Kind kind, uint32_t through) {
     const Nic &nic = nics_[index];
     if (!nic.present || nic.in_table == not_in_table) {
         return false;
     }
     if (kind == Probe::Kind::natural) {
         // With the address of a bond, say, it would bring the frames to the NIC that is not in use.
-        return table_.senders(nic.mac).size() == 1 && queue_probe(index, kind, nic.mac);
+        return table_.senders(nic.mac).size() == 1 && queue_probe(index, kind, nic.mac, through);
     }
     const uint32_t own = table_.nics()[nic.in_table].first_source;
-    return queue_probe(index, kind, table_.alias(own, {Color::white, is_odd(epoch_)}));
+    return queue_probe(index, kind, table_.alias(own, {Color::white, is_odd(epoch_)}), through);
 }
 
 // False when there is no room: as if the network had lost it.
-bool Mediator::queue_probe(uint32_t index, Probe::Kind kind, Mac source) {
+bool Mediator::queue_probe(uint32_t index, Probe::Kind kind, Mac source, uint32_t through) {
     const Nic &nic = nics_[index];
     HoldQueue &queue = queues_[HS_FROM_GUEST];
     try {
-        HeldFrame frame{index, nic.vnet_size,
-                        Probe{epoch_, nic.mac, kind}.frame(source, nic.vnet_size), now_ns_};
+        const Probe probe{epoch_, nic.mac, kind, static_cast<uint16_t>(through)};
+        HeldFrame frame{index, through, nic.vnet_size, probe.frame(source, nic.vnet_size), now_ns_};
         if (!queue.has_room(frame.data.size())) {
             return false;
         }
@@ -203,8 +206,9 @@ void Mediator::cut() {
 
 void Mediator::mark() {
     for (uint32_t nic = 0; state_ == State::red && coloring_ && nic < nics_.size(); nic++) {
-        for (int copy = 0; copy < 2; copy++) {
-            send_probe(nic, Probe::Kind::mark);
+        for (uint32_t queue = 0; queue < nics_[nic].queues; queue++) {
+            send_probe(nic, Probe::Kind::mark, queue);
+            send_probe(nic, Probe::Kind::mark, queue);
         }
     }
 }
@@ -268,6 +272,7 @@ void Mediator::close_channels() {
     }
     closed_ = true;
     recording_ = false;
+    marks_.clear();
     stats_.lost = counts_.lost() + stats_.unrecorded + uncounted_;
     stats_.unmarked = unmarked_.size();
 }
@@ -288,6 +293,7 @@ void Mediator::reset() {
     holding_ = false;
     recording_ = false;
     closed_ = false;
+    marks_.clear();
     record_.clear();
     for (HoldQueue &queue : queues_) {
         queue.release();

@@ -20,6 +20,7 @@
 #include "network/frame.h"
 #include "network/hearing.h"
 #include "network/hold_queue.h"
+#include "network/marks.h"
 #include "network/member_table.h"
 #include "network/source_table.h"
 
@@ -32,6 +33,7 @@ class Mediator {
         std::string name;
         Mac mac;
         size_t vnet_size = 0;
+        uint32_t queues = 1;
         bool present = true;
         SourceTable sources;              // that the guest sends for
         SourceTable neighbors;            // that it hears, with natural MACs
@@ -40,7 +42,7 @@ class Mediator {
 
     Mediator();
 
-    uint32_t add_nic(std::string name, Mac mac, size_t vnet_size);
+    uint32_t add_nic(std::string name, Mac mac, size_t vnet_size, uint32_t queues = 1);
     void remove_nic(uint32_t nic);
     const std::vector<Nic> &nics() const { return nics_; }
 
@@ -58,6 +60,8 @@ class Mediator {
     bool expect(const PairCounts &expected, const PairCounts &marks, std::string &error);
     PairCounts unexpected() const { return counts_.unexpected(); }
     bool channels_complete() const { return closed_; }
+    bool awaits_empty() const { return marks_.awaits_empty(); }
+    void queue_empty(uint32_t nic, uint32_t queue);
     void close_channels();
     void end_coloring();
     void reset();
@@ -137,9 +141,14 @@ class Mediator {
     // None when there is no memory for it.
     static std::optional<std::vector<uint8_t>> duplicate(const std::vector<uint8_t> &data);
     void hear_neighbors();
-    bool send_probe(uint32_t nic, Probe::Kind kind);
-    bool queue_probe(uint32_t nic, Probe::Kind kind, Mac source);
-    void hear(uint32_t nic, uint32_t other, uint8_t bits);
+    bool send_probe(uint32_t nic, Probe::Kind kind, uint32_t through = 0);
+    bool queue_probe(uint32_t nic, Probe::Kind kind, Mac source, uint32_t through);
+    void hear(uint32_t nic, uint32_t other, uint8_t bits) {
+        hearing_.note(nics_[nic].in_table, other, bits);
+    }
+    void take_mark(const Input &in, uint32_t other, uint32_t through);
+    void all_marked(const Marks::Link &link);
+    bool keeps_order(uint32_t sender) const;
     void save(const HeldFrame &frame, bool from_guest, std::optional<std::vector<uint8_t>> data);
     void check_complete();
     Mac former_source(Mac source) const;
@@ -162,8 +171,9 @@ class Mediator {
     bool cut_told_ = false;  // and the caller was told to take it
     bool recording_ = false; // from our cut until the channels are closed
     bool closed_ = false;
-    // (own, other): NICs, by index in the table, of which a mark is due.
-    std::set<std::pair<uint32_t, uint32_t>> unmarked_;
+    // Where marks are due that do not count yet.
+    std::set<Marks::Link> unmarked_;
+    Marks marks_; // those that have come
     // By source: this NIC is the last of those that send for the address to have announced it.
     std::vector<bool> announced_;
     uint64_t uncounted_ = 0; // frames that there was no memory to count

@@ -40,9 +40,9 @@ void hs_mediator_free(hs_mediator *m) {
 }
 
 uint32_t hs_mediator_add_nic(hs_mediator *m, const char *name, const uint8_t mac[6],
-                             size_t vnet_header_size) {
+                             size_t vnet_header_size, uint32_t queues) {
     return quietly(UINT32_MAX, [&] {
-        return m->impl.add_nic(name ? name : "", Mac::from_bytes(mac), vnet_header_size);
+        return m->impl.add_nic(name ? name : "", Mac::from_bytes(mac), vnet_header_size, queues);
     });
 }
 
@@ -105,6 +105,14 @@ bool hs_mediator_expect(hs_mediator *m, const char *expected_json, const char *m
         }
         return true;
     });
+}
+
+bool hs_mediator_awaits_empty(hs_mediator *m) {
+    return m->impl.awaits_empty();
+}
+
+void hs_mediator_queue_empty(hs_mediator *m, uint32_t nic, uint32_t queue) {
+    quietly([&] { m->impl.queue_empty(nic, queue); });
 }
 
 bool hs_mediator_channels_complete(hs_mediator *m) {
@@ -186,8 +194,9 @@ bool hs_playback_next(hs_playback *p, hs_frame *frame) {
         return false;
     }
     const ChannelFrame &next = p->frames[p->next++];
-    *frame = {next.nic, next.from_guest ? HS_FROM_GUEST : HS_TO_GUEST, next.data.data(),
-              next.data.size(), next.vnet_size};
+    *frame = {next.nic,         next.from_guest ? HS_FROM_GUEST : HS_TO_GUEST,
+              next.data.data(), next.data.size(),
+              next.vnet_size,   next.queue};
     return true;
 }
 

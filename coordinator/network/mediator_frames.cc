@@ -84,8 +84,8 @@ void Mediator::hold(HoldQueue &queue, const Input &in, Mac source, Waiting reaso
     if (!data) {
         stats_.dropped++;
     } else if (put(queue,
-                   {in.frame.nic, in.frame.vnet_header_size, std::move(*data), in.now_ns, reason,
-                    waits && state_ == State::white},
+                   {in.frame.nic, in.frame.queue, in.frame.vnet_header_size, std::move(*data),
+                    in.now_ns, reason, waits && state_ == State::white},
                    !waits)) {
         stats_.waited_group += reason == Waiting::group;
         stats_.waited_source += reason == Waiting::source;
@@ -115,8 +115,8 @@ void Mediator::save(const HeldFrame &frame, bool from_guest,
                     std::optional<std::vector<uint8_t>> data) {
     try {
         const size_t size = data ? data->size() - frame.vnet_size : 0;
-        if (data && record_.append({frame.nic, from_guest, frame.arrived_ns, frame.vnet_size,
-                                    std::move(*data)})) {
+        if (data && record_.append({frame.nic, frame.queue, from_guest, frame.arrived_ns,
+                                    frame.vnet_size, std::move(*data)})) {
             stats_.recorded++;
             stats_.recorded_bytes += size;
             stats_.recorded_from_guest += from_guest;
@@ -133,7 +133,8 @@ bool Mediator::next_released(hs_frame &frame, int64_t now_ns) {
         if (std::optional<HeldFrame> held = queues_[direction].take()) {
             note_wait(*held, now_ns);
             released_ = std::move(held->data);
-            frame = {held->nic, direction, released_.data(), released_.size(), held->vnet_size};
+            frame = {held->nic,        direction,       released_.data(),
+                     released_.size(), held->vnet_size, held->queue};
             return true;
         }
     }
@@ -198,7 +199,7 @@ bool Mediator::announce(const Input &in) {
         return false;
     }
     announced_[*index] = true;
-    return queue_probe(in.frame.nic, Probe::Kind::moved, source);
+    return queue_probe(in.frame.nic, Probe::Kind::moved, source, in.frame.queue);
 }
 
 hs_verdict Mediator::from_guest(const Input &in, Mac &source) {
@@ -242,16 +243,18 @@ bool Mediator::take_probe(const Input &in) {
     }
     const Nic &nic = nics_[in.frame.nic];
     if (in_epoch() && probe->epoch == epoch_) {
-        if (const auto other = table_.nic(probe->nic)) {
+        const auto other = table_.nic(probe->nic);
+        if (other && probe->kind == Probe::Kind::mark) {
+            take_mark(in, *other, probe->queue);
+        } else if (other) {
             if (probe->kind == Probe::Kind::moved) {
                 for (const uint32_t source : table_.senders(in.view.source())) {
                     announced_[source] = table_.sources()[source].nic == *other;
                 }
             }
             hear(in.frame.nic, *other, Hearing::bit(probe->kind));
-            check_complete();
         }
-    } else {
+    } else if (probe->kind != Probe::Kind::mark) { // no mark is sent before we have the table
         try {
             hearing_.note_early(nic.mac, *probe);
         } catch (const std::bad_alloc &) {
@@ -261,12 +264,41 @@ bool Mediator::take_probe(const Input &in) {
     return true;
 }
 
-void Mediator::hear(uint32_t nic, uint32_t other, uint8_t bits) {
-    const uint32_t own = nics_[nic].in_table;
-    hearing_.note(own, other, bits);
-    if (bits & heard_mark) {
-        unmarked_.erase({own, other});
+void Mediator::take_mark(const Input &in, uint32_t other, uint32_t through) {
+    const Nic &nic = nics_[in.frame.nic];
+    const Marks::Link link{nic.in_table, other};
+    if (!closed_ &&
+        marks_.came(link, {through, table_.nics()[other].queues, in.frame.queue, nic.queues})) {
+        all_marked(link);
     }
+}
+
+void Mediator::all_marked(const Marks::Link &link) {
+    hearing_.note(link.first, link.second, heard_mark);
+    unmarked_.erase(link);
+    check_complete();
+}
+
+void Mediator::queue_empty(uint32_t nic, uint32_t queue) {
+    if (nic >= nics_.size() || nics_[nic].in_table == not_in_table) {
+        return;
+    }
+    std::vector<Marks::Link> marked;
+    marks_.empty(nics_[nic].in_table, queue, [&](const Marks::Link &link, size_t came) {
+        if (came == table_.nics()[link.second].queues) {
+            marked.push_back(link);
+        }
+    });
+    for (const Marks::Link &link : marked) { // the last may close the channels
+        all_marked(link);
+    }
+}
+
+// Queues keep no common order: a red frame in one may overtake a white one in another.
+bool Mediator::keeps_order(uint32_t sender) const {
+    return table_.nics()[sender].queues == 1 &&
+           std::all_of(nics_.begin(), nics_.end(),
+                       [](const Nic &nic) { return !nic.present || nic.queues == 1; });
 }
 
 bool Mediator::is_red(const MemberTable::Sighting &from) const {
@@ -311,7 +343,9 @@ bool Mediator::classify_in_epoch(const Input &in,
     hear(in.frame.nic, sender, heard_natural | heard_alias);
     if (is_red(*from)) {
         stats_.red_received++;
-        counts_.saw_red(channel_from(sender, in.view.destination()));
+        if (keeps_order(sender)) {
+            counts_.saw_red(channel_from(sender, in.view.destination()));
+        }
         return false;
     }
     if (from->tint.odd == is_odd(epoch_)) {
@@ -366,9 +400,9 @@ hs_verdict Mediator::to_guest(const Input &in, Mac &source) {
         held = HS_HOLD_AND_CUT;
     }
     const bool queued = holding_ || queue.has_ready();
-    HeldFrame kept{
-        frame.nic, frame.vnet_header_size, {}, in.now_ns, holding_ ? Waiting::cut : Waiting::turn,
-        false};
+    HeldFrame kept{frame.nic, frame.queue, frame.vnet_header_size,
+                   {},        in.now_ns,   holding_ ? Waiting::cut : Waiting::turn,
+                   false};
     std::optional<std::vector<uint8_t>> copy;
     if (queued) {
         if (queue.has_room(frame.size)) {

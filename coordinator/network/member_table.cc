@@ -73,7 +73,8 @@ std::optional<MemberTable> MemberTable::build(std::vector<Member> members, std::
                 return std::nullopt;
             }
             table.complete_ &= nic.complete;
-            table.nics_.push_back({nic.mac, m, static_cast<uint32_t>(table.sources_.size())});
+            table.nics_.push_back(
+                {nic.mac, m, static_cast<uint32_t>(table.sources_.size()), nic.queues});
             std::set<Mac> own;
             const auto add = [&](Mac mac) {
                 if (own.insert(mac).second) {

@@ -27,9 +27,12 @@ struct MemberNic {
     Mac mac;                  // its own; tells the NIC from all others
     std::vector<Mac> sources; // others that it has sent frames for
     bool complete = true;     // it has sent for no other
+    uint32_t queues = 1;
 
     bool operator==(const MemberNic &) const = default;
 };
+
+inline constexpr uint32_t most_queues = 1024; // of a NIC; QEMU's bound, too
 
 struct Member {
     std::string name;
@@ -48,6 +51,7 @@ class MemberTable {
         Mac mac;
         uint32_t member;       // index into members()
         uint32_t first_source; // index of its own MAC among the sources
+        uint32_t queues;
     };
     // A NIC that sends frames with that source MAC.
     struct Source {

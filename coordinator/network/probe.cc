@@ -13,6 +13,7 @@ constexpr size_t magic_at = 14;
 constexpr size_t epoch_at = magic_at + magic.size();
 constexpr size_t nic_at = epoch_at + 8;
 constexpr size_t kind_at = nic_at + 6;
+constexpr size_t queue_at = kind_at + 1;
 constexpr size_t length = 60; // the shortest frame of Ethernet, without its checksum
 
 void put(std::span<uint8_t> to, uint64_t value) { // big-endian
@@ -33,12 +34,13 @@ std::vector<uint8_t> Probe::frame(Mac source, size_t vnet_size) const {
     put(bytes.subspan(epoch_at, 8), epoch);
     put(bytes.subspan(nic_at, 6), nic.value());
     bytes[kind_at] = static_cast<uint8_t>(kind);
+    put(bytes.subspan(queue_at, 2), queue);
     return data;
 }
 
 std::optional<Probe> Probe::parse(const FrameView &view) {
     const std::span<const uint8_t> b = view.bytes;
-    if (b.size() <= kind_at || b[12] != ether_type >> 8 || b[13] != (ether_type & 0xff) ||
+    if (b.size() < length || b[12] != ether_type >> 8 || b[13] != (ether_type & 0xff) ||
         !std::equal(magic.begin(), magic.end(), b.begin() + magic_at)) {
         return std::nullopt;
     }
@@ -49,6 +51,7 @@ std::optional<Probe> Probe::parse(const FrameView &view) {
     probe.nic = Mac::from_bytes(&b[nic_at]);
     probe.kind =
         static_cast<Kind>(std::min<uint8_t>(b[kind_at], static_cast<uint8_t>(Kind::moved)));
+    probe.queue = static_cast<uint16_t>(b[queue_at] << 8 | b[queue_at + 1]);
     return probe;
 }
 

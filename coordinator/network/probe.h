@@ -7,7 +7,8 @@
 // with an alias as its source, then once with the NIC's own MAC: who hears the last alone sits
 // behind a port that drops aliases. After the cut it leaves as a mark, with an alias, and twice,
 // since one may be lost (Chandy and Lamport's marker): all that the NIC had sent before its cut is
-// ahead of it.
+// ahead of it. A NIC with several queues sends a mark through each of them, as they keep no common
+// order.
 //
 // Switches learn ports from source MACs, and see none while frames bear aliases. So a NIC that
 // begins to send for an address that others send for too (a virtual router that has moved, a bond
@@ -31,6 +32,7 @@ struct Probe {
     uint64_t epoch = 0;
     Mac nic; // the own MAC of the NIC that sends it
     enum class Kind : uint8_t { natural, alias, mark, moved } kind = Kind::natural;
+    uint16_t queue = 0; // that it is sent through
 
     // The frame, behind a virtio-net header of that size.
     std::vector<uint8_t> frame(Mac source, size_t vnet_size) const;

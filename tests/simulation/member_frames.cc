@@ -27,8 +27,12 @@ void Member::guest_sends(size_t nic, Mac source, Mac destination, size_t segment
     }
     sequence_++;
     const std::vector<uint8_t> data = to_bytes(frame, nics_[nic].vnet_size);
-    const hs_frame given{static_cast<uint32_t>(nic), HS_FROM_GUEST, data.data(), data.size(),
-                         nics_[nic].vnet_size};
+    const hs_frame given{static_cast<uint32_t>(nic),
+                         HS_FROM_GUEST,
+                         data.data(),
+                         data.size(),
+                         nics_[nic].vnet_size,
+                         0};
     const hs_verdict verdict =
         mediator_.frame(given, static_cast<int64_t>(now()) * 1000, frame.source);
     if (verdict == HS_PASS || mutated(Mutation::broadcast_through)) {
@@ -73,8 +77,8 @@ void Member::receive_forged(Mac source) {
 void Member::to_guest(size_t nic, const Frame &frame) {
     const std::vector<uint8_t> data = to_bytes(frame, nics_[nic].vnet_size);
     Frame natural = frame;
-    const hs_frame given{static_cast<uint32_t>(nic), HS_TO_GUEST, data.data(), data.size(),
-                         nics_[nic].vnet_size};
+    const hs_frame given{
+        static_cast<uint32_t>(nic), HS_TO_GUEST, data.data(), data.size(), nics_[nic].vnet_size, 0};
     const hs_verdict verdict =
         mediator_.frame(given, static_cast<int64_t>(now()) * 1000, natural.source);
     if (mutated(Mutation::keep_color)) {

@@ -78,6 +78,7 @@ typedef struct hs_frame {
     const uint8_t *data; /* starts with `vnet_header_size` bytes of virtio-net header */
     size_t size;
     size_t vnet_header_size; /* 0, 10 or 12 */
+    uint32_t queue;          /* of the NIC: that it was sent through, or came in; from 0 */
 } hs_frame;
 
 /*
@@ -141,10 +142,11 @@ void hs_mediator_free(hs_mediator *m);
 
 /*
  * A NIC of this member; returns its index, the lowest free one. `name` is the netdev's id. A NIC
- * that comes back in its former place has not forgotten its sources.
+ * that comes back in its former place has not forgotten its sources. `queues`: pairs of one queue
+ * to the guest and one from it.
  */
 uint32_t hs_mediator_add_nic(hs_mediator *m, const char *name, const uint8_t mac[6],
-                             size_t vnet_header_size);
+                             size_t vnet_header_size, uint32_t queues);
 void hs_mediator_remove_nic(hs_mediator *m, uint32_t nic);
 /*
  * This member's NICs as JSON, with the sources that they have sent for in the last five minutes, at
@@ -189,12 +191,20 @@ char *hs_mediator_white_sent_json(hs_mediator *m);
 /*
  * ALL_TRANSIENT_SNAP_FIN: the segments that the other members had sent to us, same form. A channel
  * is complete once as many have arrived, or a red frame of its sender (frames of a pair keep
- * order). `marks_json`, same form, {"theirs>ours":1,..}: the NICs whose marks are due here. A mark
- * is the last that a NIC has sent before its cut, so none is still to come when all are there, not
- * even one without a color.
+ * order, unless a NIC has several queues: then only the number counts). `marks_json`, same form,
+ * {"theirs>ours":1,..}: the NICs whose marks are due here. A mark is the last that a NIC has sent
+ * before its cut, so none is still to come when all are there, not even one without a color.
  */
 bool hs_mediator_expect(hs_mediator *m, const char *expected_json, const char *marks_json,
                         char **error);
+/*
+ * A mark that came in one queue of a NIC says nothing about its others: it counts once each of them
+ * has been empty (network/marks.h). While the first of these returns true, the caller looks at the
+ * queues, at once and after each frame to the guest, and calls the second for each queue that holds
+ * no frame which hs_mediator_frame has not seen. That may complete the channels.
+ */
+bool hs_mediator_awaits_empty(hs_mediator *m);
+void hs_mediator_queue_empty(hs_mediator *m, uint32_t nic, uint32_t queue);
 bool hs_mediator_channels_complete(hs_mediator *m);
 /* Gives up waiting: missing segments are declared lost. Recording ends here (or by completion). */
 void hs_mediator_close_channels(hs_mediator *m);

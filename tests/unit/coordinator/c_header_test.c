@@ -116,8 +116,8 @@ static bool is_red(const uint8_t source[6]) {
 /* The frame as member b sends it, white. */
 static void send_from_b(uint8_t frame[60]) {
     hs_mediator *b = hs_mediator_new();
-    uint32_t nic = hs_mediator_add_nic(b, "net0", frame + 6, 0);
-    hs_frame out = {nic, HS_FROM_GUEST, frame, 60, 0};
+    uint32_t nic = hs_mediator_add_nic(b, "net0", frame + 6, 0, 1);
+    hs_frame out = {nic, HS_FROM_GUEST, frame, 60, 0, 0};
     uint8_t source[6];
 
     CHECK(hs_mediator_prepare(b, 2, "b", members, true, NULL));
@@ -134,9 +134,9 @@ static void test_mediator(void) {
     uint8_t received[60] = {0x52, 0x54, 0, 0, 0, 1, 0x52, 0x54, 0, 0, 0, 2, 8, 0};
     char *error = NULL;
     hs_mediator *m = hs_mediator_new();
-    uint32_t nic = hs_mediator_add_nic(m, "net0", mac, 0), probes = 0;
-    hs_frame out = {nic, HS_FROM_GUEST, sent, sizeof(sent), 0};
-    hs_frame in = {nic, HS_TO_GUEST, received, sizeof(received), 0};
+    uint32_t nic = hs_mediator_add_nic(m, "net0", mac, 0, 1), probes = 0;
+    hs_frame out = {nic, HS_FROM_GUEST, sent, sizeof(sent), 0, 0};
+    hs_frame in = {nic, HS_TO_GUEST, received, sizeof(received), 0, 0};
     char folder[] = "/tmp/hotsnap-c-XXXXXX", pcap[64], vnet[64];
 
     CHECK(mkdtemp(folder));
@@ -161,6 +161,8 @@ static void test_mediator(void) {
     CHECK(hs_mediator_frame(m, &out, 0, source) == HS_PASS && is_red(source));
     check_string(hs_mediator_white_sent_json(m), "\"52:54:00:00:00:01>52:54:00:00:00:02\":1");
     CHECK(hs_mediator_frame(m, &in, 5, source) == HS_PASS && !memcmp(source, other, 6));
+    CHECK(!hs_mediator_awaits_empty(m));
+    hs_mediator_queue_empty(m, nic, 0); /* nobody waits for it */
     CHECK(hs_mediator_expect(m, "{\"52:54:00:00:00:02>52:54:00:00:00:01\":1}", "{}", NULL));
     CHECK(hs_mediator_channels_complete(m));
 

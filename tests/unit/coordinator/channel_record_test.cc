@@ -37,7 +37,7 @@ void put(const std::string &path, const std::string &bytes) {
 }
 
 ChannelFrame frame(uint32_t nic, size_t vnet, size_t size, int64_t time_ns) {
-    ChannelFrame f{nic, nic % 2 == 1, time_ns, vnet, std::vector<uint8_t>(vnet + size)};
+    ChannelFrame f{nic, nic * 257, nic % 2 == 1, time_ns, vnet, std::vector<uint8_t>(vnet + size)};
     for (size_t i = 0; i < f.data.size(); i++) {
         f.data[i] = static_cast<uint8_t>(i * 7 + nic);
     }
@@ -64,6 +64,8 @@ TEST(ChannelRecordTest, FilesAreAsDocumented) {
     EXPECT_EQ(vnet[24], 3);  // NIC
     EXPECT_EQ(vnet[28], 12); // header size
     EXPECT_EQ(vnet[29], 1);  // from the guest
+    EXPECT_EQ(vnet[30], 3);  // queue 3 * 257
+    EXPECT_EQ(vnet[31], 3);
     const auto mode = fs::status(folder / "c.pcap").permissions();
     EXPECT_EQ(mode & fs::perms::all, fs::perms::owner_read | fs::perms::owner_write);
 }
@@ -86,6 +88,7 @@ TEST(ChannelRecordTest, ReadsBackWhatItWrote) {
         for (size_t i = 0; i < read->size(); i++) {
             const ChannelFrame &a = record.frames()[i], &b = (*read)[i];
             RC_ASSERT(a.nic == b.nic);
+            RC_ASSERT(a.queue == b.queue);
             RC_ASSERT(a.from_guest == b.from_guest);
             RC_ASSERT(a.time_ns == b.time_ns);
             RC_ASSERT(a.vnet_size == b.vnet_size);

@@ -97,7 +97,7 @@ class MediatorTest : public testing::Test {
     Seen frame(hs_direction direction, Mac from, Mac to, uint8_t payload = 0, uint32_t nic = 0) {
         const std::vector<uint8_t> data = bytes(from, to, payload, 12);
         Mac source;
-        const hs_frame given{nic, direction, data.data(), data.size(), 12};
+        const hs_frame given{nic, direction, data.data(), data.size(), 12, 0};
         const hs_verdict verdict = mediator.frame(given, now, source);
         const Tone before = tone_of(table, from), after = tone_of(table, source);
         return {verdict, source == from ? natural : direction == HS_FROM_GUEST ? after : before};

@@ -128,7 +128,7 @@ TEST_F(MediatorTest, TheRecordIsBounded) {
     cut();
     std::vector<uint8_t> data = bytes(colored(table, mac_a, white_even), mac_b, 0);
     data.resize(60'000);
-    const hs_frame given{0, HS_TO_GUEST, data.data(), data.size(), 0};
+    const hs_frame given{0, HS_TO_GUEST, data.data(), data.size(), 0, 0};
     Mac source;
     for (int i = 0; i < 2000; i++) {
         EXPECT_EQ(mediator.frame(given, 0, source), HS_PASS);
@@ -143,7 +143,7 @@ TEST_F(MediatorTest, WhatTheRecordHadNoRoomForIsLost) {
     arm();
     std::vector<uint8_t> data = bytes(colored(table, mac_a, white_even), mac_b, 0, 12);
     data.resize(60'000);
-    const hs_frame large{0, HS_TO_GUEST, data.data(), data.size(), 12};
+    const hs_frame large{0, HS_TO_GUEST, data.data(), data.size(), 12, 0};
     Mac source;
     mediator.cut();
     for (int i = 0; i < 2000; i++) {

@@ -39,7 +39,7 @@ class MediatorHeadTest : public MediatorTest {
         // Nothing lies behind the head: the sanitizer reports a read there.
         const std::vector<uint8_t> head(data.begin(),
                                         data.begin() + static_cast<std::ptrdiff_t>(rest.head));
-        const hs_frame given{0, direction, head.data(), data.size(), vnet};
+        const hs_frame given{0, direction, head.data(), data.size(), vnet, 0};
         return mediator.frame(given, {rest.head, Rest::copy, &rest}, now, source);
     }
     std::vector<uint8_t> next() {
@@ -96,7 +96,7 @@ TEST_F(MediatorHeadTest, ShortHeadsPass) {
     arm();
     const std::vector<uint8_t> data = large(colored(table, mac_a, red_even), mac_b);
     for (size_t head = 0; head < vnet + 14; head++) {
-        const hs_frame given{0, HS_TO_GUEST, data.data(), data.size(), vnet};
+        const hs_frame given{0, HS_TO_GUEST, data.data(), data.size(), vnet, 0};
         EXPECT_EQ(mediator.frame(given, {head, nullptr, nullptr}, now, source), HS_PASS) << head;
     }
 }

@@ -76,8 +76,8 @@ TEST(MediatorPropertyTest, WhatIsHeldComesOutOnceInOrder) {
                                     group ? everyone : mac_b, 0);
                 data.resize(data.size() + sizeof(number));
                 std::memcpy(data.data() + data.size() - sizeof(number), &number, sizeof(number));
-                const hs_frame given{0, outward ? HS_FROM_GUEST : HS_TO_GUEST, data.data(),
-                                     data.size(), 0};
+                const hs_frame given{
+                    0, outward ? HS_FROM_GUEST : HS_TO_GUEST, data.data(), data.size(), 0, 0};
                 in[stream_of(given)].push_back(number++);
                 Mac source;
                 if (mediator.frame(given, 0, source) == HS_PASS) {

@@ -29,7 +29,7 @@ class MediatorSourcesTest : public MediatorTest {
         const std::vector<uint8_t> data = bytes(from, to, 0, 12);
         Mac source;
         const hs_verdict verdict =
-            mediator.frame({0, HS_FROM_GUEST, data.data(), data.size(), 12}, now, source);
+            mediator.frame({0, HS_FROM_GUEST, data.data(), data.size(), 12, 0}, now, source);
         if (verdict == HS_HOLD_AND_RELEASE) {
             for (hs_frame held; mediator.next_released(held, now);) {
                 const auto view = FrameView::parse(held.data, held.size, held.vnet_header_size);
@@ -50,7 +50,7 @@ class MediatorSourcesTest : public MediatorTest {
     void hear(const Probe &probe, Mac source) {
         const std::vector<uint8_t> data = probe.frame(source, 12);
         Mac out;
-        EXPECT_EQ(mediator.frame({0, HS_TO_GUEST, data.data(), data.size(), 12}, now, out),
+        EXPECT_EQ(mediator.frame({0, HS_TO_GUEST, data.data(), data.size(), 12, 0}, now, out),
                   HS_HOLD);
     }
     // A frame sent by that NIC for `from`.
@@ -98,7 +98,8 @@ TEST_F(MediatorSourcesTest, TheReceiverSeesTheSourceAgainAndCountsForTheHop) {
     arm_all();
     const std::vector<uint8_t> data = bytes(hop(mac_c, mac_x, white_even), mac_b, 0, 12);
     Mac source;
-    EXPECT_EQ(mediator.frame({0, HS_TO_GUEST, data.data(), data.size(), 12}, now, source), HS_PASS);
+    EXPECT_EQ(mediator.frame({0, HS_TO_GUEST, data.data(), data.size(), 12, 0}, now, source),
+              HS_PASS);
     EXPECT_EQ(source, mac_x);
     mediator.cut();
     expect({{{mac_c, mac_b}, 1}});
@@ -231,7 +232,7 @@ TEST_F(MediatorSourcesTest, ChannelsStayOpenUntilTheMarksThatAreDueHaveCome) {
     const auto hear_mark = [&](Mac nic) {
         const std::vector<uint8_t> data = Probe{2, nic, Probe::Kind::mark}.frame(nic, 12);
         Mac out;
-        mediator.frame({0, HS_TO_GUEST, data.data(), data.size(), 12}, now, out);
+        mediator.frame({0, HS_TO_GUEST, data.data(), data.size(), 12, 0}, now, out);
     };
     receive(mac_a, natural, 7); // ahead of the mark, so sent before the cut
     hear_mark(mac_a);
@@ -269,7 +270,8 @@ TEST_F(MediatorSourcesTest, AGuestCannotSendAProbe) {
     arm_all();
     const std::vector<uint8_t> data = Probe{2, mac_b, Probe::Kind::natural}.frame(mac_b, 12);
     Mac out;
-    EXPECT_EQ(mediator.frame({0, HS_FROM_GUEST, data.data(), data.size(), 12}, now, out), HS_HOLD);
+    EXPECT_EQ(mediator.frame({0, HS_FROM_GUEST, data.data(), data.size(), 12, 0}, now, out),
+              HS_HOLD);
     mediator.reset();
     hs_frame held;
     EXPECT_FALSE(mediator.next_released(held, now));

@@ -188,7 +188,7 @@ TEST_F(MediatorTest, HeldFramesAreBounded) {
     arm();
     std::vector<uint8_t> data = bytes(colored(table, mac_a, red_even), mac_b, 0);
     data.resize(size_t{1} << 20);
-    const hs_frame given{0, HS_TO_GUEST, data.data(), data.size(), 0};
+    const hs_frame given{0, HS_TO_GUEST, data.data(), data.size(), 0, 0};
     Mac source;
     for (int i = 0; i < 100; i++) {
         EXPECT_NE(mediator.frame(given, 0, source), HS_PASS);
@@ -210,7 +210,7 @@ TEST_F(MediatorTest, TaggedFramesWork) {
     data[12] = 0x81;
     data[13] = 0x00;
     data.resize(64);
-    const hs_frame given{0, HS_TO_GUEST, data.data(), data.size(), 0};
+    const hs_frame given{0, HS_TO_GUEST, data.data(), data.size(), 0, 0};
     Mac source;
     EXPECT_EQ(mediator.frame(given, 0, source), HS_HOLD_AND_CUT);
 }
@@ -219,7 +219,7 @@ TEST_F(MediatorTest, ShortFramesPass) {
     arm();
     for (size_t size = 0; size < 14; size++) {
         const std::vector<uint8_t> data(size, 0x5a);
-        const hs_frame given{0, HS_TO_GUEST, data.data(), data.size(), 0};
+        const hs_frame given{0, HS_TO_GUEST, data.data(), data.size(), 0, 0};
         Mac source;
         EXPECT_EQ(mediator.frame(given, 0, source), HS_PASS);
     }

@@ -109,7 +109,9 @@ struct Bytes {
             data[11] = 0x0b;
         }
     }
-    hs_frame frame(hs_direction direction) const { return {0, direction, data, sizeof(data), 0}; }
+    hs_frame frame(hs_direction direction) const {
+        return {0, direction, data, sizeof(data), 0, 0};
+    }
     uint8_t data[100] = {};
 };
 
@@ -123,7 +125,7 @@ enum class Until { made, prepared, armed, held, cut, ended };
 
 MediatorPtr mediator(Until until) {
     MediatorPtr m(hs_mediator_new());
-    hs_mediator_add_nic(m.get(), "net0", own_mac, 0);
+    hs_mediator_add_nic(m.get(), "net0", own_mac, 0, 1);
     if (until >= Until::prepared) {
         EXPECT_TRUE(hs_mediator_prepare(m.get(), 2, "b", members, true, nullptr));
     }
@@ -153,7 +155,7 @@ TEST(OutOfMemory, Mediator) {
     sweep<int>(
         "new", [] { return 0; }, [](int &) { hs_mediator_free(hs_mediator_new()); });
     sweep_mediator("add_nic", Until::made, [](hs_mediator *m) {
-        hs_mediator_add_nic(m, "a network backend with a long name", own_mac, 0);
+        hs_mediator_add_nic(m, "a network backend with a long name", own_mac, 0, 1);
     });
     sweep_mediator("remove_nic", Until::held, [](hs_mediator *m) { hs_mediator_remove_nic(m, 0); });
     sweep_mediator("probe", Until::prepared, hs_mediator_probe);

@@ -14,7 +14,7 @@ class MemberCApi : public testing::Test {
   protected:
     MemberCApi() {
         const uint8_t mac[6] = {0x52, 0x54, 0, 0, 0, 0x0b};
-        hs_mediator_add_nic(mediator.get(), "net0", mac, 0);
+        hs_mediator_add_nic(mediator.get(), "net0", mac, 0, 1);
         member.reset(hs_member_new("b", mediator.get(), "boot-1", nullptr));
     }
 

@@ -168,7 +168,7 @@ hs_verdict Machine::receive(uint8_t color) {
     source.to_bytes(&data[6]);
     data[12] = 0x08;
     data[14] = 1;
-    const hs_frame frame{0, HS_TO_GUEST, data.data(), data.size(), 0};
+    const hs_frame frame{0, HS_TO_GUEST, data.data(), data.size(), 0, 0};
     const hs_verdict verdict = mediator.frame(frame, 1, source);
     frames_held += verdict != HS_PASS;
     return verdict;
