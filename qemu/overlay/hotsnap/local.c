@@ -14,6 +14,7 @@
 #include "clock.h"
 #include "local.h"
 #include "parts/forward.h"
+#include "parts/nic_queue.h"
 #include "qapi/clone-visitor.h"
 #include "qapi/error.h"
 #include "qapi/qapi-visit-hotsnap.h"
@@ -147,6 +148,8 @@ static void beat(void *opaque)
     if (l->run) {
         hotsnap_run_progress(l->run, &done, &total);
     }
+    hotsnap_nic_queues_look(l->network); /* frames may have been dropped */
+    hs_member_frame_received(l->logic);
     hs_member_beat(l->logic, done, total);
     timer_mod(l->beat, qemu_clock_get_ms(QEMU_CLOCK_REALTIME) + BEAT_MS);
     take_steps(l);

@@ -10,6 +10,7 @@
 #include "net/net.h"
 #include "net/queue.h"
 #include "network.h"
+#include "nic_queue.h"
 #include "qapi/error.h"
 #include "qemu/iov.h"
 #include "qom/object_interfaces.h"
@@ -64,12 +65,13 @@ static ssize_t filter_receive_iov(NetFilterState *nf, NetClientState *sender,
     uint8_t source_mac[6];
     hs_frame frame;
     hs_verdict verdict;
+    bool to_guest = sender == hotsnap_nic_queue(f, sender)->netdev;
     size_t at;
 
     if (flags & QEMU_NET_PACKET_FLAG_RAW) {
         return 0; /* no member is ever sent these */
     }
-    if (n->loading && sender == nf->netdev) {
+    if (n->loading && to_guest) {
         return hotsnap_forward_later(f, sender, flags, iov, iovcnt);
     }
     if (!f->nic_added && !n->ops->busy(n->opaque)) {
@@ -87,25 +89,28 @@ static ssize_t filter_receive_iov(NetFilterState *nf, NetClientState *sender,
     source.head_size = iov_to_buf(iov, iovcnt, 0, head, sizeof(head));
     frame = (hs_frame) {
         .nic = f->nic,
-        .direction = sender == nf->netdev ? HS_TO_GUEST : HS_FROM_GUEST,
+        .direction = to_guest ? HS_TO_GUEST : HS_FROM_GUEST,
         .data = head,
         .size = source.size,
         .vnet_header_size = nf->netdev->vnet_hdr_len,
+        .queue = sender->queue_index,
     };
     verdict = hs_mediator_frame_head(n->mediator, &frame, source.head_size,
                                      copy_rest, &source,
                                      g_get_real_time() * 1000, source_mac);
+    if (to_guest) {
+        hotsnap_nic_queues_look(n);
+        n->ops->frame_received(n->opaque);
+    }
     if (verdict != HS_PASS) {
-        trace_hotsnap_hold(frame.nic, frame.direction, source.size, verdict);
+        trace_hotsnap_hold(frame.nic, frame.queue, frame.direction,
+                           source.size, verdict);
         if (verdict == HS_HOLD_AND_CUT) {
             n->ops->red_frame(n->opaque);
         } else if (verdict == HS_HOLD_AND_RELEASE) {
             hotsnap_forward_released(n);
         }
         return source.size;
-    }
-    if (frame.direction == HS_TO_GUEST) {
-        n->ops->frame_received(n->opaque);
     }
     at = frame.vnet_header_size + 6;
     if (at + sizeof(source_mac) > source.head_size ||
@@ -135,6 +140,7 @@ static void filter_setup(NetFilterState *nf, Error **errp)
         return;
     }
     f->restore_queue = qemu_new_net_queue(hotsnap_forward_waiting, f);
+    hotsnap_nic_queues_begin(f);
     f->network = &HOTSNAP_MEMBER(obj)->network;
     object_ref(obj);
     QTAILQ_INSERT_TAIL(&f->network->filters, f, next_filter);
@@ -153,7 +159,7 @@ static void filter_cleanup(NetFilterState *nf)
     if (f->nic_added) {
         hs_mediator_remove_nic(f->network->mediator, f->nic);
     }
-    hotsnap_forward_end(f);
+    hotsnap_nic_queues_end(f);
     object_unref(f->network->owner);
     f->network = NULL;
 }
@@ -211,6 +217,7 @@ static void filter_class_init(ObjectClass *oc, void *data)
     NetFilterClass *nfc = NETFILTER_CLASS(oc);
 
     ucc->can_be_deleted = filter_can_be_deleted;
+    nfc->several_queues = true;
     nfc->setup = filter_setup;
     nfc->cleanup = filter_cleanup;
     nfc->receive_iov = filter_receive_iov;

@@ -13,6 +13,7 @@
 #include "forward.h"
 #include "net/net.h"
 #include "net/queue.h"
+#include "nic_queue.h"
 #include "qemu/iov.h"
 #include "qemu/units.h"
 #include "../trace.h"
@@ -25,18 +26,17 @@ static void forward_lost(FilterHotsnap *f, size_t size)
     hs_mediator_undelivered(f->network->mediator, 1);
 }
 
-/* The filter of @netdev that waits for the end of a frame. */
-static FilterHotsnap *waiting_filter(NetClientState *netdev, bool to_guest)
+/* The queue with that backend that waits for the end of a frame. */
+static HotsnapNicQueue *waiting_queue(NetClientState *netdev, bool to_guest)
 {
     NetFilterState *nf;
 
     if (netdev) {
         QTAILQ_FOREACH(nf, &netdev->filters, next) {
-            FilterHotsnap *f = (FilterHotsnap *)
-                object_dynamic_cast(OBJECT(nf), TYPE_FILTER_HOTSNAP);
+            HotsnapNicQueue *q = hotsnap_nic_queue_of(nf);
 
-            if (f && !g_queue_is_empty(&f->undelivered[to_guest])) {
-                return f;
+            if (q && !g_queue_is_empty(&q->undelivered[to_guest])) {
+                return q;
             }
         }
     }
@@ -46,15 +46,15 @@ static FilterHotsnap *waiting_filter(NetClientState *netdev, bool to_guest)
 static void forward_sent(NetClientState *sender, ssize_t ret)
 {
     bool to_guest = sender->info->type != NET_CLIENT_DRIVER_NIC;
-    FilterHotsnap *f = waiting_filter(to_guest ? sender : sender->peer,
-                                      to_guest);
+    HotsnapNicQueue *q = waiting_queue(to_guest ? sender : sender->peer,
+                                       to_guest);
     size_t size;
 
-    if (f) {
-        size = GPOINTER_TO_SIZE(g_queue_pop_head(&f->undelivered[to_guest]));
-        f->undelivered_bytes -= size;
+    if (q) {
+        size = GPOINTER_TO_SIZE(g_queue_pop_head(&q->undelivered[to_guest]));
+        q->filter->undelivered_bytes -= size;
         if (ret <= 0) {
-            forward_lost(f, size); /* purged: the VM stopped, or a reset */
+            forward_lost(q->filter, size); /* purged: the VM stopped, or a reset */
         }
     }
 }
@@ -62,17 +62,24 @@ static void forward_sent(NetClientState *sender, ssize_t ret)
 void hotsnap_forward(FilterHotsnap *f, NetClientState *sender, unsigned flags,
                      const struct iovec *iov, int iovcnt)
 {
-    NetFilterState *nf = NETFILTER(f);
-    bool to_guest = sender == nf->netdev;
     size_t size = iov_size(iov, iovcnt);
-    NetFilterState *next = nf;
+    HotsnapNicQueue *q;
+    NetFilterState *next;
     NetQueue *queue;
+    bool to_guest;
     ssize_t ret;
 
     if (!sender) {
         forward_lost(f, size); /* the NIC is gone */
         return;
     }
+    q = hotsnap_nic_queue(f, sender);
+    if (!q->place) {
+        forward_lost(f, size); /* the filter is being deleted */
+        return;
+    }
+    to_guest = sender == q->netdev;
+    next = q->place;
     while ((next = to_guest ? QTAILQ_NEXT(next, next)
                             : QTAILQ_PREV(next, next))) {
         if (qemu_netfilter_receive(next, to_guest ? NET_FILTER_DIRECTION_TX
@@ -87,7 +94,7 @@ void hotsnap_forward(FilterHotsnap *f, NetClientState *sender, unsigned flags,
         return;
     }
     queue = sender->peer->incoming_queue;
-    if (!g_queue_is_empty(&f->undelivered[to_guest]) &&
+    if (!g_queue_is_empty(&q->undelivered[to_guest]) &&
         (!qemu_can_send_packet(sender) || !qemu_net_queue_flush(queue))) {
         qemu_net_queue_append_iov(queue, sender, flags, iov, iovcnt,
                                   forward_sent);
@@ -101,19 +108,26 @@ void hotsnap_forward(FilterHotsnap *f, NetClientState *sender, unsigned flags,
             return;
         }
     }
-    g_queue_push_tail(&f->undelivered[to_guest], GSIZE_TO_POINTER(size));
+    g_queue_push_tail(&q->undelivered[to_guest], GSIZE_TO_POINTER(size));
     f->undelivered_bytes += size;
 }
 
+/*
+ * By the queue that it came in, or was sent through: so a flow keeps its order.
+ * Queue 0 is always there.
+ */
 void hotsnap_forward_frame(FilterHotsnap *f, const hs_frame *frame)
 {
-    NetFilterState *nf = NETFILTER(f);
+    HotsnapNicQueue *q = &f->queues[0];
     struct iovec iov = {
         .iov_base = (void *)frame->data, .iov_len = frame->size
     };
 
-    hotsnap_forward(f, frame->direction == HS_TO_GUEST ? nf->netdev
-                                                      : nf->netdev->peer,
+    if (frame->queue < f->queue_count && !f->queues[frame->queue].off) {
+        q = &f->queues[frame->queue];
+    }
+    hotsnap_forward(f, frame->direction == HS_TO_GUEST ? q->netdev
+                                                      : q->netdev->peer,
                    QEMU_NET_PACKET_FLAG_NONE, &iov, 1);
 }
 
@@ -121,6 +135,7 @@ void hotsnap_forward_released(HotsnapNetwork *n)
 {
     hs_frame frame;
 
+    hotsnap_nic_queues_ask(n);
     while (hs_mediator_next_released(n->mediator, &frame,
                                      g_get_real_time() * 1000)) {
         FilterHotsnap *f = hotsnap_network_filter(n, frame.nic);
@@ -165,11 +180,4 @@ ssize_t hotsnap_forward_later(FilterHotsnap *f, NetClientState *sender,
     qemu_net_queue_append_iov(f->restore_queue, sender, flags, iov, iovcnt,
                               restore_waited);
     return size;
-}
-
-void hotsnap_forward_end(FilterHotsnap *f)
-{
-    for (int i = 0; i < ARRAY_SIZE(f->undelivered); i++) {
-        g_queue_clear(&f->undelivered[i]);
-    }
 }

@@ -25,7 +25,4 @@ ssize_t hotsnap_forward_waiting(NetClientState *sender, unsigned flags,
                                 const struct iovec *iov, int iovcnt,
                                 void *opaque);
 
-/* The filter is being deleted: it waits for no frame any more. */
-void hotsnap_forward_end(FilterHotsnap *f);
-
 #endif

@@ -59,7 +59,8 @@ void hotsnap_network_identify(HotsnapNetwork *n)
         if (peer && peer->info->type == NET_CLIENT_DRIVER_NIC) {
             f->nic = hs_mediator_add_nic(n->mediator, nf->netdev_id,
                                          qemu_get_nic(peer)->conf->macaddr.a,
-                                         nf->netdev->vnet_hdr_len);
+                                         nf->netdev->vnet_hdr_len,
+                                         f->queue_count);
             f->nic_added = true;
         }
     }
@@ -131,10 +132,11 @@ static void check_nic(NICState *nic, void *opaque)
     if (get_vhost_net(peer)) {
         error_setg(c->errp, "Packets of NIC '%s' bypass QEMU (vhost); use "
                    "-netdev tap,...,vhost=off", nc->name);
-    } else if (nic->conf->peers.queues > 1) {
-        error_setg(c->errp, "NIC '%s' has several queues, which keep no "
-                   "common order of frames; use queues=1 on its netdev",
-                   nc->name);
+    } else if (nic->conf->peers.queues > 1 &&
+               peer->info->type != NET_CLIENT_DRIVER_TAP) {
+        error_setg(c->errp, "NIC '%s' has several queues on a backend other "
+                   "than a tap, which does not tell when they are empty; use "
+                   "-netdev tap, or queues=1", nc->name);
     } else if (peer->vnet_hdr_len > 12) {
         error_setg(c->errp, "NIC '%s' puts a hash into the header of each "
                    "packet, which cannot be recorded; use hash=off on its "

@@ -16,10 +16,12 @@
 #define TYPE_FILTER_HOTSNAP "filter-hotsnap"
 OBJECT_DECLARE_SIMPLE_TYPE(FilterHotsnap, FILTER_HOTSNAP)
 
+typedef struct HotsnapNicQueue HotsnapNicQueue;
+
 typedef struct HotsnapNetworkOps {
     /* The cut is due as soon as possible; called in the middle of a read. */
     void (*red_frame)(void *opaque);
-    /* A frame has passed to the guest; likewise. */
+    /* A frame to the guest has come; likewise. */
     void (*frame_received)(void *opaque);
     /* A snapshot or restore is on: filters must stay as they are. */
     bool (*busy)(void *opaque);
@@ -41,8 +43,9 @@ struct FilterHotsnap {
     HotsnapNetwork *network; /* NULL: not set up */
     uint32_t nic;
     bool nic_added;
+    HotsnapNicQueue *queues; /* nic_queue.h */
+    unsigned queue_count;
     NetQueue *restore_queue; /* frames to the guest until playback is done */
-    GQueue undelivered[2];   /* sizes of frames in QEMU's queues, by to_guest */
     size_t undelivered_bytes;
     QTAILQ_ENTRY(FilterHotsnap) next_filter;
 };

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 #include "qemu/osdep.h"
 #include "forward.h"
+#include "nic_queue.h"
 #include "playback.h"
 #include "qapi/error.h"
 
@@ -35,6 +36,7 @@ size_t hotsnap_playback_play(HotsnapNetwork *n, hs_playback *p)
     hs_frame frame;
     size_t count = 0;
 
+    hotsnap_nic_queues_ask(n);
     while (hs_playback_next(p, &frame)) {
         FilterHotsnap *f = hotsnap_network_filter(n, frame.nic);
 
