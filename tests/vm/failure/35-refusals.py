@@ -16,7 +16,7 @@ from support.outcome import Report, Skipped, check, wait_until
 from support.paths import BUILD
 from support.vm import Vm
 from support.workplace import SmallFilesystem, Workplace, img_create
-from hotsnap.host.netns import Network, tap_netdev
+from hotsnap.host.netns import Network, several_queues, tap_netdev
 from hotsnap.qemu.qmp import QmpError
 
 BACKEND = BUILD / "qemu" / "contrib" / "vhost-user-blk" / "vhost-user-blk"
@@ -77,13 +77,22 @@ def vhost_user() -> None:
             backend.wait()
 
 
-def several_queues() -> None:
+def two_queues(place: Workplace, more: list[str]) -> Vm:
+    return start(place, "x", ["-netdev", tap_netdev("net0", "mq0", 2), "-device",
+                              f"virtio-net-pci,netdev=net0,romfile={several_queues(2)}", *more],
+                 place.network([]))
+
+
+def queues_without_mediator() -> None:
     with Workplace() as place:
-        vm = start(place, "x", ["-netdev", "tap,id=net0,ifname=mq0,queues=2,script=no,"
-                                "downscript=no,vhost=off", "-device",
-                                "virtio-net-pci,netdev=net0,mq=on,vectors=6,romfile="],
-                   place.network([]))
-        refused(place, [vm], "several queues.*use queues=1 on its netdev")
+        refused(place, [two_queues(place, [])], "has no packet mediator")
+
+
+def queues_are_not_refused() -> None:
+    with Workplace() as place:
+        error = snapshot(place, [two_queues(place, ["-object", "filter-hotsnap,id=med0,"
+                                                    "netdev=net0,member=hs0"])])
+        check(error is None, f"a NIC with a mediator is refused, too: {error}")
 
 
 def vhost_net() -> None:
@@ -151,9 +160,10 @@ def other_mac_is_not_refused() -> None:
 
 
 main = Report()
-for function in (vhost_user, several_queues, vhost_net, vfio, virtio_mem, same_mac,
+for function in (vhost_user, queues_without_mediator, vhost_net, vfio, virtio_mem, same_mac,
                  read_only_folder):
     main.run(f"refused-{function.__name__.replace('_', '-')}", function)
 main.run("control-shared-memory", shared_memory_is_not_refused)
 main.run("control-two-macs", other_mac_is_not_refused)
+main.run("control-queues", queues_are_not_refused)
 main.exit()
