@@ -26,17 +26,11 @@ constexpr uint8_t gso_udp_l4 = 5;
  * header is only a hint (Linux puts the packet's linear length there, payload included), and sender
  * and receiver must count alike.
  */
-size_t header_length(std::span<const uint8_t> b, uint8_t gso_type) {
+size_t header_length(const FrameView &view, uint8_t gso_type) {
     constexpr uint8_t tcp = 6, udp = 17;
-    size_t at = 12;
-    while (at + 2 <= b.size() && (big16(&b[at]) == 0x8100 || big16(&b[at]) == 0x88a8)) {
-        at += 4;
-    }
-    if (at + 2 > b.size()) {
-        return 0;
-    }
-    const uint16_t ether_type = big16(&b[at]);
-    at += 2;
+    const std::span<const uint8_t> b = view.bytes;
+    const auto [ether_type, payload] = view.payload();
+    size_t at = b.size() - payload.size();
     uint8_t protocol = 0;
     if (ether_type == 0x0800 && at + 20 <= b.size()) {
         protocol = b[at + 9];
@@ -71,6 +65,18 @@ std::optional<FrameView> FrameView::parse(const uint8_t *data, size_t head, size
     return FrameView{{data, vnet_size}, {data + vnet_size, head - vnet_size}, size - vnet_size};
 }
 
+FrameView::Payload FrameView::payload() const {
+    size_t at = 12;
+    while (at + 2 <= bytes.size()) {
+        const uint16_t ether_type = big16(&bytes[at]);
+        if (ether_type != 0x8100 && ether_type != 0x88a8) {
+            return {ether_type, bytes.subspan(at + 2)};
+        }
+        at += 4;
+    }
+    return {};
+}
+
 uint64_t FrameView::segments() const {
     if (vnet.size() < 10) {
         return 1;
@@ -80,7 +86,7 @@ uint64_t FrameView::segments() const {
     if (gso_type == 0 || gso_size == 0) {
         return 1;
     }
-    size_t header = header_length(bytes, gso_type);
+    size_t header = header_length(*this, gso_type);
     if (header == 0) {
         header = little16(&vnet[2]);
     }

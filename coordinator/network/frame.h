@@ -27,6 +27,12 @@ struct FrameView {
 
     Mac destination() const { return Mac::from_bytes(bytes.data()); }
     Mac source() const { return Mac::from_bytes(bytes.data() + 6); }
+    // What the frame carries, behind VLAN tags. A head that ends before is of no type.
+    struct Payload {
+        uint16_t ether_type = 0;
+        std::span<const uint8_t> bytes;
+    };
+    Payload payload() const;
     /*
      * The number of frames on a wire without segmentation offload. A bridge may segment on the way
      * between two members, so the frames sent and the frames received would not add up.
