@@ -24,6 +24,17 @@ uint32_t queues_from_json(const Json &nic) {
     return static_cast<uint32_t>(queues);
 }
 
+IpAddress address_from_json(const Json &json) {
+    if (!json.is_string()) {
+        throw BadInput("an IP address must be a string");
+    }
+    const auto &text = json.get_ref<const std::string &>();
+    if (const std::optional<IpAddress> address = IpAddress::parse(text)) {
+        return *address;
+    }
+    throw BadInput("'" + text + "' is not an IP address");
+}
+
 } // namespace
 
 Json counts_to_json(const PairCounts &counts) {
@@ -66,6 +77,9 @@ Json nics_to_json(const std::vector<MemberNic> &nics) {
         if (nic.queues != 1) {
             entry["queues"] = nic.queues;
         }
+        for (const IpAddress &address : nic.addresses) {
+            entry["addresses"].push_back(address.to_string());
+        }
         json.push_back(std::move(entry));
     }
     return json;
@@ -85,9 +99,20 @@ std::vector<MemberNic> nics_from_json(const Json &json) {
         }
         nic.complete = get_bool(entry, "complete");
         nic.queues = queues_from_json(entry);
+        nic.addresses = addresses_from_json(entry);
         nics.push_back(std::move(nic));
     }
     return nics;
+}
+
+std::vector<IpAddress> addresses_from_json(const Json &nic) {
+    std::vector<IpAddress> addresses;
+    if (nic.contains("addresses")) {
+        for (const Json &address : get_array(nic, "addresses")) {
+            addresses.push_back(address_from_json(address));
+        }
+    }
+    return addresses;
 }
 
 Json members_to_json(const std::vector<Member> &members) {

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // The JSON of MACs and channels in messages between members:
 // counts {"52:54:00:00:00:01>52:54:00:00:00:02":17, ...}, tables
-// [{"name":"db","nics":[{"nic":"net0","mac":"52:54:..","sources":[..],"complete":true}, ..]}, ..].
+// [{"name":"db","nics":[{"nic":"net0","mac":"52:54:..","sources":[..],"complete":true,
+// "addresses":["10.0.0.1",..]}, ..]}, ..]; without addresses the last one is left out.
 #ifndef HOTSNAP_NETWORK_CHANNEL_JSON_H
 #define HOTSNAP_NETWORK_CHANNEL_JSON_H
 
@@ -19,6 +20,9 @@ std::vector<MemberNic> nics_from_json(const Json &json); // throws BadInput
 
 Json members_to_json(const std::vector<Member> &members);
 std::vector<Member> members_from_json(const Json &json); // throws BadInput
+
+// Those of a NIC; none when it has none.
+std::vector<IpAddress> addresses_from_json(const Json &nic); // throws BadInput
 
 Mac mac_from_json(const Json &json); // throws BadInput
 

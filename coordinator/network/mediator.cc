@@ -45,11 +45,13 @@ uint32_t Mediator::add_nic(std::string name, Mac mac, size_t vnet_size, uint32_t
 std::vector<MemberNic> Mediator::list_nics() {
     listed_ns_ = now_ns_;
     std::vector<MemberNic> list;
-    for (const Nic &nic : nics_) {
+    for (uint32_t index = 0; index < nics_.size(); index++) {
+        const Nic &nic = nics_[index];
         if (nic.present) {
             SourceTable::Recent recent = nic.sources.recent(now_ns_ - remembered_ns, most_sources);
-            list.push_back(
-                {nic.name, nic.mac, std::move(recent.macs), recent.complete, nic.queues});
+            std::vector<IpAddress> addresses = list_addresses(index, recent.macs);
+            list.push_back({nic.name, nic.mac, std::move(recent.macs), recent.complete, nic.queues,
+                            std::move(addresses)});
         }
     }
     return list;

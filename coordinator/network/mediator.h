@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "hotsnap/mediator.h"
+#include "network/address_table.h"
 #include "network/channel_counts.h"
 #include "network/channel_record.h"
 #include "network/frame.h"
@@ -35,8 +36,10 @@ class Mediator {
         size_t vnet_size = 0;
         uint32_t queues = 1;
         bool present = true;
-        SourceTable sources;              // that the guest sends for
-        SourceTable neighbors;            // that it hears, with natural MACs
+        SourceTable sources;    // that the guest sends for
+        SourceTable neighbors;  // that it hears, with natural MACs
+        AddressTable addresses; // that the guest claims
+        AddressTable claimed_by_neighbors;
         uint32_t in_table = not_in_table; // its index there, in an epoch
     };
 
@@ -46,7 +49,7 @@ class Mediator {
     void remove_nic(uint32_t nic);
     const std::vector<Nic> &nics() const { return nics_; }
 
-    // Our NICs, with the addresses that they have sent for lately.
+    // Our NICs, with the MACs that they have sent for lately, and the IP addresses behind them.
     std::vector<MemberNic> list_nics();
     bool prepare(uint64_t epoch, std::string_view self, std::vector<Member> members, bool coloring,
                  std::string &error);
@@ -152,6 +155,14 @@ class Mediator {
     void save(const HeldFrame &frame, bool from_guest, std::optional<std::vector<uint8_t>> data);
     void check_complete();
     Mac former_source(Mac source) const;
+
+    // mediator_routers.cc
+    bool sends_for(Mac mac) const;
+    void learn_address(const Input &in, Mac source);
+    std::vector<IpAddress> list_addresses(uint32_t nic, const std::vector<Mac> &sources) const;
+    bool watches_routers() const;
+    void watch_received(const Input &in);
+    void watch_sent(const Input &in);
 
     std::vector<Nic> nics_;
     State state_ = State::off;

@@ -211,6 +211,8 @@ hs_verdict Mediator::from_guest(const Input &in, Mac &source) {
     if (source != nics_[in.frame.nic].mac && !source.is_group()) {
         nics_[in.frame.nic].sources.learn(source, in.now_ns);
     }
+    learn_address(in, source);
+    watch_sent(in);
     HoldQueue &queue = queues_[HS_FROM_GUEST];
     hs_verdict held = HS_HOLD;
     if (colors()) {
@@ -388,8 +390,10 @@ hs_verdict Mediator::to_guest(const Input &in, Mac &source) {
         source = former_source(source);
         if (source == in.view.source() && !source.is_group()) {
             nics_[frame.nic].neighbors.learn(source, in.now_ns);
+            watch_received(in);
         }
     }
+    learn_address(in, source);
     // Once a red frame waits for our cut, all later frames wait, from any sender and for any NIC:
     // the guest sees them in the order in which they came.
     const bool on_the_fly = from && forces_cut(*from);

@@ -91,6 +91,11 @@ std::optional<MemberTable> MemberTable::build(std::vector<Member> members, std::
                 }
                 add(mac);
             }
+            error = table.add_addresses(m, nic.addresses);
+            if (!error.empty()) {
+                error = "NIC '" + nic.name + "' of member '" + member.name + "' " + error;
+                return std::nullopt;
+            }
         }
     }
     if (table.sources_.size() > AliasPrefix::most_sources) {
@@ -104,6 +109,24 @@ std::optional<MemberTable> MemberTable::build(std::vector<Member> members, std::
         table.choose_prefix();
     }
     return table;
+}
+
+std::string MemberTable::add_addresses(uint32_t member, const std::vector<IpAddress> &addresses) {
+    if (addresses.size() > most_addresses) {
+        return "claims " + std::to_string(addresses.size()) + " IP addresses; at most " +
+               std::to_string(most_addresses) + " can be listed";
+    }
+    for (const IpAddress &address : addresses) {
+        if (!address.is_routable()) {
+            return "claims the IP address " + address.to_string() +
+                   ", which is no unicast address of a network";
+        }
+        const auto [owner, is_new] = by_address_.try_emplace(address, member);
+        if (!is_new && owner->second != member) {
+            owner->second = several;
+        }
+    }
+    return "";
 }
 
 /*

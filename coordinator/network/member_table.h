@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // The members of an epoch, their NICs, and the source MACs that each NIC sends for. Each pair of
-// NIC and source has an alias in each color.
+// NIC and source has an alias in each color. And the IP addresses that are the members'.
 //
 // All members build the same table from the same list, and so the same aliases. Both sides check
 // it: the initiator before INSTALL, so that the user gets one clear error, and each mediator at
@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "network/alias.h"
+#include "network/ip_address.h"
 #include "network/mac.h"
 
 namespace hotsnap::network {
@@ -28,11 +29,13 @@ struct MemberNic {
     std::vector<Mac> sources; // others that it has sent frames for
     bool complete = true;     // it has sent for no other
     uint32_t queues = 1;
+    std::vector<IpAddress> addresses{}; // that it has claimed
 
     bool operator==(const MemberNic &) const = default;
 };
 
 inline constexpr uint32_t most_queues = 1024; // of a NIC; QEMU's bound, too
+inline constexpr size_t most_addresses = 64;  // of a NIC
 
 struct Member {
     std::string name;
@@ -100,6 +103,12 @@ class MemberTable {
         return std::nullopt;
     }
 
+    // Whether the address is that of a member other than the one with that index.
+    bool is_of_another(const IpAddress &address, uint32_t member) const {
+        const auto at = by_address_.find(address);
+        return at != by_address_.end() && at->second != member;
+    }
+
     Mac alias(uint32_t source, Tint tint) const { return prefix_.alias(source, tint); }
     // None for a MAC that is no alias of this table.
     std::optional<Sighting> read(Mac mac) const {
@@ -111,6 +120,8 @@ class MemberTable {
     }
 
   private:
+    // Why the addresses cannot be those of the member with that index, or nothing.
+    std::string add_addresses(uint32_t member, const std::vector<IpAddress> &addresses);
     void choose_prefix();
 
     std::vector<Member> members_;
@@ -118,6 +129,8 @@ class MemberTable {
     std::vector<Source> sources_;
     std::unordered_map<uint64_t, uint32_t> nic_by_mac_;
     std::unordered_map<uint64_t, std::vector<uint32_t>> by_mac_;
+    static constexpr uint32_t several = UINT32_MAX;
+    std::unordered_map<IpAddress, uint32_t, IpAddress::Hash> by_address_; // its member, or several
     AliasPrefix prefix_;
     bool complete_ = true;
 };

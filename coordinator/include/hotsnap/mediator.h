@@ -29,7 +29,8 @@
  * a restore. Unicast frames may overtake those to groups (IEEE 802.1Q keeps order per source and
  * destination only); frames of a pair of addresses keep their order.
  *
- * Frames from and to non-members are never changed.
+ * Frames from and to non-members are never changed. Those that bear another member's IP address
+ * have passed, or will pass, through a router that is no member: they are counted.
  *
  * Recorded frames (channel state): after our cut, until the channels are closed, frames that a
  * member sent before its cut. Frames held until our cut count as received after it.
@@ -97,6 +98,9 @@ typedef struct hs_frame {
  *                    sent them
  *   unmarked         NICs of others whose marks were due and did not come in time: what they sent
  *                    without a color before their cut may be missing; at the close
+ *   routed_sent, routed_received
+ *                    frames between members by way of a router that is no member, which the guest
+ *                    sent to it or received from it, until the channels were closed
  *   lost             white segments declared lost, and unrecorded frames; at the close
  *   on_the_fly       red frames that arrived before our cut
  *   unrecorded       channel state beyond the record's bound
@@ -120,6 +124,8 @@ typedef struct hs_frame {
     X(recorded_bytes)                                                                              \
     X(uncolored)                                                                                   \
     X(unmarked)                                                                                    \
+    X(routed_sent)                                                                                 \
+    X(routed_received)                                                                             \
     X(lost)                                                                                        \
     X(on_the_fly)                                                                                  \
     X(unrecorded)                                                                                  \
@@ -150,8 +156,9 @@ uint32_t hs_mediator_add_nic(hs_mediator *m, const char *name, const uint8_t mac
 void hs_mediator_remove_nic(hs_mediator *m, uint32_t nic);
 /*
  * This member's NICs as JSON, with the sources that they have sent for in the last five minutes, at
- * most 256 each: [{"nic":"net0","mac":"52:54:..","sources":[..],"complete":true}]; free with
- * hs_string_free.
+ * most 256 each, and the IP addresses that they have claimed, at most 64 each:
+ * [{"nic":"net0","mac":"52:54:..","sources":[..],"complete":true,"addresses":["10.0.0.1"]}]; free
+ * with hs_string_free.
  */
 char *hs_mediator_nics_json(hs_mediator *m);
 

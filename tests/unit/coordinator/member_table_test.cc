@@ -134,6 +134,37 @@ TEST(MemberTableTest, RefusesBadMembers) {
         {{"a", {{"net0", mac("52:54:00:00:00:01"), {mac("01:00:5e:00:00:01")}}}}}, error));
 }
 
+TEST(MemberTableTest, TellsWhoseAnIpAddressIs) {
+    const auto ip = [](const char *text) { return *IpAddress::parse(text); };
+    MemberNic a{"net0", mac("52:54:00:00:00:01"), {}}, b{"net0", mac("52:54:00:00:00:02"), {}};
+    a.addresses = {ip("10.0.0.1"), ip("10.0.0.9")};
+    b.addresses = {ip("10.0.0.2"), ip("10.0.0.9"), ip("10.0.0.9")};
+    const MemberTable table = build({member("a", {a}), member("b", {b})});
+    EXPECT_TRUE(table.is_of_another(ip("10.0.0.1"), 1));
+    EXPECT_FALSE(table.is_of_another(ip("10.0.0.1"), 0));
+    EXPECT_TRUE(table.is_of_another(ip("10.0.0.9"), 0)); // a virtual router's
+    EXPECT_TRUE(table.is_of_another(ip("10.0.0.9"), 1));
+    EXPECT_FALSE(table.is_of_another(ip("10.0.0.3"), 0));
+}
+
+TEST(MemberTableTest, RefusesIpAddressesThatNoMemberCanHave) {
+    const auto error_of = [](std::vector<IpAddress> addresses) {
+        MemberNic nic{"net0", mac("52:54:00:00:00:01"), {}};
+        nic.addresses = std::move(addresses);
+        std::string error;
+        const auto table = MemberTable::build({member("a", {nic})}, error);
+        EXPECT_EQ(table.has_value(), error.empty());
+        return error;
+    };
+    EXPECT_EQ(error_of({*IpAddress::parse("10.0.0.1")}), "");
+    EXPECT_EQ(error_of({*IpAddress::parse("224.0.0.1")}),
+              "NIC 'net0' of member 'a' claims the IP address 224.0.0.1, which is no unicast "
+              "address of a network");
+    EXPECT_EQ(error_of(std::vector<IpAddress>(64, *IpAddress::parse("10.0.0.1"))), "");
+    EXPECT_EQ(error_of(std::vector<IpAddress>(65, *IpAddress::parse("10.0.0.1"))),
+              "NIC 'net0' of member 'a' claims 65 IP addresses; at most 64 can be listed");
+}
+
 TEST(NameTest, Form) {
     EXPECT_TRUE(is_valid_name("db-1.example_x"));
     EXPECT_TRUE(is_valid_name(std::string(64, 'x')));

@@ -199,6 +199,13 @@ TEST(OutOfMemory, Frames) {
     });
     sweep_mediator("a broadcast", Until::cut,
                    [](hs_mediator *m) { give(m, HS_FROM_GUEST, Bytes(natural, true)); });
+    sweep_mediator("a claim of an IP address", Until::made, [](hs_mediator *m) {
+        Bytes arp(Mac::from_bytes(own_mac), true);
+        const uint8_t head[] = {8, 6, 0, 1, 8, 0, 6, 4, 0, 1};
+        std::copy(std::begin(head), std::end(head), arp.data + 12);
+        arp.data[14 + 14] = 10; // the sender's address, 10.0.0.0
+        EXPECT_EQ(give(m, HS_FROM_GUEST, arp), HS_PASS);
+    });
 }
 
 TEST(OutOfMemory, Coordinator) {

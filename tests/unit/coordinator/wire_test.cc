@@ -84,11 +84,13 @@ TEST(WireTest, NotTooManyParts) {
 // Every type survives the way to JSON and back.
 TEST(MessagesTest, RoundTrip) {
     const Mac a(0x525400000001), b(0x525400000002);
+    const auto ten = *network::IpAddress::parse("10.0.0.1");
+    const auto six = *network::IpAddress::parse("2001:db8::1");
     const std::vector<Message> messages = {
         Hello{1, "db"},
         ErrorMessage{"why"},
         Prepare{"r", "t1", "/b", false, 1, 2, 3, {{"x", 1}}},
-        Prepared{"r", 7, {{"net0", a, {b}, false}}, {{"boot_id", "x"}}},
+        Prepared{"r", 7, {{"net0", a, {b}, false, {ten, six}}}, {{"boot_id", "x"}}},
         Refused{"r", "no"},
         Install{"r", 8, {{"db", {{"net0", a, {}, true}}}, {"web", {{"net1", b, {a}, false}}}}},
         Installed{"r"},
@@ -165,6 +167,13 @@ TEST(MessagesTest, BadInput) {
         wrong[key] = 7;
         EXPECT_THROW(decode(prepared(less)), BadInput) << "without " << key;
         EXPECT_THROW(decode(prepared(wrong)), BadInput) << "with a wrong " << key;
+    }
+    Json addresses = good;
+    addresses["addresses"] = {"10.0.0.1", "2001:db8::1"};
+    EXPECT_NO_THROW(decode(prepared(addresses)));
+    for (const Json &wrong : {Json(7), Json({7}), Json({"10.0.0"}), Json({"10.0.0.1", "x"})}) {
+        addresses["addresses"] = wrong;
+        EXPECT_THROW(decode(prepared(addresses)), BadInput) << wrong;
     }
     std::string deep = R"({"type":"FULL_SNAP_FIN","run":"r","report":{"x":)" +
                        std::string(1'000'000, '[') + std::string(1'000'000, ']') + "}}";
