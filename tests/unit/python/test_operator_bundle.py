@@ -83,12 +83,14 @@ class Manifest(unittest.TestCase):
 
         def change(manifest):
             manifest["cut"].update(lost_between=2, unmarked=3)
-            manifest["members"][0]["channel"].update(lost=5, uncolored=4)
+            manifest["members"][0]["channel"].update(lost=5, uncolored=4, routed_sent=3)
+            manifest["members"][1]["channel"].update(routed_sent=6, routed_received=2)
         self.rewrite(change)
         found = bundle.read(self.path)
         self.assertEqual(found.lost(), 7)
         text = listing.report(found)
-        for start in ("7 frames on their way", "3 paths between NICs", "4 recorded frames"):
+        for start in ("7 frames on their way", "3 paths between NICs", "4 recorded frames",
+                      "9 frames between members"):
             self.assertIn(f"warning: {start}", text)
 
     def test_it_is_written_as_it_was(self):

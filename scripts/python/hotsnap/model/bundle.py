@@ -93,6 +93,8 @@ class Channel(Record):
     vnet_xxh3: str
     held: int | None = None
     uncolored: int | None = None
+    routed_sent: int | None = None
+    routed_received: int | None = None
 
 
 @dataclass
@@ -211,13 +213,21 @@ class Bundle:
         """What may keep the restored members from going on as if nothing had happened."""
         uncolored = sum(member.channel.uncolored or 0 for member in self.members)
         unmarked = self.manifest.cut.unmarked
+        channels = [member.channel for member in self.members]
+        # A frame may be in both sums: sent to the router, and received from it.
+        routed = max(sum(channel.routed_sent or 0 for channel in channels),
+                     sum(channel.routed_received or 0 for channel in channels))
         counted = (
             (self.lost(), "frames on their way at the cut are in no record: the network lost them, "
              "or they came too late or had no room; restored guests miss them"),
             (unmarked, "paths between NICs were not seen to be empty in time: frames sent before "
              "the snapshot began may be missing"),
             (uncolored, "recorded frames came without a color: they were sent before the snapshot "
-             "began, or by a non-member with a member's address"))
+             "began, or by a non-member with a member's address"),
+            (routed, "frames between members took their way through a router that is no member, or "
+             "a non-member has a member's IP address; frames inside that router are not part of "
+             "the instant: TCP sends them again after a restore, UDP loses them. Make the router a "
+             "member, or connect the members without it"))
         return [f"{count} {what}" for count, what in counted if count]
 
     def disk_bytes(self) -> int:
