@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from hotsnap.host.netns import BRIDGE, several_queues, tap_netdev
+from hotsnap_bench.shell import serial_port
 
-from . import shell
 from .outcome import check
 from .paths import GUEST
 from .vm import Vm
@@ -88,7 +88,7 @@ class Member:
 
     def guest_options(self) -> str:
         """What the guest is told of the options `shell` and `group`."""
-        told = [shell.SETTINGS] if self.options.get("shell") else []
+        told = ["hs.shell=ttyS1"] if self.options.get("shell") else []
         if group := self.options.get("group"):
             others = ",".join(f"{m.name}:{m.group_ip}" for m in self.cluster.members
                               if m is not self)
@@ -112,7 +112,7 @@ class Member:
                 "-object", f"hotsnap-member,id=hs0,name={self.name},listen={self.address['address']}",
                 *self.nic_args(), "-device", "virtio-rng-pci",
                 *o.get("before_disks", []), *self.disk_args(disks or self.disks),
-                *(shell.serial_args(self.shell_socket) if o.get("shell") else []),
+                *(serial_port(str(self.shell_socket)) if o.get("shell") else []),
                 *o.get("args", []), *(extra or [])]
         self.vm = Vm(self.cluster.place, self.name, args, network=self.cluster.network)
         return self.vm
@@ -121,8 +121,8 @@ class Member:
 class Cluster:
     """Members: [(name, role, options)]. A member has a NIC on each of the bridges that its option
     `bridges` names; without it, one NIC on the bridge that all such members share. With the option
-    `queues`, its NICs have that many; it should have as many `cpus`. With `shell` its guest can be
-    told what to do (shell.py); with `group`, a MAC address, datagrams between members go to that
+    `queues`, its NICs have that many; it should have as many `cpus`. With `shell` its guest has a
+    root shell on the socket `shell_socket`; with `group`, a MAC address, datagrams between members go to that
     group."""
 
     def __init__(self, place: Workplace, members: list[tuple[str, str, dict[str, Any]]]):

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
+from hotsnap_bench.shell import Shell
+
 from .chatter import Chatter
 from .cluster import Cluster
-from .shell import Shell
+from .outcome import check
 from .workplace import Workplace
 
 LLDP = "01:80:c2:00:00:0e"  # the group of a link's nearest bridge; some bridges pass it on
@@ -60,25 +61,22 @@ class Lab:
 
 
 def guest(name: str, role: str = "idle", bridges: list[str] | None = None, shell: bool = False,
-          group: str | None = None, **settings: Any) -> MemberSpec:
+          group: str | None = None, queues: int = 1, **settings: Any) -> MemberSpec:
     """`settings` are the guest's parameters, such as link="vlan:7" for hs.link=vlan:7."""
     told = {"chatter_rate": 100, **settings}
     return name, role, {
         "append": " ".join(f"hs.{key.replace('_', '.')}={value}" for key, value in told.items()),
-        "bridges": bridges or ["br0"], "shell": shell, "group": group, "memory": 128}
+        "bridges": bridges or ["br0"], "shell": shell, "group": group, "memory": 128,
+        "queues": queues, "cpus": queues}
 
 
 def in_guests(cluster: Cluster, commands: list[tuple[str, str]]) -> None:
     """Runs (member, command) in order, while no member sends messages."""
-    with ExitStack() as stack:
-        shells = {member.name: stack.enter_context(Shell(member.shell_socket))
-                  for member in cluster.members if member.options.get("shell")}
-        for shell in shells.values():
-            shell.run("p=$(pgrep hs-chatter); kill -STOP $p")
-        for member, command in commands:
-            shells[member].run(command)
-        for shell in shells.values():
-            shell.run("kill -CONT $p")
+    shells = {member.name: Shell(str(member.shell_socket)) for member in cluster.members}
+    everywhere = [(name, "p=$(pgrep hs-chatter); kill -STOP $p") for name in shells]
+    for name, command in [*everywhere, *commands, *((name, "kill -CONT $p") for name in shells)]:
+        output = shells[name].run(f"{{ {command}; }} || echo failed")
+        check("failed" not in output, f"{name}: {command}: {output}")
 
 
 # --- addresses that change or move -------------------------------------------------------------
@@ -171,6 +169,7 @@ def _all() -> list[Lab]:
         Lab("tags", _three(link=tags), [Cut("c", "b")]),
         Lab("jumbo", _three(mtu=JUMBO, chatter_size=8000), [Cut("c", "b")]),
         Lab("fragments-and-offload", _three(chatter_size=20000), [Cut("c", "b")]),
+        Lab("queues", _three(queues=2), [Cut("c", "b")]),
         Lab("link-local-group", _three(group=LLDP), [Cut("c", "b")]),
     ]
 

@@ -26,7 +26,7 @@ class MediatorRoutersTest : public MediatorTest {
         Frame data(12);
         append(data, frame);
         Mac source;
-        return mediator.frame({nic, direction, data.data(), data.size(), 12}, now, source);
+        return mediator.frame({nic, direction, data.data(), data.size(), 12, 0}, now, source);
     }
     void emit(const Frame &frame, uint32_t nic = 0) { give(HS_FROM_GUEST, frame, nic); }
     void hear(const Frame &frame, uint32_t nic = 0) { give(HS_TO_GUEST, frame, nic); }

@@ -90,7 +90,7 @@ TEST(MessagesTest, RoundTrip) {
         Hello{1, "db"},
         ErrorMessage{"why"},
         Prepare{"r", "t1", "/b", false, 1, 2, 3, {{"x", 1}}},
-        Prepared{"r", 7, {{"net0", a, {b}, false, {ten, six}}}, {{"boot_id", "x"}}},
+        Prepared{"r", 7, {{"net0", a, {b}, false, 4, {ten, six}}}, {{"boot_id", "x"}}},
         Refused{"r", "no"},
         Install{"r", 8, {{"db", {{"net0", a, {}, true}}}, {"web", {{"net1", b, {a}, false}}}}},
         Installed{"r"},

@@ -23,7 +23,7 @@ Prepared prepared_of(const Json &json) {
             }
         }
         prepared.nics.push_back({get_string(nic, "nic", ""), network::mac_from_json(*mac),
-                                 std::move(sources), get_bool(nic, "complete", true),
+                                 std::move(sources), get_bool(nic, "complete", true), 1,
                                  network::addresses_from_json(nic)});
     }
     prepared.info = get_object(json, "info", Json::object());
