@@ -33,6 +33,7 @@ struct FrameView {
         std::span<const uint8_t> bytes;
     };
     Payload payload() const;
+    bool is_untagged_ipv4() const { return bytes[12] == 0x08 && bytes[13] == 0; }
     /*
      * The number of frames on a wire without segmentation offload. A bridge may segment on the way
      * between two members, so the frames sent and the frames received would not add up.

@@ -158,9 +158,14 @@ class Mediator {
 
     // mediator_routers.cc
     bool sends_for(Mac mac) const;
-    void learn_address(const Input &in, Mac source);
+    void learn_address(const Input &in, Mac source) {
+        if (!in.view.is_untagged_ipv4()) { // as most frames are
+            learn_claimed_address(in, source);
+        }
+    }
+    void learn_claimed_address(const Input &in, Mac source);
     std::vector<IpAddress> list_addresses(uint32_t nic, const std::vector<Mac> &sources) const;
-    bool watches_routers() const;
+    bool watches_routers() const { return in_epoch() && !closed_; }
     void watch_received(const Input &in);
     void watch_sent(const Input &in);
 

@@ -212,7 +212,9 @@ hs_verdict Mediator::from_guest(const Input &in, Mac &source) {
         nics_[in.frame.nic].sources.learn(source, in.now_ns);
     }
     learn_address(in, source);
-    watch_sent(in);
+    if (watches_routers()) {
+        watch_sent(in);
+    }
     HoldQueue &queue = queues_[HS_FROM_GUEST];
     hs_verdict held = HS_HOLD;
     if (colors()) {
@@ -390,7 +392,9 @@ hs_verdict Mediator::to_guest(const Input &in, Mac &source) {
         source = former_source(source);
         if (source == in.view.source() && !source.is_group()) {
             nics_[frame.nic].neighbors.learn(source, in.now_ns);
-            watch_received(in);
+            if (watches_routers()) {
+                watch_received(in);
+            }
         }
     }
     learn_address(in, source);

@@ -26,7 +26,7 @@ bool Mediator::sends_for(Mac mac) const {
  * A guest claims its own addresses, those of the stations behind it, and, for proxy ARP, those that
  * lie on its other side. A neighbor that claims an address of ours has taken it over.
  */
-void Mediator::learn_address(const Input &in, Mac source) {
+void Mediator::learn_claimed_address(const Input &in, Mac source) {
     const std::optional<IpAddress> address = claimed_address(in.view);
     if (!address || source.is_group()) {
         return;
@@ -70,10 +70,6 @@ std::vector<IpAddress> Mediator::list_addresses(uint32_t index,
     return list;
 }
 
-bool Mediator::watches_routers() const {
-    return in_epoch() && !closed_;
-}
-
 /*
  * A frame to the guest without an alias. A source that no member is known to send for is a router's
  * then, or a new one of a member that was not armed when it sent the frame: it cannot be placed in
@@ -81,7 +77,7 @@ bool Mediator::watches_routers() const {
  */
 void Mediator::watch_received(const Input &in) {
     const Mac source = in.view.source(), destination = in.view.destination();
-    if (!watches_routers() || source.is_group() || table_.knows(source) ||
+    if (source.is_group() || table_.knows(source) ||
         (!destination.is_group() && !table_.source(nics_[in.frame.nic].in_table, destination))) {
         return;
     }
@@ -95,7 +91,7 @@ void Mediator::watch_received(const Input &in) {
  */
 void Mediator::watch_sent(const Input &in) {
     const Mac destination = in.view.destination();
-    if (!watches_routers() || destination.is_group() || table_.knows(destination) ||
+    if (destination.is_group() || table_.knows(destination) ||
         !is_neighbor(in.frame.nic, destination)) {
         return;
     }

@@ -138,6 +138,12 @@ TEST_F(MediatorRoutersTest, OutsideAnEpochNothingIsCounted) {
 
 // A router to the outside, which the members reach each other without.
 TEST_F(MediatorRoutersTest, AGatewayOfTheOutsideIsNoCause) {
+    for (int i = 0; i < 2; i++) { // members are neighbors, too
+        hear(packet(mac_c, mac_b, "10.0.1.3", "10.0.1.2"));
+        hear(packet(outsider, mac_b, "8.8.8.8", "10.0.1.2"));
+        now += 20 * second_ns;
+    }
+    mediator.list_nics();
     install();
     mediator.start_coloring();
     const auto all = [&] {
