@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from hotsnap.host.netns import BRIDGE, several_queues, tap_netdev
-from hotsnap_bench.shell import serial_port
 
 from .outcome import check
 from .paths import GUEST
+from .shell import serial_port
 from .vm import Vm
 from .workplace import Workplace, img_create
 
@@ -122,8 +122,8 @@ class Cluster:
     """Members: [(name, role, options)]. A member has a NIC on each of the bridges that its option
     `bridges` names; without it, one NIC on the bridge that all such members share. With the option
     `queues`, its NICs have that many; it should have as many `cpus`. With `shell` its guest has a
-    root shell on the socket `shell_socket`; with `group`, a MAC address, datagrams between members go to that
-    group."""
+    root shell on the socket `shell_socket`; with `group`, a MAC address, datagrams between members
+    go to that group."""
 
     def __init__(self, place: Workplace, members: list[tuple[str, str, dict[str, Any]]]):
         self.place = place

@@ -13,11 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from hotsnap_bench.shell import Shell
-
 from .chatter import Chatter
 from .cluster import Cluster
 from .outcome import check
+from .shell import Shell
 from .workplace import Workplace
 
 LLDP = "01:80:c2:00:00:0e"  # the group of a link's nearest bridge; some bridges pass it on

@@ -22,7 +22,7 @@ from hotsnap.ui.output import say
 from support import trial
 
 from .guest import end, remove_files, with_shell
-from .shell import Shell, tcp_timeouts
+from support.shell import Shell, tcp_timeouts
 from .stats import Line, Series
 
 BETWEEN_SECONDS = 3.0  # longer than what TCP waits before it sends again, a few times over

@@ -29,7 +29,7 @@ from hotsnap.qemu.qmp import Qmp
 from hotsnap.ui.output import Progress
 from support.console import Console
 
-from .shell import Shell, serial_port
+from support.shell import Shell, serial_port
 
 GIB, MIB = 1 << 30, 1 << 20
 NAME = "vm"

@@ -15,7 +15,7 @@ from hotsnap.errors import HotsnapError
 from hotsnap.model import bundle, cluster
 from hotsnap_bench import (cluster as bench_cluster, copy as bench_copy, core as bench,
                            guest as bench_guest, pause as bench_pause)
-from hotsnap_bench.shell import answer, parse_netstat, serial_port
+from support.shell import answer, parse_netstat, serial_port
 from hotsnap_bench.stats import Line, Series, medians_by_name, ratio, show
 from support import trial
 

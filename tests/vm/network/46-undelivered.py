@@ -15,7 +15,7 @@ from support.cluster import Cluster
 from support.gate import Gate
 from support.outcome import Report, check, wait_until
 from support.workplace import Workplace
-from hotsnap_bench.shell import Shell, serial_port
+from support.shell import Shell, serial_port
 
 RECORDED, LIVE = 20_000, 20_000  # QEMU drops frames beyond 10,000 in a queue
 PORT = 9999

@@ -25,7 +25,7 @@ from support.vm import Vm
 from support.workplace import Workplace
 from hotsnap.host.netns import several_queues, tap_netdev
 from hotsnap.qemu.qmp import QmpError
-from hotsnap_bench.shell import Shell, serial_port
+from support.shell import Shell, serial_port
 
 RATE = 100  # messages a second
 QUEUES = 2

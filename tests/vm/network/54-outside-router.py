@@ -25,7 +25,7 @@ from support.outcome import Failed, Report, check, wait_until
 from support.workplace import Workplace
 from hotsnap.commands import listing
 from hotsnap.model import bundle
-from hotsnap_bench.shell import Shell, serial_port
+from support.shell import Shell, serial_port
 
 WARNING = "through a router that is no member"
 HEARD = 10  # seconds, from which on the mediators are sure that the router is no member
