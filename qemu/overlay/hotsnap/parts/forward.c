@@ -54,7 +54,8 @@ static void forward_sent(NetClientState *sender, ssize_t ret)
         size = GPOINTER_TO_SIZE(g_queue_pop_head(&q->undelivered[to_guest]));
         q->filter->undelivered_bytes -= size;
         if (ret <= 0) {
-            forward_lost(q->filter, size); /* purged: the VM stopped, or a reset */
+            /* Purged: the VM stopped, or a reset. */
+            forward_lost(q->filter, size);
         }
     }
 }
