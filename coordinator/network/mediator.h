@@ -157,7 +157,7 @@ class Mediator {
     Mac former_source(Mac source) const;
 
     // mediator_routers.cc
-    bool sends_for(Mac mac) const;
+    bool is_our_own(uint32_t nic, Mac mac) const;
     void learn_address(const Input &in, Mac source) {
         if (!in.view.is_untagged_ipv4()) { // as most frames are
             learn_claimed_address(in, source);

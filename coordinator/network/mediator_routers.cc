@@ -15,11 +15,12 @@
 
 namespace hotsnap::network {
 
-// Whether one of our NICs sends with that source.
-bool Mediator::sends_for(Mac mac) const {
-    return std::any_of(nics_.begin(), nics_.end(), [mac](const Nic &nic) {
-        return nic.present && (nic.mac == mac || nic.sources.find(mac));
-    });
+// Whether what this NIC hears from that source comes from our guest, by way of another NIC on the
+// same network. A station that the guest forwards for is a source at the other NIC, but none here.
+bool Mediator::is_our_own(uint32_t nic, Mac mac) const {
+    return nics_[nic].sources.find(mac) ||
+           std::any_of(nics_.begin(), nics_.end(),
+                       [mac](const Nic &own) { return own.present && own.mac == mac; });
 }
 
 /*
@@ -34,7 +35,7 @@ void Mediator::learn_claimed_address(const Input &in, Mac source) {
     Nic &nic = nics_[in.frame.nic];
     if (in.frame.direction == HS_FROM_GUEST) {
         nic.addresses.learn(*address, source, in.now_ns);
-    } else if (!sends_for(source)) { // else it is our other NIC's, on the same network
+    } else if (!is_our_own(in.frame.nic, source)) {
         nic.addresses.forget(*address);
         if (nics_.size() > 1) {
             nic.claimed_by_neighbors.learn(*address, source, in.now_ns);

@@ -97,6 +97,14 @@ TEST_F(MediatorRoutersTest, AddressesThatAGuestForwardsForAreNotListed) {
     EXPECT_EQ(listed(0), Texts{"10.0.0.79"});
 }
 
+// A switch: the same, with the station's own MAC, which the other side has seen before.
+TEST_F(MediatorRoutersTest, AddressesOfStationsThatASwitchForwardsForAreNotListed) {
+    emit(packet(station, outsider, "10.0.0.77", "8.8.8.8"), 0);
+    hear(arp(station, "10.0.0.77"), 1);
+    emit(arp(station, "10.0.0.77"), 0);
+    EXPECT_EQ(listed(0), Texts());
+}
+
 TEST_F(MediatorRoutersTest, AddressesOfAStationAreListedAsLongAsTheStation) {
     emit(arp(station, "10.0.1.77"));
     EXPECT_EQ(listed(), Texts{"10.0.1.77"});
