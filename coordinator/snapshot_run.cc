@@ -58,7 +58,9 @@ std::vector<Stage> SnapshotInitiator::stages() {
          .begin = [this] { install(); },
          .answer = answer<Installed>(),
          .deadline_us = request_.arm_timeout_us},
-        // Before any frame is colored, for a network that drops those would lose them.
+        // The probes arrive meanwhile. Which NICs have a path must be known before any frame is
+        // colored: a network that drops those would lose them, and each path needs a mark.
+        {.deadline_us = request_.settle_us, .waits = true},
         {.begin = [this] { engine_.broadcast(Listen{engine_.run()}); },
          .answer = answer<Heard>([this](size_t member, const Heard &m) {
              return accused(member, hops_.hear(static_cast<uint32_t>(member), m.heard));
@@ -69,8 +71,9 @@ std::vector<Stage> SnapshotInitiator::stages() {
          .begin = [this] { engine_.broadcast(Arm{engine_.run()}); },
          .answer = answer<Armed>(),
          .deadline_us = request_.arm_timeout_us},
-        // Uncolored frames, sent before their sender was armed, arrive meanwhile. A member whose
-        // cut is faster may send red frames now. That is sound: all were armed before any cut.
+        // Uncolored frames, sent before their sender was armed, arrive meanwhile: nobody can tell
+        // one with a new source from one of the outside. A member whose cut is faster may send red
+        // frames now. That is sound: all were armed before any cut.
         {.deadline_us = request_.settle_us, .waits = true},
         {.phase = "snapshot",
          .begin = [this] { engine_.broadcast(Snapshot{engine_.run()}); },

@@ -12,8 +12,6 @@ constexpr size_t record_limit = size_t{64} << 20;
 constexpr size_t held_limit = size_t{64} << 20;
 constexpr size_t former_tables = 8;
 constexpr int64_t second_ns = 1'000'000'000;
-constexpr int64_t remembered_ns = 300 * second_ns; // as long as switches remember, by default
-constexpr size_t most_sources = 256;               // of a NIC; its table has room for 512
 
 } // namespace
 
@@ -192,6 +190,11 @@ void Mediator::cut() {
     state_ = State::red;
     holding_ = false;
     recording_ = coloring_;
+    try {
+        record_senders();
+    } catch (const std::bad_alloc &) {
+        // frames to some addresses may go to the wrong NIC for a while, after a restore
+    }
     // The guest receives held frames after the cut: they belong to the channels, not to its memory.
     // And what waits for the end of coloring was sent before the cut, and received by nobody. It
     // leaves when nobody records any more, so it is in one record only, ours.

@@ -30,15 +30,19 @@ namespace hotsnap::network {
 class Mediator {
   public:
     static constexpr uint32_t not_in_table = UINT32_MAX;
+    // As long as switches remember an address, by default.
+    static constexpr int64_t remembered_ns = 300'000'000'000;
+    static constexpr size_t most_sources = 256; // of a NIC; its table has room for 512
     struct Nic {
         std::string name;
         Mac mac;
         size_t vnet_size = 0;
         uint32_t queues = 1;
         bool present = true;
-        SourceTable sources;    // that the guest sends for
-        SourceTable neighbors;  // that it hears, with natural MACs
-        AddressTable addresses; // that the guest claims
+        SourceTable sources;     // that the guest sends for
+        SourceTable neighbors;   // that it hears, with natural MACs
+        int64_t own_sent_ns = 0; // when the guest sent with its own MAC; 0: never
+        AddressTable addresses;  // that the guest claims
         AddressTable claimed_by_neighbors;
         uint32_t in_table = not_in_table; // its index there, in an epoch
     };
@@ -83,6 +87,10 @@ class Mediator {
     hs_verdict frame(const hs_frame &frame, const Part &part, int64_t now_ns, Mac &source);
     void undelivered(uint64_t frames) { stats_.dropped += frames; }
     bool next_released(hs_frame &frame, int64_t now_ns);
+
+    // mediator_senders.cc
+    void played(const hs_frame &frame, int64_t now_ns);
+    bool has_own_address(uint32_t nic) const;
 
     const ChannelRecord &record() const { return record_; }
     hs_mediator_stats stats() const;
@@ -155,6 +163,12 @@ class Mediator {
     void save(const HeldFrame &frame, bool from_guest, std::optional<std::vector<uint8_t>> data);
     void check_complete();
     Mac former_source(Mac source) const;
+
+    // mediator_senders.cc
+    void note_sent(uint32_t nic, Mac source, int64_t now_ns);
+    static int64_t last_sent(const Nic &nic, Mac source);
+    bool sends_now(uint32_t nic, Mac source) const;
+    void record_senders();
 
     // mediator_routers.cc
     bool is_our_own(uint32_t nic, Mac mac) const;

@@ -147,6 +147,14 @@ hs_verdict hs_mediator_frame_head(hs_mediator *m, const hs_frame *frame, size_t 
     });
 }
 
+bool hs_mediator_has_own_address(hs_mediator *m, uint32_t nic) {
+    return m->impl.has_own_address(nic);
+}
+
+void hs_mediator_played(hs_mediator *m, const hs_frame *frame, int64_t now_ns) {
+    quietly([&] { m->impl.played(*frame, now_ns); });
+}
+
 void hs_mediator_undelivered(hs_mediator *m, uint64_t frames) {
     m->impl.undelivered(frames);
 }

@@ -208,9 +208,7 @@ hs_verdict Mediator::from_guest(const Input &in, Mac &source) {
         stats_.dropped++;
         return HS_HOLD;
     }
-    if (source != nics_[in.frame.nic].mac && !source.is_group()) {
-        nics_[in.frame.nic].sources.learn(source, in.now_ns);
-    }
+    note_sent(in.frame.nic, source, in.now_ns);
     learn_address(in, source);
     if (watches_routers()) {
         watch_sent(in);
@@ -252,6 +250,7 @@ bool Mediator::take_probe(const Input &in) {
             take_mark(in, *other, probe->queue);
         } else if (other) {
             if (probe->kind == Probe::Kind::moved) {
+                nics_[in.frame.nic].neighbors.learn(in.view.source(), in.now_ns);
                 for (const uint32_t source : table_.senders(in.view.source())) {
                     announced_[source] = table_.sources()[source].nic == *other;
                 }
@@ -366,8 +365,13 @@ bool Mediator::classify_in_epoch(const Input &in,
 bool Mediator::classify_natural(const Input &in) {
     const std::vector<uint32_t> &senders = table_.senders(in.view.source());
     const Mac destination = in.view.destination();
-    if (senders.empty() || (!destination.is_group() && !table_.knows(destination))) {
+    if (!destination.is_group() && !table_.knows(destination)) {
         return false;
+    }
+    if (senders.empty()) {
+        // Surely the outside, or perhaps a member's new source. It came before our cut, so if it is
+        // held until then, the guest must get it after a restore.
+        return coloring_ && state_ != State::red && !is_neighbor(in.frame.nic, in.view.source());
     }
     if (!coloring_) {
         if (state_ != State::installed && !destination.is_group()) {

@@ -53,6 +53,7 @@ struct Run {
     uint64_t declared_lost = 0;                          // by all members
     uint64_t lost_between = 0;                           // of these, by comparison of all
     uint64_t unmarked = 0;                               // paths that may hide a loss
+    bool forged = false;                                 // a forged frame forced the first cut
     std::set<Incarnation> complete;                      // whose parts are durable (FullFin)
     std::set<Incarnation> committed;                     // that were told to commit
     std::set<Incarnation> in_doubt;

@@ -67,6 +67,10 @@ void Member::receive_forged(Mac source) {
         return;
     }
     trace("receives a forged red frame");
+    if (local_.state() == member::State::installed || local_.state() == member::State::arming ||
+        local_.state() == member::State::armed) {
+        run().forged = true;
+    }
     if (local_.state() == member::State::arming) { // it is held, and forces the cut later
         world_.ledger.coverage.meet(local_.state(), Fault::red_frame);
     }

@@ -104,6 +104,7 @@ typedef struct hs_frame {
  *   lost             white segments declared lost, and unrecorded frames; at the close
  *   on_the_fly       red frames that arrived before our cut
  *   unrecorded       channel state beyond the record's bound
+ *   announced        addresses beside the NICs' own whose place is told at a restore
  *   dropped          frames beyond the bound of held frames, forged, or undelivered
  */
 #define HS_MEDIATOR_COUNTERS(X)                                                                    \
@@ -129,6 +130,7 @@ typedef struct hs_frame {
     X(lost)                                                                                        \
     X(on_the_fly)                                                                                  \
     X(unrecorded)                                                                                  \
+    X(announced)                                                                                   \
     X(dropped)
 
 typedef struct hs_mediator_stats {
@@ -240,6 +242,13 @@ typedef void (*hs_copy_rest)(void *opaque, uint8_t *to);
 hs_verdict hs_mediator_frame_head(hs_mediator *m, const hs_frame *frame, size_t head_size,
                                   hs_copy_rest copy, void *opaque, int64_t now_ns,
                                   uint8_t source[6]);
+/*
+ * Whether a NIC's own address is in use there, and not at another NIC that has sent with it since
+ * (a bond, a virtual router). Where it is not, QEMU must not announce it.
+ */
+bool hs_mediator_has_own_address(hs_mediator *m, uint32_t nic);
+/* A frame of the record that is played back: who sent it is known from then on. */
+void hs_mediator_played(hs_mediator *m, const hs_frame *frame, int64_t now_ns);
 /* Counts frames of hs_mediator_next_released that could not be delivered. */
 void hs_mediator_undelivered(hs_mediator *m, uint64_t frames);
 

@@ -117,10 +117,11 @@ class Channels {
         if (segment.white_epoch == run_.epoch) {
             return true;
         }
-        // Frames without color are not counted. The sender's mark comes after them. Known limit: a
+        // Frames without color are not counted. The sender's mark comes after them. Known limits: a
         // path is not known on which nothing has come, in either direction, from INSTALL to the
-        // cut.
-        if (moment == Moment::after_cut && run_.unmarked == 0 &&
+        // cut; and the time in which frames from new sources come ends with the first cut, which a
+        // forged frame may force early.
+        if (moment == Moment::after_cut && run_.unmarked == 0 && !run_.forged &&
             config_.settle_us >= config_.transit_us) {
             complain("segment " + std::to_string(number) + " from " +
                      Mac(segment.source_mac).to_string() + " at " + name +

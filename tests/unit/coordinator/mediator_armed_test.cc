@@ -30,6 +30,20 @@ TEST_F(MediatorTest, ARedFrameBeforeColoringWaits) {
     EXPECT_EQ(released(HS_TO_GUEST), Payloads({1, 2}));
 }
 
+// It may be a new source of a member, and the guest has not received it yet.
+TEST_F(MediatorTest, WhatWaitsForTheCutFromAnUnknownSourceIsRecorded) {
+    const Mac unknown = *Mac::parse("52:54:00:00:00:77");
+    arm();
+    receive(unknown, natural, 1); // delivered at once
+    receive(mac_a, red_even, 2);
+    EXPECT_EQ(receive(unknown, natural, 3).verdict, HS_HOLD);
+    EXPECT_EQ(receive(unknown, natural, 4, outsider).verdict, HS_HOLD); // a flooded copy
+    mediator.cut();
+    EXPECT_EQ(released(HS_TO_GUEST), Payloads({2, 3, 4}));
+    receive(unknown, natural, 5); // the outside goes on
+    EXPECT_EQ(recorded(), Payloads({3}));
+}
+
 TEST_F(MediatorTest, AnEarlyRedFrameIsDeliveredAfterAnAbort) {
     prepare();
     mediator.start_coloring();

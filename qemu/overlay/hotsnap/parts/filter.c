@@ -69,7 +69,9 @@ static ssize_t filter_receive_iov(NetFilterState *nf, NetClientState *sender,
     size_t at;
 
     if (flags & QEMU_NET_PACKET_FLAG_RAW) {
-        return 0; /* no member is ever sent these */
+        /* QEMU announces the NIC; no member is ever sent these. */
+        return f->nic_added && !hs_mediator_has_own_address(n->mediator, f->nic)
+               ? iov_size(iov, iovcnt) : 0;
     }
     if (n->loading && to_guest) {
         return hotsnap_forward_later(f, sender, flags, iov, iovcnt);

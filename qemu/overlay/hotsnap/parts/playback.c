@@ -41,6 +41,7 @@ size_t hotsnap_playback_play(HotsnapNetwork *n, hs_playback *p)
         FilterHotsnap *f = hotsnap_network_filter(n, frame.nic);
 
         if (f) {
+            hs_mediator_played(n->mediator, &frame, g_get_real_time() * 1000);
             hotsnap_forward_frame(f, &frame);
             count++;
         }

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Which NIC sends for an address now. Several can have sent for it lately: the NICs of a bond,
+// virtual routers, switches between which a station has moved.
+//
+// Switches know by the frames that they have seen, and a restore takes the guests back in time, but
+// no switch. So the record of the channels begins with a probe for each address that a NIC sends
+// for beside its own: at the restore these leave first, and frames to the address come there. For
+// its own address each NIC is announced by QEMU, for about a second, as after a migration; not if
+// another NIC of the member has it now.
+#include "network/mediator.h"
+
+namespace hotsnap::network {
+
+namespace {
+
+// A NIC may hear its own member's frames, from another NIC on the same switch, a little later than
+// they were sent. Who takes an address over is heard for longer.
+constexpr int64_t echo_ns = 100'000'000;
+constexpr uint64_t no_epoch = 0; // of a probe that is sent at a restore
+
+} // namespace
+
+void Mediator::note_sent(uint32_t index, Mac source, int64_t now_ns) {
+    Nic &nic = nics_[index];
+    if (source == nic.mac) {
+        nic.own_sent_ns = now_ns;
+    } else if (!source.is_group()) {
+        nic.sources.learn(source, now_ns);
+    }
+}
+
+int64_t Mediator::last_sent(const Nic &nic, Mac source) {
+    if (source == nic.mac) {
+        return nic.own_sent_ns;
+    }
+    const SourceTable::Entry *entry = nic.sources.find(source);
+    return entry ? entry->last_ns : 0;
+}
+
+bool Mediator::sends_now(uint32_t index, Mac source) const {
+    const int64_t sent = last_sent(nics_[index], source);
+    for (uint32_t other = 0; other < nics_.size(); other++) {
+        const Nic &nic = nics_[other];
+        const SourceTable::Entry *heard = nic.neighbors.find(source);
+        if (nic.present && ((other != index && last_sent(nic, source) > sent) ||
+                            (heard && heard->last_ns > sent + echo_ns))) {
+            return false;
+        }
+    }
+    return true;
+}
+
+bool Mediator::has_own_address(uint32_t index) const {
+    return index >= nics_.size() || sends_now(index, nics_[index].mac);
+}
+
+void Mediator::record_senders() {
+    for (uint32_t index = 0; index < nics_.size(); index++) {
+        const Nic &nic = nics_[index];
+        if (!nic.present) {
+            continue;
+        }
+        for (const Mac source : nic.sources.recent(now_ns_ - remembered_ns, most_sources).macs) {
+            const Probe probe{no_epoch, nic.mac, Probe::Kind::moved, 0};
+            stats_.announced +=
+                sends_now(index, source) && record_.append({index, 0, true, now_ns_, nic.vnet_size,
+                                                            probe.frame(source, nic.vnet_size)});
+        }
+    }
+}
+
+void Mediator::played(const hs_frame &frame, int64_t now_ns) {
+    const auto view = FrameView::parse(frame.data, frame.size, frame.size, frame.vnet_header_size);
+    if (view && frame.direction == HS_FROM_GUEST && frame.nic < nics_.size()) {
+        note_sent(frame.nic, view->source(), now_ns);
+    }
+}
+
+} // namespace hotsnap::network
