@@ -28,7 +28,6 @@ from hotsnap.qemu.fleet import Fleet
 from hotsnap.qemu.qmp import Qmp
 from hotsnap.ui.output import Progress
 from support.console import Console
-
 from support.shell import Shell, serial_port
 
 GIB, MIB = 1 << 30, 1 << 20
@@ -79,17 +78,20 @@ def standstill_ms(events: list[dict[str, Any]]) -> float:
     return (found["RESUME"] - found["STOP"]) / datetime.timedelta(milliseconds=1)
 
 
-def description(name: str, guest: str, qemu: str, memory_gib: int, parameters: str) -> str:
-    """The cluster file of one machine, as quickstart's members are, with its memory allocated."""
+def description(name: str, guest: str, qemu: str, memory_gib: int, parameters: str,
+                networks: int = 1) -> str:
+    """The cluster file of one machine, as quickstart's members are, with its memory allocated and
+    a card in each of its networks."""
+    lans = ["lan", *(f"lan{number}" for number in range(2, networks + 1))]
+    named = "\n".join(f'[[network]]\nname = "{lan}"\n' for lan in lans)
+    cards = "\n".join(f'  [[member.nic]]\n  network = "{lan}"\n' for lan in lans)
     return f"""# Written by scripts/bench.
 [cluster]
 name = "bench-{name}"
 directory = "vm"
 qemu = "{qemu}"
 
-[[network]]
-name = "lan"
-
+{named}
 [[member]]
 name = "{NAME}"
 memory = "{memory_gib}G"
@@ -104,9 +106,7 @@ args = ["-device", "virtio-rng-pci", "-machine", "memory-backend=ram",
   [[member.disk]]
   image = "{guest}/rootfs.raw"
 
-  [[member.nic]]
-  network = "lan"
-"""
+{cards}"""
 
 
 def with_shell(state: State) -> dict[str, Shell]:
@@ -128,12 +128,13 @@ class Guest:
     """A machine in a folder of its own. `stock`: without the fork's objects."""
 
     def __init__(self, folder: str, guest_files: str, qemu: str, memory_gib: int, parameters: str,
-                 stock: bool = False):
+                 stock: bool = False, networks: int = 1):
         self.folder = folder
         self.memory_gib = memory_gib
         os.makedirs(folder)
         path = os.path.join(folder, "cluster.toml")
-        text = description(os.path.basename(folder), guest_files, qemu, memory_gib, parameters)
+        text = description(os.path.basename(folder), guest_files, qemu, memory_gib, parameters,
+                           networks)
         atomic.write_bytes(path, text.encode())
         self.state = State(cluster.load(path))
         self.shell = with_shell(self.state)[NAME]
