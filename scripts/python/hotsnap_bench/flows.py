@@ -170,9 +170,9 @@ class Through(Host):
         """As that of Ends."""
         near_mac, far_mac = self._mac("br0"), self._mac("br1")
         kind = ETHER_TYPE.to_bytes(2, "big")
-        frame = (far_mac + near_mac + kind).ljust(FORWARDED[way], b"\\0")
+        frame = (far_mac + near_mac + kind).ljust(FORWARDED[way], b"\0")
         with self._socket("br0") as near, self._socket("br1") as far:
-            far.send((near_mac + far_mac + kind).ljust(60, b"\\0"))  # the guest learns the way back
+            far.send((near_mac + far_mac + kind).ljust(60, b"\0"))  # the guest learns the way back
             flow = Window(near, far, frame)
             return rate(flow.step, self._used)
 
