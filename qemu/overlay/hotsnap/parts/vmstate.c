@@ -132,8 +132,8 @@ GByteArray *hotsnap_vmstate_devices(Error **errp)
     if (ret) {
         error_setg_errno(errp, -ret, "Cannot save the state of the devices");
     } else {
-        tail = g_byte_array_sized_new(bioc->usage);
-        g_byte_array_append(tail, bioc->data, bioc->usage);
+        tail = g_byte_array_new_take(g_steal_pointer(&bioc->data),
+                                     bioc->usage);
     }
     qemu_fclose(f);
     object_unref(OBJECT(bioc));
