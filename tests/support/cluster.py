@@ -143,6 +143,11 @@ class Cluster:
     def __getitem__(self, name: str) -> Member:
         return next(m for m in self.members if m.name == name)
 
+    @property
+    def keeps_order(self) -> bool:
+        """Whether messages of a pair come in their order: not between NICs with several queues."""
+        return all(member.queues == 1 for member in self.members)
+
     def up(self, timeout: float = 180) -> None:
         for member in self.members:
             member.start()

@@ -14,8 +14,7 @@ import sys
 from functools import partial
 
 sys.path.insert(0, __file__.rpartition("/tests/")[0] + "/tests")
-from support.chatter import Chatter
-from support.cuts import colored, control, control_restored, restored
+from support.cuts import colored, control, control_restored, restored, unharmed
 from support.labs import DEFAULT, LABS, Lab
 from support.outcome import Report
 from support.tier import left_to_all
@@ -33,7 +32,7 @@ def prove(report: Report, lab: Lab) -> None:
             report.run(name, partial(colored, cluster, cut.late, f"on-{number}", meanwhile))
             report.run(f"{name}-control",
                        partial(control, cluster, cut.late, cut.sender, f"off-{number}"))
-        report.run(f"{lab.name}-unharmed", lambda: Chatter.wait(cluster).must_be_unharmed())
+        report.run(f"{lab.name}-unharmed", partial(unharmed, cluster))
         for number in range(len(lab.cuts)):
             report.run(f"{lab.name}-restored-{number}", partial(restored, cluster, f"on-{number}"))
         report.run(f"{lab.name}-restored-control", partial(control_restored, cluster, "off-0"))

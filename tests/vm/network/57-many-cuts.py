@@ -20,8 +20,7 @@ import time
 from functools import partial
 
 sys.path.insert(0, __file__.rpartition("/tests/")[0] + "/tests")
-from support.chatter import Chatter
-from support.cuts import must_be_whole, restored, snapshot_late
+from support.cuts import must_be_whole, restored, snapshot_late, unharmed
 from support.labs import LABS, Lab
 from support.outcome import Report
 from support.workplace import Workplace
@@ -34,7 +33,8 @@ class Sums:
     """What all cuts had to do with."""
 
     def __init__(self) -> None:
-        self.cuts = self.frames = self.on_the_fly = self.waited = self.longest_us = 0
+        self.cuts = self.frames = self.on_the_fly = self.waited = 0
+        self.held_us = self.waited_us = 0  # the longest
 
     def add(self, manifest: dict) -> None:
         self.cuts += 1
@@ -42,14 +42,16 @@ class Sums:
             channel = member["channel"]
             self.frames += channel["frames"]
             self.on_the_fly += channel["on_the_fly"]
+            self.held_us = max(self.held_us, channel["held_us_max"])
             for kind in ("group", "source", "destination"):
                 self.waited += channel[f"waited_{kind}"]
-                self.longest_us = max(self.longest_us, channel[f"waited_{kind}_us_max"])
+                self.waited_us = max(self.waited_us, channel[f"waited_{kind}_us_max"])
 
     def __str__(self) -> str:
         return (f"{self.cuts} cuts, {self.frames} frames recorded, {self.on_the_fly} red frames "
-                f"before their receiver's cut, {self.waited} frames waited, the longest "
-                f"{self.longest_us / 1000:.0f} ms")
+                f"before their receiver's cut (held for {self.held_us / 1000:.1f} ms at most), "
+                f"{self.waited} frames without a color (they waited for "
+                f"{self.waited_us / 1000:.1f} ms at most)")
 
 
 def wait_randomly(seconds: float) -> bool:
@@ -67,7 +69,7 @@ def series(lab: Lab, cuts: int, sums: Sums) -> None:
             sums.add(manifest)
             if number + 1 < cuts:
                 shutil.rmtree(cluster.bundles / f"t{number}")
-        Chatter.wait(cluster).must_be_unharmed()
+        unharmed(cluster)
         restored(cluster, f"t{cuts - 1}")
 
 
