@@ -350,7 +350,7 @@ TEST(CoordinatorFuzzTest, NeverStuck) {
     size_t published = 0, committed = 0;
     EXPECT_TRUE(rc::check([&] {
         Victim victim;
-        const auto steps = *rc::gen::inRange(1, 300);
+        const auto steps = *rc::gen::inRange(1, 1000);
         for (int i = 0; i < steps; i++) {
             victim.step();
         }
