@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any, Callable
 
 from .chatter import Chatter
-from .cluster import Cluster
+from .cluster import Cluster, Member
 from .cutcheck import CutReport, check_bundle
 from .gate import Gate
 from .outcome import Failed, check, wait_until
@@ -18,12 +18,15 @@ HELD = 8  # seconds at most; the timeout of the cut is 10
 
 
 def snapshot_late(cluster: Cluster, tag: str, late: str, enough: Callable[[], bool],
-                  coloring: bool = True,
-                  meanwhile: Callable[[], object] | None = None) -> dict[str, Any]:
+                  coloring: bool = True, meanwhile: Callable[[], object] | None = None,
+                  members: list[Member] | None = None) -> dict[str, Any]:
     """SNAPSHOT reaches member `late` only when `enough` is true, after the others have taken their
     cuts: the first member, which takes the snapshot, and the peers. `meanwhile` is done when the
-    late member colors its frames and no member has been cut. Returns the manifest."""
-    def address(member, way: Gate) -> dict[str, str]:
+    late member colors its frames and no member has been cut. `members`: all, if not given. Returns
+    the manifest."""
+    members = members or cluster.members
+
+    def address(member: Member, way: Gate) -> dict[str, str]:
         return ({**member.address, "address": f"unix:{way.path}"} if member.name == late
                 else member.address)
 
@@ -31,18 +34,18 @@ def snapshot_late(cluster: Cluster, tag: str, late: str, enough: Callable[[], bo
             Gate(way.path, cluster.place.path / f"{tag}-armed.sock", held_back="ARMED") as armed:
         outer = armed if meanwhile else way
         cluster.begin_snapshot(tag, coloring=coloring,
-                               members=[address(member, outer) for member in cluster.members])
+                               members=[address(member, outer) for member in members])
         if meanwhile:
             cluster[late].vm.reach("arm", "snapshot")
             meanwhile()
             armed.open()
-        for member in cluster.members[1:]:
+        for member in members[1:]:
             if member.name != late:
                 member.vm.reach("transient-fin")
         with suppress(Failed):
             wait_until(enough, "", timeout=HELD)
         way.open()
-        error = cluster.members[0].vm.wait_job(f"snap-{tag}")
+        error = members[0].vm.wait_job(f"snap-{tag}")
         check(error is None, f"snapshot {tag}: {error}")
     return json.loads((cluster.bundles / tag / "manifest.json").read_text())
 

@@ -19,13 +19,13 @@ sys.path.insert(0, __file__.rpartition("/tests/")[0] + "/tests")
 from support.chatter import Chatter
 from support.cluster import Cluster, Member
 from support.cutcheck import check_bundle
-from support.cuts import lost_after, snapshot_late
+from support.cuts import control, control_restored, lost_after, snapshot_late, twice
 from support.outcome import Failed, Report, check, wait_until
+from support.shell import Shell
 from support.vm import Vm
 from support.workplace import Workplace
 from hotsnap.host.netns import several_queues, tap_netdev
 from hotsnap.qemu.qmp import QmpError
-from support.shell import Shell, serial_port
 
 RATE = 100  # messages a second
 QUEUES = 2
@@ -38,17 +38,10 @@ ONE_QUEUE = ("perl -MSocket -e 'socket(S,PF_INET,SOCK_DGRAM,0);$c=pack(\"L9\",0x
              "ioctl(S,0x8946,pack(\"a16Px16\",\"eth0\",$c)) or die $!;print \"one queue\\n\"'")
 RECORDED = 3000  # frames that a test puts into a channel
 DRAIN = 60  # seconds
-
-
-def terminal(place: Workplace, name: str) -> str:
-    return str(place.path / f"{name}.tty")
-
-
-def options(place: Workplace, name: str) -> dict:
-    return {"queues": QUEUES, "cpus": QUEUES,  # hs-writer: more flows than hs-chatter alone has
-            "append": f"hs.chatter.rate={RATE} hs.shell=ttyS1 hs.writer.net=50 hs.writer.mib=1 "
-                      "hs.writer.rate=1",
-            "args": [*serial_port(terminal(place, name)), "-trace", "hotsnap_hold"]}
+OPTIONS = {"queues": QUEUES, "cpus": QUEUES, "shell": True,
+           # hs-writer: more flows than hs-chatter alone has
+           "append": f"hs.chatter.rate={RATE} hs.writer.net=50 hs.writer.mib=1 hs.writer.rate=1",
+           "args": ["-trace", "hotsnap_hold"]}
 
 
 def counted(member: Member) -> dict[str, int]:
@@ -118,26 +111,6 @@ def colored(cluster: Cluster) -> None:
     check(result.lost == 0, f"{result.lost} messages were lost before the cut")
 
 
-def control(cluster: Cluster) -> None:
-    """Without coloring c receives messages that b sent after its cut."""
-    def received() -> int:
-        return Chatter.read(cluster).pairs["c", "b"]["udp_received"]
-
-    before: list[int] = []  # from the others' cuts on
-    snapshot_late(cluster, "off", "c",
-                  lambda: before.append(received()) or received() > before[0] + 1.5 * RATE,
-                  coloring=False)
-    orphans = check_bundle(cluster.bundles / "off").orphans
-    print(f"# without coloring {orphans} orphans")
-    check(orphans > 0, "without coloring nothing is wrong: the checker sees nothing")
-
-
-def twice(cluster: Cluster) -> int:
-    """Messages that came although the receiver had them. Those that were overtaken had left a gap."""
-    return sum(max(0, pair["udp_late"] - pair["udp_gaps"])
-               for pair in Chatter.read(cluster).pairs.values())
-
-
 def restored(cluster: Cluster) -> None:
     lost = lost_after(cluster, "on")
     print(f"# after the restore {lost} messages are lost, {twice(cluster)} came twice")
@@ -161,7 +134,7 @@ def record(cluster: Cluster, tag: str, member: Member, queue: int) -> None:
 def played(cluster: Cluster) -> None:
     """Recorded frames come by their queue; by queue 0 where the guest has turned that one off."""
     a, b, c = cluster.members
-    print("#", Shell(terminal(cluster.place, "b")).run(ONE_QUEUE).strip())
+    print("#", Shell(str(b.shell_socket)).run(ONE_QUEUE).strip())
     before = {member.name: counted(member) for member in cluster.members}
     cluster.snapshot("played")
     for member, queue in ((a, 1), (b, 1), (c, 0)):
@@ -179,28 +152,21 @@ def played(cluster: Cluster) -> None:
         check(came(member) == [way], f"{member.name} gets them by {came(member)}, not by {way}")
 
 
-def restored_control(cluster: Cluster) -> None:
-    cluster.kill()
-    cluster.restore("off")
-    wait_until(lambda: twice(cluster) > 0, "no message comes twice: the checker sees nothing")
-    print(f"# after the restore of a cut with orphans {twice(cluster)} messages came twice")
-
-
 def run(report: Report) -> None:
     with Workplace() as place:
-        cluster = Cluster(place, [(name, "writer", options(place, name)) for name in "abc"])
+        cluster = Cluster(place, [(name, "writer", OPTIONS) for name in "abc"])
         cluster.up()
         for member in cluster.members:
-            print("#", Shell(terminal(place, member.name)).run(BY_FLOW).strip())
+            print("#", Shell(str(member.shell_socket)).run(BY_FLOW).strip())
         before = Chatter.wait_flow(cluster)  # a flow that was moved to another queue has settled
         report.run("queues-used", partial(all_used, cluster))
         report.run("queues-marked", partial(marked, cluster))
         report.run("queues-cut", partial(colored, cluster))
-        report.run("queues-cut-control", partial(control, cluster))
+        report.run("queues-cut-control", partial(control, cluster, "c", "b", "off"))
         report.run("queues-unharmed", lambda: Chatter.wait(cluster).must_be_unharmed(before))
         report.run("queues-restored", partial(restored, cluster))
         report.run("queues-played", partial(played, cluster))
-        report.run("queues-restored-control", partial(restored_control, cluster))
+        report.run("queues-restored-control", partial(control_restored, cluster, "off"))
 
 
 def plugging() -> None:

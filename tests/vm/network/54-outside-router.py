@@ -12,20 +12,19 @@ gateway to the outside, and one of all when member b is the router.
 import json
 import subprocess
 import sys
-from contextlib import suppress
 from pathlib import Path
-from typing import Any, Callable
+from typing import Callable
 
 sys.path.insert(0, __file__.rpartition("/tests/")[0] + "/tests")
 from support.chatter import Chatter
 from support.cluster import Cluster, Member
 from support.cutcheck import check_bundle
-from support.gate import Gate
-from support.outcome import Failed, Report, check, wait_until
+from support.cuts import snapshot_late
+from support.outcome import Report, check
+from support.shell import Shell
 from support.workplace import Workplace
 from hotsnap.commands import listing
 from hotsnap.model import bundle
-from support.shell import Shell, serial_port
 
 WARNING = "through a router that is no member"
 HEARD = 10  # seconds, from which on the mediators are sure that the router is no member
@@ -36,10 +35,9 @@ class Guests:
     """The cluster, and a root shell in each of its guests."""
 
     def __init__(self, place: Workplace):
-        self.terminals = {name: place.path / f"{name}.tty" for name in "abc"}
-        self.cluster = Cluster(place, [("a", "idle", self.options("a", "br0")),
-                                       ("b", "idle", self.options("b", "br0", "br1")),
-                                       ("c", "idle", self.options("c", "br1"))])
+        self.cluster = Cluster(place, [
+            (name, "idle", {"bridges": bridges, "shell": True})
+            for name, bridges in (("a", ["br0"]), ("b", ["br0", "br1"]), ("c", ["br1"]))])
         self.cluster["c"].ip = "10.78.0.3"
         for bridge, address in ROUTER.items():
             subprocess.run(["ip", "-n", self.cluster.network.name, "address", "add",
@@ -47,11 +45,8 @@ class Guests:
         subprocess.run(self.cluster.network.inside(
             ["sh", "-c", "echo 1 >/proc/sys/net/ipv4/ip_forward"]), check=True)
         self.cluster.up()
-        self.shells = {name: Shell(str(path)) for name, path in self.terminals.items()}
-
-    def options(self, name: str, *bridges: str) -> dict[str, Any]:
-        return {"bridges": list(bridges), "append": "hs.shell=ttyS1",
-                "args": list(serial_port(str(self.terminals[name])))}
+        self.shells = {member.name: Shell(str(member.shell_socket))
+                       for member in self.cluster.members}
 
     def route(self, name: str, *arguments: str) -> None:
         self.shells[name].run(f"ip route replace {' '.join(arguments)}")
@@ -78,21 +73,11 @@ def routed(found: bundle.Bundle) -> dict[str, tuple[int, int]]:
 
 def snapshot_of(cluster: Cluster, tag: str, members: list[Member], late: Member,
                 enough: Callable[[], bool]) -> bundle.Bundle:
-    """SNAPSHOT reaches member `late` only when `enough` is true."""
-    with Gate(late.socket, cluster.place.path / f"{tag}.sock", "SNAPSHOT") as way:
-        addresses = [{**member.address, "address": f"unix:{way.path}"} if member is late
-                     else member.address for member in members]
-        cluster.begin_snapshot(tag, members=addresses)
-        for member in members[1:]:  # the first one takes the snapshot
-            if member is not late:
-                member.vm.reach("transient-fin")
-        came = False
-        with suppress(Failed):
-            came = wait_until(enough, "", timeout=8)
-        way.open()
-        error = cluster["a"].vm.wait_job(f"snap-{tag}")
-        check(error is None, f"snapshot {tag}: {error}")
-        check(came, f"{tag}: too few frames came before the last cut")
+    """SNAPSHOT reaches member `late` only when `enough` is true, as it must become."""
+    came: list[bool] = []
+    snapshot_late(cluster, tag, late.name, lambda: enough() and (came.append(True) or True),
+                  members=members)
+    check(came, f"{tag}: too few frames came before the last cut")
     found = bundle.read(str(cluster.bundles / tag))
     print(f"# {tag}: frames sent to the router and received from it: {routed(found)}")
     return found
