@@ -15,7 +15,7 @@ from support.cluster import Cluster
 from support.gate import Gate
 from support.outcome import Report, check, wait_until
 from support.workplace import Workplace
-from support.shell import Shell, serial_port
+from support.shell import Shell
 
 RECORDED, LIVE = 20_000, 20_000  # QEMU drops frames beyond 10,000 in a queue
 PORT = 9999
@@ -62,12 +62,10 @@ def record(cluster: Cluster, tag: str, frames: list[bytes]) -> None:
 
 def run(report: Report) -> None:
     with Workplace() as place:
-        terminal = str(place.path / "b.tty")
-        cluster = Cluster(place, [("a", "idle", {}), ("b", "idle", {
-            "append": "hs.shell=ttyS1", "args": list(serial_port(terminal))})])
+        cluster = Cluster(place, [("a", "idle", {}), ("b", "idle", {"shell": True})])
         a, b = cluster["a"], cluster["b"]
         cluster.up()
-        shell = Shell(terminal)
+        shell = Shell(str(b.shell_socket))
 
         def start_receiver() -> None:
             shell.run("pkill perl; rm -f /run/received")
