@@ -120,10 +120,11 @@ class Mediator {
     };
 
     hs_verdict from_guest(const Input &in, Mac &source);
-    Departure depart(const Input &in) const;
+    // `source`: the index of its source in the table, as in Departure.
+    Departure depart(const Input &in, std::optional<uint32_t> source) const;
     bool color(const Input &in, uint32_t index, Mac &source);
     // Makes a probe ready that brings frames to this source here, if they may go to another NIC.
-    bool announce(const Input &in);
+    bool announce(const Input &in, uint32_t index);
     bool is_neighbor(uint32_t nic, Mac mac) const;
     bool is_alias(Mac mac) const;
     hs_verdict to_guest(const Input &in, Mac &source);

@@ -158,7 +158,7 @@ bool Mediator::is_neighbor(uint32_t nic, Mac mac) const {
  * coloring ends: from ARM on no member sends another a natural frame. The answer for a pair of
  * addresses is the same through the whole epoch, so frames of a pair keep their order.
  */
-Mediator::Departure Mediator::depart(const Input &in) const {
+Mediator::Departure Mediator::depart(const Input &in, std::optional<uint32_t> source) const {
     const Mac destination = in.view.destination();
     if (destination.is_group()) {
         return {Waiting::group, {}};
@@ -167,7 +167,6 @@ Mediator::Departure Mediator::depart(const Input &in) const {
         return is_neighbor(in.frame.nic, destination) ? Departure{}
                                                       : Departure{Waiting::destination, {}};
     }
-    const auto source = table_.source(nics_[in.frame.nic].in_table, in.view.source());
     return source ? Departure{{}, source} : Departure{Waiting::source, {}};
 }
 
@@ -192,13 +191,12 @@ bool Mediator::color(const Input &in, uint32_t index, Mac &source) {
     return true;
 }
 
-bool Mediator::announce(const Input &in) {
+bool Mediator::announce(const Input &in, uint32_t index) {
     const Mac source = in.view.source();
-    const auto index = table_.source(nics_[in.frame.nic].in_table, source);
-    if (!coloring_ || !index || announced_[*index] || table_.senders(source).size() < 2) {
+    if (!coloring_ || announced_[index] || table_.senders(source).size() < 2) {
         return false;
     }
-    announced_[*index] = true;
+    announced_[index] = true;
     return queue_probe(in.frame.nic, Probe::Kind::moved, source, in.frame.queue);
 }
 
@@ -216,8 +214,9 @@ hs_verdict Mediator::from_guest(const Input &in, Mac &source) {
     HoldQueue &queue = queues_[HS_FROM_GUEST];
     hs_verdict held = HS_HOLD;
     if (colors()) {
-        const Departure departure = depart(in);
-        if (announce(in)) {
+        const auto index = table_.source(nics_[in.frame.nic].in_table, in.view.source());
+        const Departure departure = depart(in, index);
+        if (index && announce(in, *index)) {
             held = HS_HOLD_AND_RELEASE;
         }
         if (departure.waits && coloring_) {
