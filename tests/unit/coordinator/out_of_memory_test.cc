@@ -34,6 +34,14 @@ void *operator new(size_t size) {
     }
     throw std::bad_alloc();
 }
+// A sanitizer brings its own, whose memory the operator below may not free.
+void *operator new(size_t size, const std::nothrow_t &) noexcept {
+    try {
+        return operator new(size);
+    } catch (const std::bad_alloc &) {
+        return nullptr;
+    }
+}
 void operator delete(void *p) noexcept {
     std::free(p);
 }
