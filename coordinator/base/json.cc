@@ -66,8 +66,13 @@ std::string as_string(const Json &value, const char *key) {
     return value.get<std::string>();
 }
 
+// A number that was made here, and not read, may have a sign.
+bool is_uint(const Json &value) {
+    return value.is_number_unsigned() || (value.is_number_integer() && value.get<int64_t>() >= 0);
+}
+
 uint64_t as_uint(const Json &value, const char *key) {
-    if (!value.is_number_unsigned()) {
+    if (!is_uint(value)) {
         wrong_type(key, "a whole number, 0 or more");
     }
     return value.get<uint64_t>();
@@ -152,6 +157,17 @@ bool get_bool(const Json &object, const char *key, bool otherwise) {
 Json get_object(const Json &object, const char *key, const Json &otherwise) {
     const Json *value = find(object, key);
     return value ? as_object(*value, key) : otherwise;
+}
+
+std::optional<uint64_t> find_uint(const Json &object, const char *key) {
+    const auto value = object.find(key);
+    return value != object.end() && is_uint(*value) ? std::optional(value->get<uint64_t>())
+                                                    : std::nullopt;
+}
+
+std::string find_string(const Json &object, const char *key) {
+    const auto value = object.find(key);
+    return value != object.end() && value->is_string() ? value->get<std::string>() : std::string();
 }
 
 } // namespace hotsnap

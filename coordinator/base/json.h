@@ -4,6 +4,7 @@
 #define HOTSNAP_BASE_JSON_H
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -40,6 +41,9 @@ std::string get_string(const Json &object, const char *key, const std::string &o
 uint64_t get_uint(const Json &object, const char *key, uint64_t otherwise);
 bool get_bool(const Json &object, const char *key, bool otherwise);
 Json get_object(const Json &object, const char *key, const Json &otherwise);
+// What others reported, for information: nothing when the key is missing or of another type.
+std::optional<uint64_t> find_uint(const Json &object, const char *key);
+std::string find_string(const Json &object, const char *key); // else empty
 
 } // namespace hotsnap
 #endif

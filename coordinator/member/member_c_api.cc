@@ -60,7 +60,9 @@ Json pause_json(const hs_pause *pause) {
     for (unsigned i = 0; i < pause->count && i < HS_PAUSE_STEPS; i++) {
         steps.push_back({{"name", pause->step[i].name}, {"us", pause->step[i].us}});
     }
-    return {{"begin_ns", pause->begin_ns}, {"end_ns", pause->end_ns}, {"steps", steps}};
+    return {{"begin_ns", static_cast<uint64_t>(pause->begin_ns)},
+            {"end_ns", static_cast<uint64_t>(pause->end_ns)},
+            {"steps", steps}};
 }
 
 // Fills in the C struct; the strings are those of `m->current`.

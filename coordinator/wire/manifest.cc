@@ -14,27 +14,20 @@ struct Pause {
 };
 
 std::optional<Pause> pause_of(const MemberRecord &member) {
-    const Json &pause = member.cut.pause;
-    const auto begin = pause.find("begin_ns");
-    const auto end = pause.find("end_ns");
-    if (begin == pause.end() || end == pause.end() || !begin->is_number_unsigned() ||
-        !end->is_number_unsigned()) {
-        return std::nullopt;
-    }
-    const Pause p{begin->get<uint64_t>(), end->get<uint64_t>()};
-    return p.end_ns >= p.begin_ns ? std::optional(p) : std::nullopt;
+    const std::optional<uint64_t> begin = find_uint(member.cut.pause, "begin_ns");
+    const std::optional<uint64_t> end = find_uint(member.cut.pause, "end_ns");
+    return begin && end && *end >= *begin ? std::optional(Pause{*begin, *end}) : std::nullopt;
 }
 
 // The CLOCK_MONOTONICs of two hosts, or of two boots of one host, cannot be compared.
 bool comparable(const RunRecord &record) {
     std::string first;
     for (const MemberRecord &member : record.members) {
-        const auto boot = member.prepared.info.find("boot_id");
-        if (boot == member.prepared.info.end() || !boot->is_string() ||
-            (!first.empty() && *boot != first)) {
+        const std::string boot = find_string(member.prepared.info, "boot_id");
+        if (boot.empty() || (!first.empty() && boot != first)) {
             return false;
         }
-        first = boot->get<std::string>();
+        first = boot;
     }
     return true;
 }

@@ -70,6 +70,7 @@ TEST_F(MemberCApi, ASnapshotFromBeginToManifest) {
     const hs_pause pause = {5, 9, 1, {{"stop", 3}}};
     hs_member_cut_done(member.get(), nullptr, &pause);
     const Json json = event<Cut>().pause;
+    EXPECT_TRUE(json["begin_ns"].is_number_unsigned()); // as in a message that was read
     EXPECT_EQ(to_text(json), R"({"begin_ns":5,"end_ns":9,"steps":[{"name":"stop","us":3}]})");
     next(HS_STEP_RELEASE);
     task(HS_TASK_SETTLE);

@@ -7,6 +7,7 @@ pairs. Two snapshots are taken in a row; the first is restored before the second
 The restored cluster is saved and restored, too. The initiator is another one each time.
 """
 
+import itertools
 import json
 import re
 import sys
@@ -69,6 +70,23 @@ def disk_writes(cluster: Cluster) -> int:
     return int(re.findall(DISK_WRITES, console.text())[-1])
 
 
+def backoff_of_all(manifest: dict) -> None:
+    """The cut's figures are those of all members, the initiator's too."""
+    pauses = {m["name"]: m["pause"] for m in manifest["members"]}
+    expected = {}
+    for a, b in itertools.combinations(pauses, 2):
+        first = min(pauses[a]["begin_ns"], pauses[b]["begin_ns"])
+        last = max(pauses[a]["end_ns"], pauses[b]["end_ns"])
+        expected[a, b] = (last - first + 500) // 1000
+    cut = manifest["cut"]
+    check({(p["a"], p["b"]): p["us"] for p in cut["pairs"]} == expected
+          and cut["backoff_max_us"] == max(expected.values()),
+          f"pauses {pauses}, but the cut says {cut}")
+    longest = max(p["end_ns"] - p["begin_ns"] for p in pauses.values())
+    check(cut["downtime_max_us"] == (longest + 500) // 1000,
+          f"the longest pause is {longest} ns, but the cut says {cut['downtime_max_us']} us")
+
+
 def alive(cluster: Cluster, before: Chatter | None = None, seconds: float = 4) -> Chatter:
     """All pairs exchange messages, no message is missing, and no connection was made anew."""
     disk = disk_writes(cluster)
@@ -128,6 +146,7 @@ def run(report: Report) -> None:
             pauses = [m["pause"] for m in manifest["members"]]
             print(f"# {tag}: backoff_max_us={manifest['cut']['backoff_max_us']}, pauses "
                   f"{[(p['end_ns'] - p['begin_ns']) // 1000 for p in pauses]} us")
+            backoff_of_all(manifest)
             for member in cluster.members:
                 raised = member.vm.real_time_threads()
                 check(not raised, f"{member.name}: threads kept their priority: {raised}")
