@@ -174,6 +174,10 @@ void hs_snapshot_set_bandwidth(hs_snapshot *s, uint64_t bytes_per_second) {
     guarded([&] { s->session.set_bandwidth(bytes_per_second); });
 }
 
+void hs_snapshot_set_deadline(hs_snapshot *s, uint64_t deadline_ns) {
+    guarded([&] { s->session.set_deadline(deadline_ns); });
+}
+
 void hs_snapshot_abort(hs_snapshot *s, const char *reason) {
     guarded([&] { s->session.abort(reason != nullptr && *reason != '\0' ? reason : "aborted"); });
 }

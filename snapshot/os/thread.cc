@@ -3,6 +3,7 @@
 
 #include <csignal>
 #include <pthread.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -29,6 +30,10 @@ std::thread spawn(const char *name, std::function<void()> body) {
 void ask_for_priority() {
     constexpr int niceness = -15;
     setpriority(PRIO_PROCESS, static_cast<id_t>(gettid()), niceness);
+}
+
+void ask_for_exact_timers() {
+    prctl(PR_SET_TIMERSLACK, 1UL, 0UL, 0UL, 0UL);
 }
 
 } // namespace hotsnap::memory

@@ -18,6 +18,10 @@ std::thread spawn(const char *name, std::function<void()> body);
 // of the same priority gets a processor milliseconds late.
 void ask_for_priority();
 
+// Lets timed waits of the calling thread end on time. The kernel ends those of other threads up to
+// 50 us late, to join wake-ups.
+void ask_for_exact_timers();
+
 // One step of a spin loop.
 inline void relax_cpu() {
 #if defined(__x86_64__) || defined(__i386__)

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "save/copier.h"
 
+#include "base/clock.h"
+#include "os/thread.h"
+
 #include <algorithm>
 #include <chrono>
 #include <thread>
@@ -16,22 +19,47 @@ constexpr uint64_t chunk_pages = chunk_bytes / page_bytes;
 } // namespace
 
 void Copier::run() {
+    ask_for_exact_timers();
     for (const MemoryBlock &block : memory_.blocks()) {
-        for (uint64_t first = 0; first < block.pages();) {
-            const PageRun chunk{&block, first, chunk_at(block, first)};
-            limit_.wait();
-            const std::lock_guard lock(copying_);
-            if (stopping_) {
-                return;
-            }
-            copy(chunk);
-            first += chunk.count;
+        if (!copy_block(block)) {
+            return;
         }
     }
     // Each page is claimed, or is on its way from the kernel; neither takes long.
     while (parts_.ledger.saved_pages() < parts_.ledger.pages() && !stopping_) {
         std::this_thread::sleep_for(std::chrono::microseconds(50));
     }
+    pace_.hold();
+}
+
+// False after stop().
+bool Copier::copy_block(const MemoryBlock &block) {
+    for (uint64_t first = 0; first < block.pages();) {
+        if (pace_.deadline() != 0 && !survey_memory()) {
+            return false;
+        }
+        const uint64_t pages = pace_.wait([&] { return survey_.left(block.first_page + first); });
+        const std::lock_guard lock(copying_);
+        if (pages == 0 || stopping_) {
+            return false;
+        }
+        const PageRun chunk = chunk_at(block, first, pages);
+        copy(chunk);
+        first += chunk.count;
+    }
+    return true;
+}
+
+// False after stop().
+bool Copier::survey_memory() {
+    while (!survey_.complete()) {
+        const std::lock_guard lock(copying_);
+        if (stopping_) {
+            return false;
+        }
+        survey_.look();
+    }
+    return true;
 }
 
 void Copier::stop() {
@@ -40,7 +68,7 @@ void Copier::stop() {
 }
 
 // Number of pages from `first` to the next boundary.
-uint64_t Copier::chunk_at(const MemoryBlock &block, uint64_t first) const {
+uint64_t Copier::whole_chunk_at(const MemoryBlock &block, uint64_t first) const {
     const uint64_t left = block.pages() - first;
     if (block.by_unit()) {
         return std::min(block.unit_pages(), left);
@@ -52,19 +80,43 @@ uint64_t Copier::chunk_at(const MemoryBlock &block, uint64_t first) const {
     return std::min(chunk_pages - (first + skew) % chunk_pages, left);
 }
 
+// As many groups, at least one, as hold at most so many pages that have to be read. Only close to a
+// deadline is that less than the whole, and huge mappings are split.
+PageRun Copier::chunk_at(const MemoryBlock &block, uint64_t first, uint64_t pages) const {
+    const uint64_t whole = whole_chunk_at(block, first);
+    if (block.by_unit() || pages >= whole) {
+        return {&block, first, whole};
+    }
+    uint64_t count = 0;
+    for (uint64_t present = 0; count < whole; count += group_pages) {
+        const uint64_t group = std::min<uint64_t>(group_pages, whole - count);
+        present += survey_.present(block.first_page + first + count, group);
+        if (present > pages && count > 0) {
+            break;
+        }
+    }
+    return {&block, first, std::min(count, whole)};
+}
+
 void Copier::copy(const PageRun &chunk) {
+    const uint64_t begin = now_ns();
     std::vector<bool> absent;
     if (!chunk.block->by_unit()) {
         absent.resize(chunk.count);
         parts_.reader.find_absent(chunk, absent);
     }
-    const uint64_t before = saver_.staged_bytes();
+    const PageSaver::Tally before = saver_.tally();
     if (!saver_.save(chunk, absent, Manner::background, PageSaver::Wanted{})) {
         return; // closed: stopping
     }
     saver_.release(chunk);
     saver_.flush();
-    limit_.spend(saver_.staged_bytes() - before);
+    const PageSaver::Tally &after = saver_.tally();
+    const PageSaver::Tally done{after.saved - before.saved, after.read - before.read,
+                                after.data - before.data};
+    survey_.passed(done);
+    pace_.done({done.saved - std::min(done.saved, done.read), done.read - done.data, done.data,
+                now_ns() - begin});
 }
 
 } // namespace hotsnap::memory

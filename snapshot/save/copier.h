@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
 // Background copy: walks all memory after the cut and saves the pages that no write fault has saved
-// yet.
+// yet, at the pace that Pace allows. With a deadline the memory is surveyed first: the plan needs
+// to know how much of it is data.
 #ifndef HOTSNAP_SAVE_COPIER_H
 #define HOTSNAP_SAVE_COPIER_H
 
+#include "save/pace.h"
 #include "save/page_saver.h"
-#include "save/rate_limit.h"
+#include "save/survey.h"
 
 #include <atomic>
 #include <mutex>
@@ -15,25 +17,29 @@ namespace hotsnap::memory {
 
 class Copier {
   public:
-    Copier(const GuestMemory &memory, const SaveParts &parts, RateLimit &limit)
-        : memory_(memory), parts_(parts), limit_(limit),
+    Copier(const GuestMemory &memory, const SaveParts &parts, Pace &pace)
+        : memory_(memory), parts_(parts), pace_(pace), survey_(memory, parts.ledger, parts.reader),
           saver_(parts, StagingPool::User::background) {}
 
-    // Returns when every page is saved, or after stop(). Throws when a page cannot be read or a
-    // protection cannot be removed.
+    // Returns when every page is saved and the deadline is reached, or after stop(). Throws when a
+    // page cannot be read or a protection cannot be removed.
     void run();
 
     // Makes run() return soon; after stop(), run() touches no guest memory any more. The pool must
-    // be closed and the limit cancelled before. Any thread but run()'s.
+    // be closed and the pace cancelled before. Any thread but run()'s.
     void stop();
 
   private:
-    uint64_t chunk_at(const MemoryBlock &block, uint64_t first) const;
+    bool copy_block(const MemoryBlock &block);
+    bool survey_memory();
+    uint64_t whole_chunk_at(const MemoryBlock &block, uint64_t first) const;
+    PageRun chunk_at(const MemoryBlock &block, uint64_t first, uint64_t pages) const;
     void copy(const PageRun &chunk);
 
     const GuestMemory &memory_;
     SaveParts parts_;
-    RateLimit &limit_;
+    Pace &pace_;
+    Survey survey_;
     PageSaver saver_;
     std::atomic<bool> stopping_{false};
     std::mutex copying_; // held while guest memory is touched

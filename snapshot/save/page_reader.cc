@@ -165,6 +165,12 @@ void PageReader::find_absent_by_seek(const PageRun &run, std::vector<bool> &abse
     }
 }
 
+bool PageReader::looks_zero(const MemoryBlock &block, uint64_t page) const {
+    const Way way = way_of(block);
+    return way != Way::pread && way != Way::plain &&
+           is_zero(block.host + page * page_bytes, page_bytes);
+}
+
 GroupMask PageReader::copy(const MemoryBlock &block, uint64_t first, GroupMask mask,
                            Slot slot) const {
     unsigned nonzero = 0;

@@ -43,6 +43,10 @@ class PageReader {
     // run.count elements. Any thread.
     void find_absent(const PageRun &run, std::vector<bool> &absent) const;
 
+    // A hint whether a page that find_absent did not name is zero, for an estimate. False where
+    // looking could give the page memory. Any thread.
+    bool looks_zero(const MemoryBlock &block, uint64_t page) const;
+
     // Copies the pages of `mask` of the group into the slot, page i to i * page_bytes, except zero
     // pages, whose place is left as it was; returns the mask of pages that are not zero. Any
     // thread.

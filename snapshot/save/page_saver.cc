@@ -16,6 +16,10 @@ GroupMask first_pages(uint64_t count) {
     return static_cast<GroupMask>((uint32_t{1} << count) - 1);
 }
 
+uint64_t number_of(GroupMask mask) {
+    return static_cast<uint64_t>(std::popcount(mask));
+}
+
 // Every page of the group but the wanted ones; none when there are no wanted ones at all.
 GroupMask neighbors_in(const PageRun &group, const PageSaver::Wanted &wanted) {
     unsigned mask = 0;
@@ -79,6 +83,8 @@ bool PageSaver::save_group(const PageRun &group, GroupMask absent, Manner manner
     }
     parts_.ledger.save(group.number(), ours, static_cast<GroupMask>(~data),
                        neighbors_in(group, wanted), manner);
+    tally_.saved += number_of(ours);
+    tally_.read += number_of(present);
     if (data != 0) {
         stage(group, data, spare_.back());
         spare_.pop_back();
@@ -115,6 +121,8 @@ bool PageSaver::save_unit(const PageRun &unit, Manner manner, Wanted wanted) {
         parts_.ledger.save(group.number(), first_pages(group.count),
                            static_cast<GroupMask>(~data[i]), neighbors_in(group, wanted), manner);
     }
+    tally_.saved += unit.count;
+    tally_.read += unit.count;
     std::vector<Slot> unused;
     for (size_t i = 0; i < spare_.size(); i++) {
         if (i < groups && data[i] != 0) {
@@ -187,7 +195,7 @@ GroupMask PageSaver::copy(const PageRun &group, GroupMask mask, Slot slot) {
 
 void PageSaver::stage(const PageRun &group, GroupMask data, Slot slot) {
     staged_.push_back({slot, parts_.layout.page_offset(*group.block, group.first), data});
-    staged_bytes_ += static_cast<uint64_t>(std::popcount(data)) * page_bytes;
+    tally_.data += number_of(data);
 }
 
 bool PageSaver::release(const PageRun &run) {

@@ -50,6 +50,13 @@ class PageSaver {
         uint64_t count = 0;
     };
 
+    // Pages so far.
+    struct Tally {
+        uint64_t saved = 0;
+        uint64_t read = 0; // the others were absent
+        uint64_t data = 0; // staged: read, not zero, and not saved by the kernel before
+    };
+
     PageSaver(const SaveParts &parts, StagingPool::User user) : parts_(parts), user_(user) {}
     ~PageSaver();
     PageSaver(const PageSaver &) = delete;
@@ -72,7 +79,7 @@ class PageSaver {
     // The same, and gives back slots in hand: for a saver that may not be used for long.
     void rest();
 
-    uint64_t staged_bytes() const { return staged_bytes_; } // so far
+    const Tally &tally() const { return tally_; }
     uint64_t full_waits() const { return full_waits_.load(std::memory_order_relaxed); }
 
   private:
@@ -86,7 +93,7 @@ class PageSaver {
     StagingPool::User user_;
     std::vector<Slot> spare_; // slots in hand, empty
     std::vector<StagedGroup> staged_;
-    uint64_t staged_bytes_ = 0;
+    Tally tally_;
     std::atomic<uint64_t> full_waits_{0};
     std::exception_ptr read_error_;
 };

@@ -18,6 +18,7 @@ namespace {
 constexpr uint64_t default_staging_bytes = 64 << 20;
 constexpr uint64_t default_cluster_pages = 16;
 constexpr uint64_t most_cluster_pages = 256;
+constexpr uint64_t reserve_pages = 64; // held back for a deadline: 256 KiB, 0.1 to 0.2 ms
 constexpr uint64_t space_margin = 16 << 20;
 
 uint64_t cluster_pages_of(const SnapshotOptions &options) {
@@ -51,7 +52,7 @@ Session::Session(SnapshotOptions options, std::vector<MemoryBlock> blocks,
     : options_(std::move(options)), trap_(std::move(trap)),
       memory_(as_trapped(std::move(blocks), *trap_)), layout_(options_.stream, memory_),
       ledger_(memory_.pages()), pool_(slots_of(options_, memory_), slots_of(options_, memory_) / 2),
-      limit_(options_.tuning.bandwidth) {
+      pace_(options_.tuning.bandwidth, std::max(reserve_pages, memory_.largest_unit_pages())) {
     try {
         prepare();
     } catch (...) {
@@ -80,7 +81,7 @@ void Session::prepare() {
     faults_ = std::make_unique<FaultService>(memory_, parts, dirty_, options_.vcpu_tids,
                                              cluster_pages, aborter());
     arming_ = std::make_unique<Arming>(memory_, *trap_, dirty_, aborter());
-    copier_ = std::make_unique<Copier>(memory_, parts, limit_);
+    copier_ = std::make_unique<Copier>(memory_, parts, pace_);
     if (auto *kvm = dynamic_cast<KvmTrap *>(trap_.get())) {
         ring_ = std::make_unique<RingService>(memory_, *kvm, parts, aborter());
         writers_ = std::make_unique<WriterService>(memory_, parts, cluster_pages, aborter());
@@ -267,6 +268,7 @@ void Session::complete_image() {
     image_size_ = ImageLayout::size(pieces);
     writer_->finish(image_size_);
     sums_xxh3_ = write_sums(writer_->sums(), sums_fd_.get(), options_.sums_path);
+    durable_ns_ = now_ns();
 }
 
 void Session::abort(const std::string &reason) {
@@ -285,7 +287,7 @@ void Session::abort(const std::string &reason) {
 void Session::stop_everything() {
     // First the things that threads may be waiting for, then those threads, then the memory.
     pool_.close();
-    limit_.cancel();
+    pace_.cancel();
     writer_->discard();
     arming_->stop();
     {
@@ -314,7 +316,7 @@ void Session::get_stats(hs_snapshot_stats &stats) const {
     stats.bytes_total = memory_.bytes();
     stats.bytes_done = ledger_.saved_pages() * page_bytes;
     stats.bytes_written = writer_->bytes_written();
-    stats.bandwidth = limit_.rate();
+    stats.bandwidth = pace_.bandwidth();
     const FaultCounts &faults = writers_ ? writers_->counts() : faults_->counts();
     stats.faults = faults.answered;
     stats.fault_us_max = faults.us_max;
@@ -326,14 +328,33 @@ void Session::get_stats(hs_snapshot_stats &stats) const {
     stats.arm_faults = faults_->tracked();
     stats.cut_pages = cut_pages_;
     stats.cut_us = cut_us_;
-    if (const uint64_t started = started_ns_; started != 0) {
-        const uint64_t copied = copied_ns_;
-        stats.copy_us = ns_to_us((copied != 0 ? copied : now_ns()) - started);
-    }
+    get_times(stats);
     stats.image_size = image_size_;
     stats.sums_xxh3 = sums_xxh3_;
     stats.direct_io = writer_->direct();
     std::strncpy(stats.engine, trap_->name(), sizeof(stats.engine) - 1);
+}
+
+void Session::get_times(hs_snapshot_stats &stats) const {
+    const uint64_t started = started_ns_;
+    if (started == 0) {
+        return;
+    }
+    // At least 1, even for a deadline before the start: 0 means that there is none.
+    const auto us_to = [&](uint64_t instant) {
+        return instant > started ? ns_to_us(instant - started) : 1;
+    };
+    const uint64_t copied = copied_ns_;
+    stats.copy_us = us_to(copied != 0 ? copied : now_ns());
+    if (const uint64_t deadline = pace_.deadline(); deadline != 0) {
+        stats.deadline_us = us_to(deadline);
+    }
+    if (const uint64_t end = copied != 0 ? copied : pace_.expected_end(); end != 0) {
+        stats.expected_us = us_to(end);
+    }
+    if (const uint64_t durable = durable_ns_; durable != 0) {
+        stats.durable_us = us_to(durable);
+    }
 }
 
 } // namespace hotsnap::memory

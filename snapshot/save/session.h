@@ -14,7 +14,7 @@
 //
 // Each part has its own mutexes. Some are held while other parts are called: stopping_mutex_,
 // FaultService::Quiet, and those around the work of the arming, fault, ring and copying threads.
-// Pool, writer, trap, dirty list and limit hold none of theirs while they call another part, so
+// Pool, writer, trap, dirty list and pace hold none of theirs while they call another part, so
 // there is no circle.
 //
 // abort may come from any thread. It tells every part to stop, waits only for short work (one
@@ -32,8 +32,8 @@
 #include "save/arming.h"
 #include "save/copier.h"
 #include "save/fault_service.h"
+#include "save/pace.h"
 #include "save/page_reader.h"
-#include "save/rate_limit.h"
 #include "save/ring_service.h"
 #include "save/writer_service.h"
 
@@ -70,7 +70,8 @@ class Session {
     void before_dma_write(const void *host, size_t size);
     void abort(const std::string &reason);
     void get_stats(hs_snapshot_stats &stats) const;
-    void set_bandwidth(uint64_t rate) { limit_.set_rate(rate); }
+    void set_bandwidth(uint64_t rate) { pace_.set_bandwidth(rate); }
+    void set_deadline(uint64_t deadline_ns) { pace_.set_deadline(deadline_ns); }
 
   private:
     enum class Phase { created, armed, cut, copying, finished };
@@ -82,6 +83,7 @@ class Session {
     void save_untrapped();
     void complete_image();
     void stop_everything();
+    void get_times(hs_snapshot_stats &stats) const;
     std::function<void(const std::string &)> aborter();
 
     SnapshotOptions options_;
@@ -90,7 +92,7 @@ class Session {
     ImageLayout layout_;
     PageLedger ledger_;
     StagingPool pool_;
-    RateLimit limit_;
+    Pace pace_;
     DirtyList dirty_;
     std::unique_ptr<PageReader> reader_;
     Fd sums_fd_;
@@ -113,6 +115,7 @@ class Session {
     std::atomic<uint64_t> cut_us_{0};
     std::atomic<uint64_t> started_ns_{0};
     std::atomic<uint64_t> copied_ns_{0};
+    std::atomic<uint64_t> durable_ns_{0};
     std::atomic<uint64_t> image_size_{0};
     std::atomic<uint64_t> sums_xxh3_{0};
 };

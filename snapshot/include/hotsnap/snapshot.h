@@ -135,7 +135,12 @@ typedef struct hs_snapshot_options {
  *   arm_faults          writes seen while arming
  *   cut_pages           pages written since the last pass, protected in the pause
  *   cut_us              time of hs_snapshot_cut
- *   copy_us             from hs_snapshot_start to the last page saved, so far
+ *   copy_us             from hs_snapshot_start to the end of the copy, so far: the last page saved,
+ *                       but not before the deadline
+ *   deadline_us         from hs_snapshot_start to the deadline, at least 1; 0: there is none
+ *   expected_us         from hs_snapshot_start to the end of the copy, as expected now: the
+ * deadline or later; without a deadline from the rate so far; 0: not known yet durable_us from
+ * hs_snapshot_start until image and checksums are durable; 0: not yet
  */
 #define HS_MEMORY_COUNTERS(X)                                                                      \
     X(bytes_written)                                                                               \
@@ -148,7 +153,10 @@ typedef struct hs_snapshot_options {
     X(arm_faults)                                                                                  \
     X(cut_pages)                                                                                   \
     X(cut_us)                                                                                      \
-    X(copy_us)
+    X(copy_us)                                                                                     \
+    X(deadline_us)                                                                                 \
+    X(expected_us)                                                                                 \
+    X(durable_us)
 
 typedef struct hs_page_counts {
     HS_PAGE_COUNTERS(HS_COUNTER_FIELD)
@@ -241,6 +249,15 @@ bool hs_snapshot_start(hs_snapshot *s, const void *tail, size_t tail_size, char 
 /* Any thread, any phase. */
 void hs_snapshot_get_stats(hs_snapshot *s, hs_snapshot_stats *stats);
 void hs_snapshot_set_bandwidth(hs_snapshot *s, uint64_t bytes_per_second);
+
+/*
+ * Any thread, any phase. The instant (CLOCK_MONOTONIC, nanoseconds) at which the copy is to end,
+ * that is, the last page is saved; 0: as soon as possible. The work is spread over the time until
+ * then. If write faults have saved every page before, the end waits for the deadline nevertheless.
+ * A deadline that cannot be met is missed, and the image is complete all the same; `bandwidth`
+ * stays an upper limit. May be changed any number of times until the copy has ended.
+ */
+void hs_snapshot_set_deadline(hs_snapshot *s, uint64_t deadline_ns);
 
 /*
  * Any thread, any phase, any number of times: stops all work, releases every protection, and

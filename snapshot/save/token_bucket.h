@@ -1,13 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
-// Limits the rate of the background copy (not of pages saved at write faults: a guest never waits
-// for it).
-#ifndef HOTSNAP_SAVE_RATE_LIMIT_H
-#define HOTSNAP_SAVE_RATE_LIMIT_H
+// The upper limit of the background copy's rate (not of pages saved at write faults: a guest never
+// waits for it).
+#ifndef HOTSNAP_SAVE_TOKEN_BUCKET_H
+#define HOTSNAP_SAVE_TOKEN_BUCKET_H
 
-#include <condition_variable>
 #include <cstdint>
-#include <mutex>
 
 namespace hotsnap::memory {
 
@@ -32,27 +30,6 @@ class TokenBucket {
     uint64_t rate_;
     uint64_t refilled_ns_;
     double balance_ = 0; // bytes
-};
-
-// The bucket on the real clock. Any thread.
-class RateLimit {
-  public:
-    explicit RateLimit(uint64_t rate);
-
-    void set_rate(uint64_t rate);
-    uint64_t rate() const;
-
-    void spend(uint64_t bytes);
-
-    // Waits until the debt is paid, or cancel() was called.
-    void wait();
-    void cancel();
-
-  private:
-    mutable std::mutex mutex_;
-    std::condition_variable changed_;
-    TokenBucket bucket_;
-    bool cancelled_ = false;
 };
 
 } // namespace hotsnap::memory

@@ -1,10 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-#include "save/rate_limit.h"
+#include "save/token_bucket.h"
 
 #include <gtest/gtest.h>
 #include <rapidcheck.h>
-
-#include <thread>
 
 namespace hotsnap::memory {
 
@@ -65,19 +63,6 @@ TEST(TokenBucket, TheRateIsKeptWhateverIsSpent) {
             now += *rc::gen::inRange<uint64_t>(0, second / 50);
         }
     }));
-}
-
-TEST(RateLimit, CancelAndNewRateEndTheWait) {
-    RateLimit limit(1);
-    limit.spend(1 << 30);
-    std::thread waiter([&] { limit.wait(); });
-    limit.set_rate(0);
-    waiter.join();
-    limit.set_rate(1);
-    limit.spend(1 << 30);
-    std::thread other([&] { limit.wait(); });
-    limit.cancel();
-    other.join();
 }
 
 } // namespace

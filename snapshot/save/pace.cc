@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "save/pace.h"
+
+#include "base/clock.h"
+#include "guest/guest_memory.h"
+
+#include <algorithm>
+#include <chrono>
+
+namespace hotsnap::memory {
+
+namespace {
+
+// A wait is planned anew this often, since faults save pages meanwhile.
+constexpr uint64_t look_again_ns = 20'000'000;
+
+constexpr uint64_t longest_wait_ns = 3'600'000'000'000; // what the clock can add to its time
+
+} // namespace
+
+Pace::Pace(uint64_t bandwidth, uint64_t reserve_pages)
+    : bucket_(bandwidth, now_ns()), pacer_(reserve_pages) {}
+
+void Pace::set_bandwidth(uint64_t bandwidth) {
+    {
+        const std::lock_guard lock(mutex_);
+        bucket_.set_rate(bandwidth, now_ns());
+    }
+    changed_.notify_all();
+}
+
+uint64_t Pace::bandwidth() const {
+    const std::lock_guard lock(mutex_);
+    return bucket_.rate();
+}
+
+void Pace::set_deadline(uint64_t deadline_ns) {
+    {
+        const std::lock_guard lock(mutex_);
+        if (ended_) {
+            return;
+        }
+        pacer_.set_deadline(deadline_ns, now_ns());
+    }
+    changed_.notify_all();
+}
+
+uint64_t Pace::deadline() const {
+    const std::lock_guard lock(mutex_);
+    return pacer_.deadline();
+}
+
+uint64_t Pace::expected_end() const {
+    const std::lock_guard lock(mutex_);
+    return pacer_.expected_end(now_ns());
+}
+
+void Pace::cancel() {
+    {
+        const std::lock_guard lock(mutex_);
+        cancelled_ = true;
+    }
+    changed_.notify_all();
+}
+
+RateLimit Pace::limit(uint64_t now_ns) {
+    const uint64_t rate = bucket_.rate();
+    const double per_page = rate == 0 ? 0 : page_bytes * 1e9 / static_cast<double>(rate);
+    return {per_page, bucket_.wait_ns(now_ns)};
+}
+
+uint64_t Pace::wait(const std::function<PagesLeft()> &left) {
+    std::unique_lock lock(mutex_);
+    while (!cancelled_) {
+        const uint64_t now = now_ns();
+        const RateLimit limit = this->limit(now);
+        const Pacer::Step step = pacer_.next(left(), limit, now);
+        const uint64_t wait = std::max(step.wait_ns, limit.owed_ns);
+        if (wait == 0) {
+            return step.pages;
+        }
+        changed_.wait_for(lock, std::chrono::nanoseconds(std::min(wait, look_again_ns)));
+    }
+    return 0;
+}
+
+void Pace::done(const ChunkDone &chunk) {
+    const std::lock_guard lock(mutex_);
+    const uint64_t now = now_ns();
+    bucket_.spend(chunk.data * page_bytes, now);
+    pacer_.done(chunk, now);
+}
+
+void Pace::hold() {
+    std::unique_lock lock(mutex_);
+    for (uint64_t now = now_ns(); !cancelled_ && now < pacer_.deadline(); now = now_ns()) {
+        const uint64_t wait = std::min(pacer_.deadline() - now, longest_wait_ns);
+        changed_.wait_for(lock, std::chrono::nanoseconds(wait));
+    }
+    ended_ = true;
+}
+
+} // namespace hotsnap::memory
