@@ -19,7 +19,7 @@ namespace {
 constexpr uint64_t MiB = 1 << 20;
 constexpr uint64_t ms = 1'000'000; // in ns
 constexpr uint64_t second = 1000 * ms;
-constexpr uint64_t late_us = 100'000;
+constexpr uint64_t late_us = 1'000'000; // 136 ms were seen with 15 busy threads on 2 processors
 
 void expect_on_time(const hs_snapshot_stats &stats) {
     EXPECT_GE(stats.copy_us, stats.deadline_us);
