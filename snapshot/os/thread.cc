@@ -3,6 +3,7 @@
 
 #include <csignal>
 #include <pthread.h>
+#include <sched.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <unistd.h>
@@ -30,6 +31,23 @@ std::thread spawn(const char *name, std::function<void()> body) {
 void ask_for_priority() {
     constexpr int niceness = -15;
     setpriority(PRIO_PROCESS, static_cast<id_t>(gettid()), niceness);
+}
+
+// Niceness would not do: it counts within a cgroup or session (autogroup) only.
+void RealTime::begin() {
+    const sched_param least{.sched_priority = 1};
+    if (!on_ && (sched_getscheduler(0) & ~SCHED_RESET_ON_FORK) == SCHED_OTHER) {
+        on_ = sched_setscheduler(0, SCHED_RR | SCHED_RESET_ON_FORK, &least) == 0;
+    }
+}
+
+void RealTime::end() {
+    const sched_param none{.sched_priority = 0};
+    // Not every caller may clear the flag, which does no harm.
+    if (on_ && sched_setscheduler(0, SCHED_OTHER, &none) != 0) {
+        sched_setscheduler(0, SCHED_OTHER | SCHED_RESET_ON_FORK, &none);
+    }
+    on_ = false;
 }
 
 void ask_for_exact_timers() {

@@ -18,6 +18,18 @@ std::thread spawn(const char *name, std::function<void()> body);
 // of the same priority gets a processor milliseconds late.
 void ask_for_priority();
 
+// Real-time priority, the least there is, for a few milliseconds in which a thread must not be
+// late. Where the system does not allow it, or the thread's policy is not the default one, nothing
+// changes. Of the thread that calls.
+class RealTime {
+  public:
+    void begin();
+    void end();
+
+  private:
+    bool on_ = false;
+};
+
 // Lets timed waits of the calling thread end on time. The kernel ends those of other threads up to
 // 50 us late, to join wake-ups.
 void ask_for_exact_timers();

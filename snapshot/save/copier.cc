@@ -18,18 +18,18 @@ constexpr uint64_t chunk_pages = chunk_bytes / page_bytes;
 
 } // namespace
 
-void Copier::run() {
+uint64_t Copier::run() {
     ask_for_exact_timers();
     for (const MemoryBlock &block : memory_.blocks()) {
         if (!copy_block(block)) {
-            return;
+            return now_ns();
         }
     }
     // Each page is claimed, or is on its way from the kernel; neither takes long.
     while (parts_.ledger.saved_pages() < parts_.ledger.pages() && !stopping_) {
         std::this_thread::sleep_for(std::chrono::microseconds(50));
     }
-    pace_.hold();
+    return pace_.hold();
 }
 
 // False after stop().

@@ -21,9 +21,9 @@ class Copier {
         : memory_(memory), parts_(parts), pace_(pace), survey_(memory, parts.ledger, parts.reader),
           saver_(parts, StagingPool::User::background) {}
 
-    // Returns when every page is saved and the deadline is reached, or after stop(). Throws when a
-    // page cannot be read or a protection cannot be removed.
-    void run();
+    // Returns when every page is saved and the deadline is reached, or after stop(). Returns the
+    // instant. Throws when a page cannot be read or a protection cannot be removed.
+    uint64_t run();
 
     // Makes run() return soon; after stop(), run() touches no guest memory any more. The pool must
     // be closed and the pace cancelled before. Any thread but run()'s.

@@ -70,18 +70,23 @@ RateLimit Pace::limit(uint64_t now_ns) {
 }
 
 uint64_t Pace::wait(const std::function<PagesLeft()> &left) {
-    std::unique_lock lock(mutex_);
-    while (!cancelled_) {
+    for (;;) {
+        const PagesLeft pages_left = left(); // takes time in a large guest
+        std::unique_lock lock(mutex_);
+        if (cancelled_) {
+            return 0;
+        }
         const uint64_t now = now_ns();
         const RateLimit limit = this->limit(now);
-        const Pacer::Step step = pacer_.next(left(), limit, now);
+        const Pacer::Step step = pacer_.next(pages_left, limit, now);
+        // A busy host may wake a thread tens of milliseconds late.
+        step.landing ? real_time_.begin() : real_time_.end();
         const uint64_t wait = std::max(step.wait_ns, limit.owed_ns);
         if (wait == 0) {
             return step.pages;
         }
         changed_.wait_for(lock, std::chrono::nanoseconds(std::min(wait, look_again_ns)));
     }
-    return 0;
 }
 
 void Pace::done(const ChunkDone &chunk) {
@@ -91,13 +96,17 @@ void Pace::done(const ChunkDone &chunk) {
     pacer_.done(chunk, now);
 }
 
-void Pace::hold() {
+uint64_t Pace::hold() {
     std::unique_lock lock(mutex_);
-    for (uint64_t now = now_ns(); !cancelled_ && now < pacer_.deadline(); now = now_ns()) {
+    uint64_t now = now_ns();
+    for (; !cancelled_ && now < pacer_.deadline(); now = now_ns()) {
+        real_time_.begin();
         const uint64_t wait = std::min(pacer_.deadline() - now, longest_wait_ns);
         changed_.wait_for(lock, std::chrono::nanoseconds(wait));
     }
     ended_ = true;
+    real_time_.end(); // may cost this thread the processor
+    return now;
 }
 
 } // namespace hotsnap::memory

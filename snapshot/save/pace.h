@@ -8,6 +8,7 @@
 #ifndef HOTSNAP_SAVE_PACE_H
 #define HOTSNAP_SAVE_PACE_H
 
+#include "os/thread.h"
 #include "save/pacer.h"
 #include "save/token_bucket.h"
 
@@ -32,13 +33,15 @@ class Pace {
     uint64_t expected_end() const; // 0: not known yet
     void cancel();                 // ends all waits, now and later
 
-    // Waits until the next chunk is due; returns how many pages it may have, 0 when cancelled.
-    // `left` is asked again and again, by this thread, with the mutex held: it must not call Pace.
+    // Waits until the next chunk is due, at the end with real-time priority; returns how many pages
+    // it may have, 0 when cancelled. `left` is asked again and again, by this thread, without the
+    // mutex.
     uint64_t wait(const std::function<PagesLeft()> &left);
     void done(const ChunkDone &chunk);
 
     // Every page is saved: waits for the deadline, whatever that is by then, or until cancelled.
-    void hold();
+    // Returns the instant of the end.
+    uint64_t hold();
 
   private:
     RateLimit limit(uint64_t now_ns);
@@ -47,6 +50,7 @@ class Pace {
     std::condition_variable changed_;
     TokenBucket bucket_;
     Pacer pacer_;
+    RealTime real_time_; // of the thread that copies
     bool cancelled_ = false;
     bool ended_ = false;
 };

@@ -2,7 +2,6 @@
 #include "save/pacer.h"
 
 #include <algorithm>
-#include <cmath>
 
 namespace hotsnap::memory {
 
@@ -25,6 +24,8 @@ constexpr double most_lead_ns = 20e6;
 constexpr double landing_factor = 1.5;
 constexpr double landing_ns = 200e3;
 
+constexpr double short_work_ns = 5e6;
+
 constexpr double longest_wait_ns = 3600e9;
 
 double charge_of(double zero, double data) {
@@ -44,7 +45,7 @@ uint64_t as_wait(double ns) {
 } // namespace
 
 void Pacer::Cost::add(double pages, double ns) {
-    const double kept = std::exp2(-pages / averaged_pages);
+    const double kept = averaged_pages / (averaged_pages + pages);
     ns_ = ns_ * kept + ns;
     pages_ = pages_ * kept + pages;
 }
@@ -99,7 +100,7 @@ Pacer::Step Pacer::next(const PagesLeft &left, const RateLimit &limit, uint64_t 
     const double to_deadline = time_to(deadline_, now_ns);
     if (left.present() <= reserve_) {
         const double wait = to_deadline - landing_factor * last_work_ns_ - landing_ns;
-        return {as_wait(wait), whole};
+        return {as_wait(wait), whole, last_work_ns_ < short_work_ns};
     }
     const double waited = time_to(now_ns, ready_ns_);
     const double idle = to_deadline + waited - lead_ - last_work_ns_;

@@ -46,7 +46,8 @@ class Pacer {
   public:
     struct Step {
         uint64_t wait_ns;
-        uint64_t pages; // that are present, at most; at least 1
+        uint64_t pages;       // that are present, at most; at least 1
+        bool landing = false; // little work is left: to be late now is to miss the deadline
     };
 
     explicit Pacer(uint64_t reserve_pages) : reserve_(static_cast<double>(reserve_pages)) {}

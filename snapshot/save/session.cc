@@ -216,8 +216,7 @@ void Session::start(std::span<const std::byte> tail) {
 void Session::copy_and_finish() {
     try {
         trap_->after_resume();
-        copier_->run();
-        copied_ns_ = now_ns();
+        copied_ns_ = copier_->run();
         complete_image();
     } catch (const std::exception &error) {
         abort(error.what());

@@ -5,9 +5,9 @@
 // A page that is unsaved has not been written since the cut, or it would have been saved (the same
 // argument as in page_reader.h; a page that the kernel has saved a moment ago may be an exception,
 // and does not matter to an estimate). So the memory is looked at once, and what was seen stays
-// true of every page that is still unsaved; the ledger tells which ones are. Which pages are absent is seen
-// of each page, at a cost of up to 20 ms a GiB. Which are zero is estimated from a sample, at 2 ms
-// a GiB at most; reading all would cost as much as the copy.
+// true of every page that is still unsaved; the ledger tells which ones are. Which pages are absent
+// is seen of each page, at a cost of up to 20 ms a GiB. Which are zero is estimated from a sample,
+// at 2 ms a GiB at most; reading all would cost as much as the copy.
 //
 // The count of the unsaved ones takes time too (a fraction of a millisecond a GiB). It is made
 // again as often as costs a hundredth of the time. Between two counts the copier tells what it has
