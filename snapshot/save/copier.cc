@@ -35,6 +35,13 @@ uint64_t Copier::run() {
 // False after stop().
 bool Copier::copy_block(const MemoryBlock &block) {
     for (uint64_t first = 0; first < block.pages();) {
+        // Nothing is to be done for pages that write faults have saved: who saved them releases
+        // them. To ask which are absent would take more time than all the rest of a step.
+        if (const uint64_t whole = whole_chunk_at(block, first);
+            !any_unsaved(block, first, whole)) {
+            first += whole;
+            continue;
+        }
         if (pace_.deadline() != 0 && !survey_memory()) {
             return false;
         }
@@ -78,6 +85,15 @@ uint64_t Copier::whole_chunk_at(const MemoryBlock &block, uint64_t first) const 
         skew = 0; // no chunk could begin on a group and on a boundary
     }
     return std::min(chunk_pages - (first + skew) % chunk_pages, left);
+}
+
+bool Copier::any_unsaved(const MemoryBlock &block, uint64_t first, uint64_t count) const {
+    uint64_t page = block.first_page + first;
+    const uint64_t end = page + count;
+    while (page < end && !parts_.ledger.unsaved(page)) {
+        page++;
+    }
+    return page < end;
 }
 
 // As many groups, at least one, as hold at most so many pages that have to be read. Only close to a

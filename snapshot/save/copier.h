@@ -33,6 +33,7 @@ class Copier {
     bool copy_block(const MemoryBlock &block);
     bool survey_memory();
     uint64_t whole_chunk_at(const MemoryBlock &block, uint64_t first) const;
+    bool any_unsaved(const MemoryBlock &block, uint64_t first, uint64_t count) const;
     PageRun chunk_at(const MemoryBlock &block, uint64_t first, uint64_t pages) const;
     void copy(const PageRun &chunk);
 
