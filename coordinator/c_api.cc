@@ -74,6 +74,14 @@ void hs_coordinator_cancel(hs_coordinator *c, const char *reason, uint64_t now_u
     event(c, now_us, [&](Coordinator &it) { it.cancel(text_or(reason, "by the user"), now_us); });
 }
 
+bool hs_coordinator_set_duration(hs_coordinator *c, uint64_t duration_us, uint64_t now_us,
+                                 char **error) {
+    return guarded(error, false, [&] {
+        c->impl.set_duration(duration_us, now_us);
+        return true;
+    });
+}
+
 void hs_coordinator_link_up(hs_coordinator *c, hs_link link, bool inbound, const char *address,
                             uint64_t now_us) {
     event(c, now_us,

@@ -43,6 +43,15 @@ void Coordinator::cancel(const std::string &reason, uint64_t now_us) {
     after_event();
 }
 
+void Coordinator::set_duration(uint64_t duration_us, uint64_t now_us) {
+    advance(now_us);
+    if (!initiator_ || initiator_->done()) {
+        throw BadInput("this member leads no run; ask the member that does");
+    }
+    initiator_->set_duration(duration_us, now_us_);
+    after_event();
+}
+
 // Events of the machine.
 
 void Coordinator::local(const member::LocalEvent &event, uint64_t now_us) {

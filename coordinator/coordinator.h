@@ -25,6 +25,7 @@ class Coordinator final : private PeerOutlet, private InitiatorOutlet, private L
     // Throws BadInput when a run is on already, or on a bad request.
     void initiate(Request::Kind kind, const Json &request, uint64_t now_us);
     void cancel(const std::string &reason, uint64_t now_us);
+    void set_duration(uint64_t duration_us, uint64_t now_us); // throws BadInput
 
     void link_up(hs_link link, bool inbound, const std::string &address, uint64_t now_us);
     void link_down(hs_link link, const std::string &address, const std::string &reason,

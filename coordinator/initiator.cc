@@ -161,6 +161,14 @@ void Initiator::cancel(const std::string &reason, uint64_t now_us) {
     }
 }
 
+void Initiator::set_duration(uint64_t duration_us, uint64_t now_us) {
+    now_us_ = now_us;
+    if (!in_stage() || !stage().cancels) {
+        throw BadInput("the run is ending; its duration cannot be changed any more");
+    }
+    half_->set_duration(duration_us);
+}
+
 void Initiator::fail(const std::string &reason, uint64_t now_us) {
     now_us_ = now_us;
     if (!is_closed()) {

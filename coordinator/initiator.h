@@ -34,7 +34,8 @@ class Initiator final : private InitiatorEngine {
     // Of this member's own machine. False when the event is not for the initiator.
     bool on_local(const member::LocalEvent &event, uint64_t now_us);
     void cancel(const std::string &reason, uint64_t now_us);
-    void fail(const std::string &reason, uint64_t now_us); // of this process
+    void set_duration(uint64_t duration_us, uint64_t now_us); // throws BadInput
+    void fail(const std::string &reason, uint64_t now_us);    // of this process
     void tick(uint64_t now_us);
 
     uint64_t deadline() const;
@@ -56,6 +57,8 @@ class Initiator final : private InitiatorEngine {
     // InitiatorEngine
     const std::string &run() const override { return run_; }
     const RunLog &log() const override { return log_; }
+    uint64_t now_us() const override { return now_us_; }
+    void warn(std::string warning) override { log_.warnings.push_back(std::move(warning)); }
     std::string describe(size_t member) const override;
     void send(size_t member, const Message &message) override;
     void broadcast(const Message &message) override;

@@ -89,6 +89,12 @@ void Initiator::handle(size_t member, const Progress &m) {
     participant.done = m.done;
     participant.total = m.total;
     say_progress(false);
+    if (in_stage()) {
+        const std::string reason = half_->on_progress(member, m);
+        if (!reason.empty() && !is_closed()) {
+            abort(reason);
+        }
+    }
 }
 
 void Initiator::handle(size_t member, const Abort &m) {

@@ -77,7 +77,7 @@ void Peer::begin(const PeerRunKind &kind, hs_link link, const std::string &initi
     initiator_ = initiator;
     run_ = run_of(opening);
     reason_.clear();
-    done_ = total_ = 0;
+    done_ = total_ = expected_us_ = 0;
     heard_us_ = progress_sent_us_ = now_us_;
     half_->begin();
 }
@@ -118,6 +118,7 @@ void Peer::on_progress(const member::Progress &progress) {
     }
     done_ = progress.done;
     total_ = progress.total;
+    expected_us_ = progress.expected_us;
     if (now_us_ - progress_sent_us_ >= progress_interval_us) {
         send_progress();
     }
@@ -258,7 +259,7 @@ void Peer::reply(Message message) {
 
 void Peer::send_progress() {
     progress_sent_us_ = now_us_;
-    reply(Progress{run_, done_, total_});
+    reply(Progress{run_, done_, total_, expected_us_});
 }
 
 void Peer::say_phase(const char *phase) {

@@ -89,7 +89,7 @@ class Peer final : private PeerEngine {
     std::string run_;
     std::string phase_;
     std::string reason_; // of the abort, or of the doubt
-    uint64_t done_ = 0, total_ = 0;
+    uint64_t done_ = 0, total_ = 0, expected_us_ = 0;
     uint64_t heard_us_ = 0;
     uint64_t progress_sent_us_ = 0;
 };

@@ -79,6 +79,8 @@ class InitiatorEngine {
     virtual const Request &request() const = 0;
     virtual const std::string &run() const = 0; // its name, for ever and on all members
     virtual const RunLog &log() const = 0;
+    virtual uint64_t now_us() const = 0;
+    virtual void warn(std::string warning) = 0;            // in the result, and beside an error
     virtual std::string describe(size_t member) const = 0; // "member 'db'"
     virtual void send(size_t member, const Message &message) = 0;
     virtual void broadcast(const Message &message) = 0; // to all members that are connected
@@ -102,6 +104,12 @@ class InitiatorRun {
     virtual const char *final_phase() const = 0;
     virtual Json result() const = 0;
     virtual uint64_t epoch() const { return 0; } // 0: none, or not known yet
+    // A member's news of its copy. Returns why the run must be aborted, or nothing.
+    virtual std::string on_progress(size_t, const Progress &) { return {}; }
+    // The user gives the run another duration (0: none). Throws BadInput when it has none to give.
+    virtual void set_duration(uint64_t) {
+        throw BadInput("this run has no duration that could be changed");
+    }
 };
 
 using MakeInitiatorRun = std::unique_ptr<InitiatorRun> (*)(InitiatorEngine &engine);

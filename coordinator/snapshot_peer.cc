@@ -55,6 +55,7 @@ class SnapshotPeer final : public PeerRun {
     bool handle(const Listen &m);
     bool handle(const Arm &m);
     bool handle(const Snapshot &m);
+    bool handle(const Retarget &m);
     bool handle(const AllTransientSnapFin &m);
     bool handle(const ColoringEnd &m);
     bool handle(const AllFullSnapFin &m);
@@ -73,12 +74,15 @@ class SnapshotPeer final : public PeerRun {
     bool in(std::initializer_list<State> states) const {
         return std::find(states.begin(), states.end(), state_) != states.end();
     }
+    void pace(uint64_t finish_us);
     void promise(); // if this member's part is complete and coloring has ended
 
     PeerEngine &engine_;
     const Prepare opening_;
     State state_ = State::preparing;
     uint64_t epoch_ = 0;
+    uint64_t asked_us_ = 0;      // when LISTEN came
+    bool paced_ = false;         // a finish was given before
     std::optional<Json> report_; // of this member's part, once it is complete
     uint64_t drain_deadline_ = never;
     Standstill standstill_;
@@ -151,21 +155,23 @@ bool SnapshotPeer::handle(const Listen &) {
         return false;
     }
     state_ = State::listening;
+    asked_us_ = engine_.now_us();
     engine_.work(member::ListenWork{});
     return true;
 }
 
-bool SnapshotPeer::handle(const Arm &) {
+bool SnapshotPeer::handle(const Arm &m) {
     if (state_ != State::listened) {
         return false;
     }
     state_ = State::arming;
     engine_.say_phase("arm");
+    pace(m.finish_us);
     engine_.work(member::ArmWork{});
     return true;
 }
 
-bool SnapshotPeer::handle(const Snapshot &) {
+bool SnapshotPeer::handle(const Snapshot &m) {
     // Late when a red frame was faster: the cut is under way or done.
     if (!in({State::armed, State::cutting, State::cut})) {
         return false;
@@ -175,7 +181,27 @@ bool SnapshotPeer::handle(const Snapshot &) {
         engine_.say_phase("snapshot");
         engine_.work(member::CutWork{});
     }
+    pace(m.finish_us); // after the cut, which must not wait
     return true;
+}
+
+bool SnapshotPeer::handle(const Retarget &m) {
+    if (!in({State::cutting, State::cut, State::draining, State::closing, State::drained,
+             State::copying, State::promised})) {
+        return false;
+    }
+    pace(m.finish_us);
+    return true;
+}
+
+void SnapshotPeer::pace(uint64_t finish_us) {
+    if (finish_us == 0 && !paced_) {
+        return;
+    }
+    paced_ = true;
+    if (!report_ && state_ != State::promised) { // else the copy has ended
+        engine_.work(member::PaceWork{finish_us});
+    }
 }
 
 bool SnapshotPeer::handle(const AllTransientSnapFin &m) {
@@ -232,7 +258,7 @@ bool SnapshotPeer::local(const member::Heard &e) {
         return false;
     }
     state_ = State::listened;
-    engine_.reply(Heard{engine_.run(), e.heard});
+    engine_.reply(Heard{engine_.run(), e.heard, asked_us_, engine_.now_us()});
     return true;
 }
 

@@ -139,6 +139,11 @@ void LocalRun::handle(ArmWork &) {
     demand_task(HS_TASK_ARM);
 }
 
+// Beside the cut, too: the machine sets it from any thread.
+void LocalRun::handle(PaceWork &work) {
+    steps_.push_back(Pace{work.finish_us});
+}
+
 // The transient snapshot, due at SNAPSHOT or forced by the first red frame.
 
 void LocalRun::handle(CutWork &) {
@@ -254,7 +259,7 @@ void LocalRun::handle(PublishWork &work) {
     demand_task(HS_TASK_PUBLISH);
 }
 
-void LocalRun::beat(uint64_t done, uint64_t total) {
+void LocalRun::beat(const Progress &progress) {
     if (!legal(Input::beat)) {
         return;
     }
@@ -263,7 +268,7 @@ void LocalRun::beat(uint64_t done, uint64_t total) {
         tell(Beat{});
     }
     if (state_ >= State::saving && state_ <= State::complete) {
-        tell(Progress{done, total});
+        tell(progress);
     }
 }
 

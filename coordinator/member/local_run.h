@@ -44,7 +44,7 @@ class LocalRun {
     void failed(const std::string &reason);
     void red_frame();
     bool frame_received(); // whether steps are due
-    void beat(uint64_t done, uint64_t total);
+    void beat(const Progress &progress);
 
     std::optional<Step> next_step();
 
@@ -63,6 +63,7 @@ class LocalRun {
     void handle(InstallWork &work);
     void handle(ListenWork &work);
     void handle(ArmWork &work);
+    void handle(PaceWork &work);
     void handle(CutWork &work);
     void handle(ExpectWork &work);
     void handle(CloseChannelsWork &work);

@@ -87,6 +87,10 @@ struct Convert {
         step->kind = HS_STEP_CUT;
         step->u.cut = {cut.cause.c_str()};
     }
+    void operator()(const Pace &pace) const {
+        step->kind = HS_STEP_PACE;
+        step->u.finish_us = pace.finish_us;
+    }
     void operator()(const ReleaseFrames &) const { step->kind = HS_STEP_RELEASE; }
     void operator()(const MakeReport &) const { step->kind = HS_STEP_REPORT; }
     void operator()(const UndoRest &) const { step->kind = HS_STEP_UNDO; }
@@ -111,8 +115,8 @@ struct Convert {
 
 // In the order of the alternatives.
 constexpr const char *work_names[] = {
-    "prepare",      "install", "listen", "arm",   "cut",  "expect", "close-channels",
-    "end-coloring", "publish", "commit", "abort", "load", "start"};
+    "prepare",        "install",      "listen",  "arm",    "pace",  "cut",  "expect",
+    "close-channels", "end-coloring", "publish", "commit", "abort", "load", "start"};
 static_assert(std::size(work_names) == std::variant_size_v<LocalWork>);
 constexpr const char *event_names[] = {
     "prepared", "installed", "heard",     "armed",   "cut",    "channels-fin", "full-fin",
@@ -220,8 +224,8 @@ bool hs_member_frame_received(hs_member *m) {
     return due;
 }
 
-void hs_member_beat(hs_member *m, uint64_t done, uint64_t total) {
-    event(m, [&](LocalRun &run) { run.beat(done, total); });
+void hs_member_beat(hs_member *m, uint64_t done, uint64_t total, uint64_t expected_us) {
+    event(m, [&](LocalRun &run) { run.beat({done, total, expected_us}); });
 }
 
 bool hs_member_next_step(hs_member *m, hs_step *step) {

@@ -33,6 +33,7 @@ struct Row {
 using enum Input;
 
 // Why inputs are late:
+//   pace            the copy has ended
 //   cut             a red frame's cut is under way, or done
 //   close_channels  the last frame came just before the time to wait was over
 //   failure         follows a failure or an abort, whose reason is known; or comes when the bundle
@@ -43,22 +44,25 @@ constexpr std::array<Row, state_count> rows = {{
     {"beginning", {abort, failure, beat}},
     {"preparing", {abort, failure, beat}},
     {"prepared", {install, abort, failure, beat}},
-    {"installed", {listen, arm, abort, failure, beat}},
-    {"arming", {abort, failure, beat}},
-    {"armed", {cut, red_frame, abort, failure, beat}},
-    {"cutting", {memory_complete, abort, failure, beat}, {cut}},
+    {"installed", {listen, arm, pace, abort, failure, beat}},
+    {"arming", {pace, abort, failure, beat}},
+    {"armed", {pace, cut, red_frame, abort, failure, beat}},
+    {"cutting", {pace, memory_complete, abort, failure, beat}, {cut}},
     {"saving",
-     {expect, close_channels, end_coloring, memory_complete, abort, failure, frame_received, beat},
+     {pace, expect, close_channels, end_coloring, memory_complete, abort, failure, frame_received,
+      beat},
      {cut}},
-    {"recording", {end_coloring, abort, failure, beat}, {cut, close_channels}},
-    {"reporting", {end_coloring, abort, failure, beat}, {cut, close_channels}},
-    {"complete", {end_coloring, publish, commit, abort, failure, beat}, {cut, close_channels}},
-    {"publishing", {abort}, {failure}},
-    {"published", {commit, abort}, {failure}},
+    {"recording", {end_coloring, abort, failure, beat}, {pace, cut, close_channels}},
+    {"reporting", {end_coloring, abort, failure, beat}, {pace, cut, close_channels}},
+    {"complete",
+     {end_coloring, publish, commit, abort, failure, beat},
+     {pace, cut, close_channels}},
+    {"publishing", {abort}, {pace, failure}},
+    {"published", {commit, abort}, {pace, failure}},
     {"failed",
      {commit, abort},
-     {install, listen, arm, cut, expect, close_channels, end_coloring, publish, memory_complete,
-      failure}},
+     {install, listen, arm, pace, cut, expect, close_channels, end_coloring, publish,
+      memory_complete, failure}},
     {"ending", {}, {memory_complete, failure}},
     {"undoing", {}, {memory_complete, failure}},
     {"loading", {abort, failure}},
@@ -74,9 +78,10 @@ constexpr Inputs sights = {red_frame, frame_received, beat};
 static_assert(state_count == static_cast<size_t>(State::load_failed) + 1);
 
 constexpr const char *input_names[] = {
-    "prepare",      "install",   "listen",         "arm",   "cut",  "expect", "close-channels",
-    "end-coloring", "publish",   "commit",         "abort", "load", "start",  "memory-complete",
-    "failure",      "red-frame", "frame-received", "beat",
+    "prepare", "install",   "listen",         "arm",          "pace",
+    "cut",     "expect",    "close-channels", "end-coloring", "publish",
+    "commit",  "abort",     "load",           "start",        "memory-complete",
+    "failure", "red-frame", "frame-received", "beat",
 };
 
 } // namespace

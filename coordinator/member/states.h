@@ -52,6 +52,7 @@ enum class Input : uint8_t {
     install,
     listen,
     arm,
+    pace,
     cut,
     expect,
     close_channels,

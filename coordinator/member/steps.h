@@ -23,6 +23,10 @@ struct TakeCut { // -> cut_done
     std::string cause;
 };
 
+struct Pace {
+    uint64_t finish_us;
+};
+
 struct ReleaseFrames {};
 
 struct MakeReport {}; // -> report
@@ -49,8 +53,8 @@ struct StopVm {};
 
 struct EndLoad {};
 
-using Step = std::variant<BeginSnapshot, RunTask, TakeCut, ReleaseFrames, MakeReport, UndoRest,
-                          Tell, ForgetRun, BeginLoad, StartVm, StopVm, EndLoad>;
+using Step = std::variant<BeginSnapshot, RunTask, TakeCut, Pace, ReleaseFrames, MakeReport,
+                          UndoRest, Tell, ForgetRun, BeginLoad, StartVm, StopVm, EndLoad>;
 
 } // namespace hotsnap::member
 #endif

@@ -37,6 +37,12 @@ struct ListenWork {}; // -> Heard
 
 struct ArmWork {}; // -> Armed
 
+// When the copy of memory is to end; CLOCK_MONOTONIC, microseconds; 0: as soon as it can. Replaces
+// what was said before. No answer.
+struct PaceWork {
+    uint64_t finish_us = 0;
+};
+
 // -> Cut. No answer when a red frame's cut is under way or done: one Cut per epoch.
 struct CutWork {};
 
@@ -80,9 +86,9 @@ struct LoadWork { // restore -> Loaded
 
 struct StartWork {}; // restore: start the VM, play the channel back -> Started
 
-using LocalWork = std::variant<PrepareWork, InstallWork, ListenWork, ArmWork, CutWork, ExpectWork,
-                               CloseChannelsWork, EndColoringWork, PublishWork, CommitWork,
-                               AbortWork, LoadWork, StartWork>;
+using LocalWork = std::variant<PrepareWork, InstallWork, ListenWork, ArmWork, PaceWork, CutWork,
+                               ExpectWork, CloseChannelsWork, EndColoringWork, PublishWork,
+                               CommitWork, AbortWork, LoadWork, StartWork>;
 
 // Events. One that is not legal in the state of the run (late, doubled, of an aborted run) is
 // ignored and counted.
@@ -122,6 +128,7 @@ struct FullFin {
 struct Progress {
     uint64_t done = 0;
     uint64_t total = 0;
+    uint64_t expected_us = 0; // the end of the copy, CLOCK_MONOTONIC; 0: it cannot tell
 };
 
 // The machine's main loop is alive. Once the first of a run has come, 30 s without another fail the

@@ -117,14 +117,18 @@ Json snapshot_manifest(const Request &request, const RunRecord &record, const Ru
     cut["lost"] = lost;
     cut["lost_between"] = record.lost_between;
     cut["unmarked"] = unmarked;
-    return {{"format", "hotsnap-bundle"},
-            {"version", 1},
-            {"tag", request.tag},
-            {"epoch", record.epoch},
-            {"initiator", request.members[request.self].name},
-            {"members", std::move(members)},
-            {"cut", std::move(cut)},
-            {"timeline", timeline(log)}};
+    Json manifest = {{"format", "hotsnap-bundle"},
+                     {"version", 1},
+                     {"tag", request.tag},
+                     {"epoch", record.epoch},
+                     {"initiator", request.members[request.self].name},
+                     {"members", std::move(members)},
+                     {"cut", std::move(cut)},
+                     {"timeline", timeline(log)}};
+    if (!record.finish.empty()) {
+        manifest["finish"] = record.finish;
+    }
+    return manifest;
 }
 
 Json restore_result(const Request &request, const RunRecord &record, const RunLog &log) {

@@ -57,7 +57,7 @@ using Reader = Message (*)(const Json &);
 template <typename M> Message read_as(const Json &json) {
     M message{};
     const auto read_field = [&](const auto &field) {
-        if (!field.optional || json.contains(field.key)) {
+        if (field.presence == Presence::required || json.contains(field.key)) {
             read(message.*field.value, json, field.key);
         }
     };
@@ -95,9 +95,13 @@ std::string encode(const Message &message) {
     std::visit(
         [&json](const auto &m) {
             json["type"] = m.type;
-            std::apply(
-                [&](const auto &...field) { ((json[field.key] = to_json(m.*field.value)), ...); },
-                m.fields());
+            const auto write_field = [&](const auto &field) {
+                const std::decay_t<decltype(m)> initial{};
+                if (field.presence != Presence::rare || m.*field.value != initial.*field.value) {
+                    json[field.key] = to_json(m.*field.value);
+                }
+            };
+            std::apply([&](const auto &...field) { (write_field(field), ...); }, m.fields());
         },
         message);
     return to_text(json);

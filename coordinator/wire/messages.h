@@ -36,18 +36,28 @@ using network::PairCounts;
 
 inline constexpr uint64_t protocol_version = 2;
 
+enum class Presence : uint8_t {
+    required,
+    optional, // when missing, the struct keeps its initial value
+    rare,     // optional, and left out when it has its initial value
+};
+
 template <typename M, typename Value> struct Field {
     const char *key;
     Value M::*value;
-    bool optional; // when missing, the struct keeps its initial value
+    Presence presence;
 };
 
 template <typename M, typename Value> constexpr Field<M, Value> field(const char *k, Value M::*v) {
-    return {k, v, false};
+    return {k, v, Presence::required};
 }
 template <typename M, typename Value>
 constexpr Field<M, Value> optional_field(const char *key, Value M::*value) {
-    return {key, value, true};
+    return {key, value, Presence::optional};
+}
+template <typename M, typename Value>
+constexpr Field<M, Value> rare_field(const char *key, Value M::*value) {
+    return {key, value, Presence::rare};
 }
 
 struct Hello {
@@ -113,9 +123,44 @@ struct Install {
 struct Heard {
     static constexpr const char *type = "HEARD";
     std::string run;
-    PairCounts heard; // (NIC of another member, NIC of ours): network/hearing.h
+    PairCounts heard;         // (NIC of another member, NIC of ours): network/hearing.h
+    uint64_t received_us = 0; // LISTEN, by the member's clock: clock_offset.h
+    uint64_t replied_us = 0;
     static constexpr auto fields() {
-        return std::tuple(field("run", &Heard::run), field("heard", &Heard::heard));
+        return std::tuple(field("run", &Heard::run), field("heard", &Heard::heard),
+                          field("received_us", &Heard::received_us),
+                          field("replied_us", &Heard::replied_us));
+    }
+};
+
+// The instant, by the receiver's clock, at which its copy is to end (finish.h); 0: as soon as it
+// can. Each of the messages replaces what the one before it said.
+struct Arm {
+    static constexpr const char *type = "ARM";
+    std::string run;
+    uint64_t finish_us = 0;
+    static constexpr auto fields() {
+        return std::tuple(field("run", &Arm::run), rare_field("finish_us", &Arm::finish_us));
+    }
+};
+
+struct Snapshot {
+    static constexpr const char *type = "SNAPSHOT";
+    std::string run;
+    uint64_t finish_us = 0; // as in ARM
+    static constexpr auto fields() {
+        return std::tuple(field("run", &Snapshot::run),
+                          rare_field("finish_us", &Snapshot::finish_us));
+    }
+};
+
+struct Retarget { // from SNAPSHOT on, at any time
+    static constexpr const char *type = "RETARGET";
+    std::string run;
+    uint64_t finish_us = 0; // as in ARM
+    static constexpr auto fields() {
+        return std::tuple(field("run", &Retarget::run),
+                          rare_field("finish_us", &Retarget::finish_us));
     }
 };
 
@@ -194,9 +239,11 @@ struct Progress { // also a peer's sign of life
     std::string run;
     uint64_t done = 0;
     uint64_t total = 0;
+    uint64_t expected_us = 0; // the end of the copy, by the member's clock; 0: it cannot tell
     static constexpr auto fields() {
         return std::tuple(field("run", &Progress::run), field("done", &Progress::done),
-                          field("total", &Progress::total));
+                          field("total", &Progress::total),
+                          rare_field("expected_us", &Progress::expected_us));
     }
 };
 
@@ -248,9 +295,7 @@ struct ErrorMessage {
     }
 HOTSNAP_BARE_MESSAGE(Installed, "INSTALLED");
 HOTSNAP_BARE_MESSAGE(Listen, "LISTEN");
-HOTSNAP_BARE_MESSAGE(Arm, "ARM");
 HOTSNAP_BARE_MESSAGE(Armed, "ARMED");
-HOTSNAP_BARE_MESSAGE(Snapshot, "SNAPSHOT");
 HOTSNAP_BARE_MESSAGE(ColoringEnd, "COLORING_END");
 HOTSNAP_BARE_MESSAGE(AllFullSnapFin, "ALL_FULL_SNAP_FIN");
 HOTSNAP_BARE_MESSAGE(Start, "START");
@@ -261,8 +306,8 @@ HOTSNAP_BARE_MESSAGE(Heartbeat, "HEARTBEAT"); // the initiator's sign of life
 using Message =
     std::variant<Hello, ErrorMessage, Prepare, Prepared, Refused, Install, Installed, Listen, Heard,
                  Arm, Armed, Snapshot, TransientSnapFin, AllTransientSnapFin, ChannelsFin,
-                 ColoringEnd, FullSnapFin, AllFullSnapFin, Abort, Aborted, Progress, Heartbeat,
-                 Restore, Loaded, Start, Started, Restored>;
+                 ColoringEnd, Retarget, FullSnapFin, AllFullSnapFin, Abort, Aborted, Progress,
+                 Heartbeat, Restore, Loaded, Start, Started, Restored>;
 
 // A well-formed message of a type that this version does not know: answered, and ignored.
 struct UnknownMessage : BadInput {

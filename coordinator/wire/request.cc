@@ -51,6 +51,7 @@ Request Request::parse(Kind kind, const std::string &self_name, const Json &json
         }
     }
     request.coloring = get_bool(json, "coloring", true);
+    request.strict = get_bool(json, "strict", false);
     request.options = get_object(json, "options", Json::object());
 
     constexpr uint64_t tick = 1000;
@@ -63,6 +64,7 @@ Request Request::parse(Kind kind, const std::string &self_name, const Json &json
     read_duration(json, "start_timeout_us", request.start_timeout_us, tick);
     read_duration(json, "drain_us", request.drain_us, 0);
     read_duration(json, "settle_us", request.settle_us, 0);
+    read_duration(json, "duration_us", request.duration_us, 0);
     read_duration(json, "heartbeat_us", request.heartbeat_us, 10 * tick);
     read_duration(json, "silence_timeout_us", request.silence_us, 2 * request.heartbeat_us);
 

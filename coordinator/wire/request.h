@@ -30,6 +30,8 @@ struct Request {
     std::vector<Target> members; // in the order given; the initiator is added in front if missing
     size_t self = 0;             // index of the initiator in it
     bool coloring = true;
+    uint64_t duration_us = 0; // from the cut to the end of all copies; 0: as soon as each can
+    bool strict = false;      // the run fails when a member cannot end by then
     Json options = Json::object();
 
     uint64_t prepare_timeout_us = 60'000'000;

@@ -344,12 +344,14 @@ void Session::get_times(hs_snapshot_stats &stats) const {
         return instant > started ? ns_to_us(instant - started) : 1;
     };
     const uint64_t copied = copied_ns_;
+    stats.copied_ns = copied;
     stats.copy_us = us_to(copied != 0 ? copied : now_ns());
     if (const uint64_t deadline = pace_.deadline(); deadline != 0) {
         stats.deadline_us = us_to(deadline);
     }
     if (const uint64_t end = copied != 0 ? copied : pace_.expected_end(); end != 0) {
         stats.expected_us = us_to(end);
+        stats.expected_ns = end;
     }
     if (const uint64_t durable = durable_ns_; durable != 0) {
         stats.durable_us = us_to(durable);

@@ -22,6 +22,8 @@ enum class Mutation : uint8_t {
     abort_in_doubt,    // agreement: a member in doubt deletes its files
     mute_abort,        // liveness: a member never reports that it has undone its part
     move_record,       // channel_exact: an abort clears the record while it is written
+    deaf_copy,         // one_finish: a copy ends as soon as it can
+    foreign_clock,     // one_finish: a member reads the instant by a clock that differs
     hasty_answer,      // one_at_a_time: a member reports the end of a task that goes on
 };
 

@@ -40,6 +40,11 @@ struct Cut {
     uint64_t sequence; // events of the guest with smaller numbers happened before the cut
 };
 
+struct Copied {
+    uint64_t at_us;
+    bool on_time; // not later than it was told to
+};
+
 struct Run {
     std::string name;
     std::string initiator;
@@ -60,6 +65,11 @@ struct Run {
     std::set<Incarnation> aborted;
     std::set<Incarnation> loaded;
     std::set<Incarnation> started;
+    std::map<Incarnation, Copied> copied;
+    uint64_t finish_us = 0; // the instant at which all copies were to end; 0: none
+    uint64_t duration_us = 0;
+    uint64_t delay_us = 0; // by which the instant was moved
+    std::map<Incarnation, uint64_t> clock_error_us;
     bool published = false;
     std::vector<std::string> named; // members in the manifest
 };
@@ -67,9 +77,10 @@ struct Run {
 struct Ledger {
     std::vector<Segment> segments; // by number
     std::map<std::string, Run> runs;
-    std::vector<std::string> violations; // found during the simulation, "invariant: what"
-    std::vector<std::string> moved;      // members whose record changed while it was written
-    std::vector<std::string> overlaps;   // steps that began while another was under way
+    std::vector<std::string> violations;     // found during the simulation, "invariant: what"
+    std::vector<std::string> moved;          // members whose record changed while it was written
+    std::set<std::string> durations_changed; // runs to which the user gave another duration
+    std::vector<std::string> overlaps;       // steps that began while another was under way
     Coverage coverage;
     size_t commands = 0; // accepted by a coordinator
     size_t finished = 0; // HS_SAY_FINISHED

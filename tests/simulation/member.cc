@@ -7,11 +7,23 @@
 
 namespace hotsnap::sim {
 
+namespace {
+
+// Many members are on one host; the clocks of others count from another day.
+uint64_t pick_offset(Random &random) {
+    constexpr uint64_t ten_days_us = uint64_t{10} * 24 * 3600 * 1'000'000;
+    return random.chance(0.5) ? 0 : random.between(1, ten_days_us);
+}
+
+} // namespace
+
 Member::Member(World world, std::string name, Incarnation incarnation, std::vector<Nic> nics,
                bool forwards, Random random)
     : world_(world), name_(std::move(name)), incarnation_(incarnation), nics_(std::move(nics)),
-      forwards_(forwards), random_(random),
-      coordinator_(hs_coordinator_new(name_.c_str(), nullptr)), local_(name_, mediator_, "one") {
+      forwards_(forwards), random_(random), clock_offset_us_(pick_offset(random_)),
+      coordinator_(hs_coordinator_new(name_.c_str(), nullptr)),
+      local_(name_, mediator_,
+             clock_offset_us_ == 0 ? "one" : "boot-" + std::to_string(clock_offset_us_)) {
     for (size_t i = 0; i < nics_.size(); i++) {
         mediator_.add_nic("net" + std::to_string(i), nics_[i].mac, nics_[i].vnet_size);
     }
@@ -38,7 +50,7 @@ void Member::start() {
                     [with](hs_link link, bool inbound, const std::string &address) {
                         with([&](Member &m) {
                             hs_coordinator_link_up(m.coordinator_.get(), link, inbound,
-                                                   address.c_str(), m.now());
+                                                   address.c_str(), m.clock_us());
                         });
                     },
                 .down =
@@ -46,7 +58,7 @@ void Member::start() {
                         with([&](Member &m) {
                             m.trace("link down: " + reason);
                             hs_coordinator_link_down(m.coordinator_.get(), link, address.c_str(),
-                                                     reason.c_str(), m.now());
+                                                     reason.c_str(), m.clock_us());
                         });
                     },
                 .bytes =
@@ -54,7 +66,7 @@ void Member::start() {
                         with([&](Member &m) {
                             hs_coordinator_bytes(m.coordinator_.get(), link,
                                                  reinterpret_cast<const uint8_t *>(bytes.data()),
-                                                 bytes.size(), m.now());
+                                                 bytes.size(), m.clock_us());
                         });
                     }});
     for (size_t i = 0; i < nics_.size(); i++) {
@@ -101,8 +113,8 @@ void Member::crash() {
 bool Member::initiate(bool restore, const std::string &request) {
     char *error = nullptr;
     const bool good =
-        restore ? hs_coordinator_restore(coordinator_.get(), request.c_str(), now(), &error)
-                : hs_coordinator_snapshot(coordinator_.get(), request.c_str(), now(), &error);
+        restore ? hs_coordinator_restore(coordinator_.get(), request.c_str(), clock_us(), &error)
+                : hs_coordinator_snapshot(coordinator_.get(), request.c_str(), clock_us(), &error);
     trace(good ? "initiates " + request : "cannot initiate: " + std::string(error));
     std::free(error);
     if (good) {
@@ -115,7 +127,15 @@ bool Member::initiate(bool restore, const std::string &request) {
 
 void Member::cancel() {
     trace("cancels");
-    hs_coordinator_cancel(coordinator_.get(), "changed my mind", now());
+    hs_coordinator_cancel(coordinator_.get(), "changed my mind", clock_us());
+    take_actions();
+}
+
+void Member::set_duration(uint64_t duration_us) {
+    if (hs_coordinator_set_duration(coordinator_.get(), duration_us, clock_us(), nullptr)) {
+        trace("gives another duration: " + std::to_string(duration_us) + " us");
+        world_.ledger.durations_changed.insert(run_);
+    }
     take_actions();
 }
 
@@ -192,13 +212,14 @@ void Member::act(const hs_action &action) {
     case HS_DO_TIMER:
         timer_us_ = action.deadline_us;
         if (timer_us_ != UINT64_MAX) {
-            world_.events.at(timer_us_, [self = weak_from_this(), due = timer_us_] {
-                const auto member = self.lock();
-                if (member && member->alive_ && member->timer_us_ == due) {
-                    hs_coordinator_tick(member->coordinator_.get(), member->now());
-                    member->take_actions();
-                }
-            });
+            world_.events.at(
+                timer_us_ - clock_offset_us_, [self = weak_from_this(), due = timer_us_] {
+                    const auto member = self.lock();
+                    if (member && member->alive_ && member->timer_us_ == due) {
+                        hs_coordinator_tick(member->coordinator_.get(), member->clock_us());
+                        member->take_actions();
+                    }
+                });
         }
         return;
     case HS_SAY_PHASE:

@@ -56,6 +56,7 @@ class Member : public std::enable_shared_from_this<Member> {
     // Commands of the user.
     bool initiate(bool restore, const std::string &request);
     void cancel();
+    void set_duration(uint64_t duration_us);
     // Each local step fails from now on with this probability.
     void set_failure_chance(double p) { failure_chance_ = p; }
     // The main loop stands still, and the VM with it; the coordinator's thread does not.
@@ -97,6 +98,7 @@ class Member : public std::enable_shared_from_this<Member> {
     void carry_out(const member::BeginSnapshot &step);
     void carry_out(const member::RunTask &step);
     void carry_out(const member::TakeCut &step);
+    void carry_out(const member::Pace &step);
     void carry_out(const member::ReleaseFrames &step);
     void carry_out(const member::MakeReport &step);
     void carry_out(const member::UndoRest &step);
@@ -111,7 +113,11 @@ class Member : public std::enable_shared_from_this<Member> {
     void task_ends(hs_task task, const std::vector<std::pair<uint64_t, size_t>> &record);
     void begin_run(const std::string &run, const std::string &initiator, bool restore);
     void end_run();
-    void copy(uint64_t left_us);
+    void copy();
+    void copy_on();
+    void copy_ends(bool on_time);
+    uint64_t expected_us() const;
+    void note_finish();
     void beat();
     void publish();
     std::vector<std::pair<uint64_t, size_t>> recorded() const;
@@ -128,6 +134,7 @@ class Member : public std::enable_shared_from_this<Member> {
 
     Run &run() { return world_.ledger.runs[run_]; }
     uint64_t now() const { return world_.events.now_us(); }
+    uint64_t clock_us() const { return now() + clock_offset_us_; } // as this member sees it
     bool mutated(Mutation m) const { return world_.config.mutation == m; }
     void trace(const std::string &line) const;
 
@@ -137,6 +144,7 @@ class Member : public std::enable_shared_from_this<Member> {
     const std::vector<Nic> nics_;
     const bool forwards_;
     Random random_;
+    const uint64_t clock_offset_us_;
     std::unique_ptr<hs_coordinator, CoordinatorDeleter> coordinator_;
     Mediator mediator_;
     member::LocalRun local_;
@@ -158,7 +166,10 @@ class Member : public std::enable_shared_from_this<Member> {
     uint64_t timer_us_ = UINT64_MAX;
     uint64_t epoch_ = 0;
     bool white_ = false;
-    MemberTable table_; // of the epoch, to forge colors with
+    uint64_t finish_us_ = 0;      // the copy is to end then, by our clock; 0: as soon as it can
+    uint64_t copies_till_us_ = 0; // it can end then, by the true time; 0: it does not run
+    uint64_t copied_us_ = 0;      // it ended then, by our clock
+    MemberTable table_;           // of the epoch, to forge colors with
     bool in_steps_ = false;
     Json manifest_;                            // being published
     std::string under_way_;                    // the task or the cut under way

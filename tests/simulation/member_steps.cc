@@ -97,6 +97,7 @@ void Member::end_run() {
     generation_++;
     run_.clear();
     white_ = false;
+    finish_us_ = copies_till_us_ = copied_us_ = 0;
 }
 
 void Member::carry_out(const member::BeginSnapshot &step) {
@@ -116,7 +117,7 @@ void Member::beat() {
     after_in_run(50'000, [this] {
         post(5, [this, generation = generation_] {
             if (generation_ == generation) {
-                local_.beat(1000, 2000);
+                local_.beat({1000, 2000, expected_us()});
                 beat();
             }
         });
@@ -138,7 +139,7 @@ void Member::carry_out(const member::RunTask &step) {
     constexpr uint64_t longest_us[] = {0, 5000, 5000, 60'000, 3000, 2000, 2000};
     step_begins(task_names[step.task]);
     if (step.task == HS_TASK_SETTLE) {
-        copy(random_.chance(0.3) ? random_.between(10, 2000) : random_.between(1000, 150'000));
+        copy();
     }
     if (step.task == HS_TASK_PUBLISH) {
         manifest_ = *local_.manifest();
@@ -188,26 +189,11 @@ void Member::carry_out(const member::TakeCut &) {
     after(end_us - now(), [this, fault, begin_us] {
         paused_ = false;
         step_ends();
-        local_.cut_done(fault, {{"begin_ns", begin_us * 1000}, {"end_ns", now() * 1000}});
+        local_.cut_done(fault, {{"begin_ns", (begin_us + clock_offset_us_) * 1000},
+                                {"end_ns", clock_us() * 1000}});
         take_steps();
         release_frames(); // also those that an abort released during the pause
         take_actions();
-    });
-}
-
-void Member::copy(uint64_t left_us) {
-    const uint64_t step = std::min<uint64_t>(left_us, 50'000);
-    after_in_run(step, [this, left_us, step] {
-        if (left_us > step) {
-            copy(left_us - step);
-            return;
-        }
-        const LocalRun::Fault fault = chance("write the image: no space left");
-        post(5, [this, generation = generation_, fault] {
-            if (generation_ == generation) {
-                local_.memory_done(fault);
-            }
-        });
     });
 }
 
@@ -250,7 +236,8 @@ void Member::carry_out(const member::MakeReport &) {
                 segments.pop_back();
             }
         }
-        local_.report(std::nullopt, {{"memory", {{"file", name_ + "/state"}}}});
+        local_.report(std::nullopt,
+                      {{"memory", {{"file", name_ + "/state"}, {"copied_ns", copied_us_ * 1000}}}});
     });
 }
 
@@ -265,6 +252,7 @@ void Member::publish() {
     r.declared_lost = get_uint(cut, "lost");
     r.lost_between = get_uint(cut, "lost_between");
     r.unmarked = get_uint(cut, "unmarked");
+    note_finish();
 }
 
 void Member::carry_out(const member::UndoRest &) {
@@ -282,7 +270,7 @@ void Member::carry_out(const member::Tell &step) {
     }
     iothread_us_ = std::max(iothread_us_, now() + random_.between(1, 100));
     after(iothread_us_ - now(), [this, event = step.event] {
-        hs_coordinator_event(coordinator_.get(), new hs_event{event}, now());
+        hs_coordinator_event(coordinator_.get(), new hs_event{event}, clock_us());
         take_actions();
         if (const auto hook = world_.on_complete;
             hook && std::holds_alternative<member::FullFin>(event)) {

@@ -18,6 +18,7 @@
  *                       carries the white counts
  *   ALL_TRANSIENT_SNAP_FIN  I>P  carries the expected counts by channel CHANNELS_FIN        P>I
  *   COLORING_END   I>P  all channels are closed: frames go natural
+ *   RETARGET       I>P  the copies are to end at another instant
  *                       background copies run                           FULL_SNAP_FIN       P>I
  *   ALL_FULL_SNAP_FIN  I>P  the bundle is published
  *   ABORT          any  at any point: every VM runs on, disks whole     ABORTED             P>I
@@ -94,9 +95,10 @@ void hs_coordinator_free(hs_coordinator *c);
  *    "prepare_timeout_us" (60 s, connecting included), "arm_timeout_us" (30 s, INSTALL and ARM
  *    each), "cut_timeout_us" (10 s), "drain_us" (200 ms: frames not received by then are declared
  *    lost), "settle_us" (10 ms: from the last ARMED to SNAPSHOT; uncolored frames are delivered by
- *    then), "full_timeout_us" (0 = none), "abort_timeout_us" (10 s), "heartbeat_us" (1 s),
- *    "silence_timeout_us" (30 s: a member that says nothing for so long is taken for dead)}
- * Fails when a run is on here already, or on a bad request.
+ *    then), "duration_us" (0 = none: the copies of all members end at that time after the first
+ *    cut; with "strict":true the run is aborted when they cannot), "full_timeout_us" (0 = none),
+ * "abort_timeout_us" (10 s), "heartbeat_us" (1 s), "silence_timeout_us" (30 s: a member that says
+ * nothing for so long is taken for dead)} Fails when a run is on here already, or on a bad request.
  */
 bool hs_coordinator_snapshot(hs_coordinator *c, const char *request_json, uint64_t now_us,
                              char **error);
@@ -112,6 +114,12 @@ bool hs_coordinator_restore(hs_coordinator *c, const char *request_json, uint64_
  * restore is out: the command then ends as it would have ended.
  */
 void hs_coordinator_cancel(hs_coordinator *c, const char *reason, uint64_t now_us);
+/*
+ * Another duration for the snapshot that this member leads, from the cut on; 0: none, each copy
+ * ends as soon as it can. Fails when this member leads no snapshot, or it is ending.
+ */
+bool hs_coordinator_set_duration(hs_coordinator *c, uint64_t duration_us, uint64_t now_us,
+                                 char **error);
 
 /* Links. `inbound`: the other side connected to us; else `address` is that of HS_DO_CONNECT. */
 void hs_coordinator_link_up(hs_coordinator *c, hs_link link, bool inbound, const char *address,

@@ -81,6 +81,7 @@ typedef enum hs_step_kind {
      * -> hs_member_cut_done(). After an error the VM runs, uncut.
      */
     HS_STEP_CUT,     /* u.cut */
+    HS_STEP_PACE,    /* u.finish_us: hs_snapshot_set_deadline(); no answer */
     HS_STEP_RELEASE, /* deliver the frames of hs_mediator_next_released(); no answer */
     HS_STEP_REPORT,  /* describe this member's part for the manifest -> hs_member_report() */
     /*
@@ -122,6 +123,7 @@ typedef struct hs_step {
         struct {
             const char *cause; /* "snapshot" or "red-frame" */
         } cut;
+        uint64_t finish_us; /* CLOCK_MONOTONIC; 0: as soon as it can */
         hs_event *event;
         struct {
             bool kept;          /* files and overlays stay; else all is undone already */
@@ -196,9 +198,10 @@ void hs_member_red_frame(hs_member *m);
 bool hs_member_frame_received(hs_member *m);
 /*
  * From a timer of the main loop, a few times a second while a run is on: tells the coordinator that
- * the main loop is alive and, while memory is saved, how many bytes are done.
+ * the main loop is alive and, while memory is saved, how many bytes are done, and when the copy is
+ * expected to end (CLOCK_MONOTONIC; 0: it cannot tell).
  */
-void hs_member_beat(hs_member *m, uint64_t done, uint64_t total);
+void hs_member_beat(hs_member *m, uint64_t done, uint64_t total, uint64_t expected_us);
 
 /* Next thing to do; false when there is none. */
 bool hs_member_next_step(hs_member *m, hs_step *step);

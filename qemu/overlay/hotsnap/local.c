@@ -143,14 +143,14 @@ static const HotsnapNetworkOps network_ops = {
 static void beat(void *opaque)
 {
     HotsnapLocal *l = opaque;
-    uint64_t done = 0, total = 0;
+    uint64_t done = 0, total = 0, expected_us = 0;
 
     if (l->run) {
-        hotsnap_run_progress(l->run, &done, &total);
+        hotsnap_run_progress(l->run, &done, &total, &expected_us);
     }
     hotsnap_nic_queues_look(l->network); /* frames may have been dropped */
     hs_member_frame_received(l->logic);
-    hs_member_beat(l->logic, done, total);
+    hs_member_beat(l->logic, done, total, expected_us);
     timer_mod(l->beat, qemu_clock_get_ms(QEMU_CLOCK_REALTIME) + BEAT_MS);
     take_steps(l);
 }
@@ -250,6 +250,11 @@ static void step_cut(HotsnapLocal *l, const hs_step *step)
         hs_member_cut_done(l->logic, error_get_pretty(err), NULL);
         error_free(err);
     }
+}
+
+static void step_pace(HotsnapLocal *l, const hs_step *step)
+{
+    hotsnap_run_set_finish(l->run, step->u.finish_us);
 }
 
 static void step_release(HotsnapLocal *l, const hs_step *step)
@@ -354,6 +359,7 @@ static void (*const steps[])(HotsnapLocal *l, const hs_step *step) = {
     [HS_STEP_BEGIN_SNAPSHOT] = step_begin_snapshot,
     [HS_STEP_TASK] = step_task,
     [HS_STEP_CUT] = step_cut,
+    [HS_STEP_PACE] = step_pace,
     [HS_STEP_RELEASE] = step_release,
     [HS_STEP_REPORT] = step_report,
     [HS_STEP_UNDO] = step_undo,

@@ -160,6 +160,36 @@ bool hotsnap_protocol_restore(HotsnapProtocol *p, const char *request,
     return call_start(&call, errp);
 }
 
+typedef struct DurationCall {
+    HotsnapProtocol *protocol;
+    uint64_t duration_us;
+    char *error;
+    bool ok;
+} DurationCall;
+
+static void set_duration(void *opaque)
+{
+    DurationCall *call = opaque;
+    HotsnapProtocol *p = call->protocol;
+
+    call->ok = hs_coordinator_set_duration(p->coordinator, call->duration_us,
+                                           hotsnap_now_us(), &call->error);
+    dispatch(p);
+}
+
+bool hotsnap_protocol_set_duration(HotsnapProtocol *p, uint64_t duration_us,
+                                   Error **errp)
+{
+    DurationCall call = { p, duration_us };
+
+    hotsnap_queue_call(p->queue, set_duration, &call);
+    if (!call.ok) {
+        error_setg(errp, "%s", call.error);
+        hs_string_free(call.error);
+    }
+    return call.ok;
+}
+
 static void cancel(void *opaque)
 {
     HotsnapProtocol *p = opaque;

@@ -42,6 +42,13 @@ bool hotsnap_protocol_snapshot(HotsnapProtocol *p, const char *request,
 bool hotsnap_protocol_restore(HotsnapProtocol *p, const char *request,
                               Error **errp);
 
+/*
+ * Main loop: another duration for the snapshot that this member leads; 0:
+ * none. An error is set if it leads none, or the snapshot is ending.
+ */
+bool hotsnap_protocol_set_duration(HotsnapProtocol *p, uint64_t duration_us,
+                                   Error **errp);
+
 /* Main loop: the user cancels that run. */
 void hotsnap_protocol_cancel(HotsnapProtocol *p);
 

@@ -325,9 +325,15 @@ void hotsnap_run_info(HotsnapRun *r, HotsnapSnapshotInfo *info)
     }
 }
 
-void hotsnap_run_progress(HotsnapRun *r, uint64_t *done, uint64_t *total)
+void hotsnap_run_progress(HotsnapRun *r, uint64_t *done, uint64_t *total,
+                          uint64_t *expected_us)
 {
-    hotsnap_memory_progress(r->part[MEMORY], done, total);
+    hotsnap_memory_progress(r->part[MEMORY], done, total, expected_us);
+}
+
+void hotsnap_run_set_finish(HotsnapRun *r, uint64_t finish_us)
+{
+    hotsnap_memory_set_finish(r->part[MEMORY], finish_us);
 }
 
 void hotsnap_run_set_bandwidth(HotsnapRun *r, uint64_t bandwidth)

@@ -41,8 +41,12 @@ bool hotsnap_run_cut(HotsnapRun *r, Error **errp);
 
 QDict *hotsnap_run_report(HotsnapRun *r);
 void hotsnap_run_info(HotsnapRun *r, HotsnapSnapshotInfo *info);
-void hotsnap_run_progress(HotsnapRun *r, uint64_t *done, uint64_t *total);
+/* @expected_us: the end of the copy, CLOCK_MONOTONIC; 0: it cannot tell. */
+void hotsnap_run_progress(HotsnapRun *r, uint64_t *done, uint64_t *total,
+                          uint64_t *expected_us);
 void hotsnap_run_set_bandwidth(HotsnapRun *r, uint64_t bandwidth);
+/* When the copy is to end, CLOCK_MONOTONIC; 0: as soon as it can. */
+void hotsnap_run_set_finish(HotsnapRun *r, uint64_t finish_us);
 
 /* After HS_TASK_UNDO: the main loop's part of it. */
 void hotsnap_run_undo(HotsnapRun *r);

@@ -139,8 +139,9 @@ typedef struct hs_snapshot_options {
  *                       but not before the deadline
  *   deadline_us         from hs_snapshot_start to the deadline, at least 1; 0: there is none
  *   expected_us         from hs_snapshot_start to the end of the copy, as expected now: the
- * deadline or later; without a deadline from the rate so far; 0: not known yet durable_us from
- * hs_snapshot_start until image and checksums are durable; 0: not yet
+ *                       deadline or later; without a deadline from the rate so far; 0: not known
+ *   copied_ns           end of the copy, CLOCK_MONOTONIC; 0: not yet
+ *   durable_us          from hs_snapshot_start until image and checksums are durable; 0: not yet
  */
 #define HS_MEMORY_COUNTERS(X)                                                                      \
     X(bytes_written)                                                                               \
@@ -156,6 +157,7 @@ typedef struct hs_snapshot_options {
     X(copy_us)                                                                                     \
     X(deadline_us)                                                                                 \
     X(expected_us)                                                                                 \
+    X(copied_ns)                                                                                   \
     X(durable_us)
 
 typedef struct hs_page_counts {
@@ -169,10 +171,11 @@ typedef struct hs_snapshot_stats {
     uint64_t bytes_done;  /* of memory saved (copied to staging or written) */
     uint64_t bandwidth;   /* limit now, 0 = none */
     HS_MEMORY_COUNTERS(HS_COUNTER_FIELD)
-    uint64_t image_size; /* final file size, once known */
-    uint64_t sums_xxh3;  /* XXH3-64 of the sums file, once finished */
-    bool direct_io;      /* image is written with O_DIRECT */
-    char engine[16];     /* the engine in use */
+    uint64_t expected_ns; /* as expected_us, as an instant of CLOCK_MONOTONIC; 0 = not known */
+    uint64_t image_size;  /* final file size, once known */
+    uint64_t sums_xxh3;   /* XXH3-64 of the sums file, once finished */
+    bool direct_io;       /* image is written with O_DIRECT */
+    char engine[16];      /* the engine in use */
 } hs_snapshot_stats;
 
 /* Zeroes `options` and sets struct_size and defaults. */

@@ -96,6 +96,14 @@ std::string World::execute(const std::string &command) {
         hs_coordinator_cancel(node(words.at(1)).coordinator.get(), rest_after(command, 2).c_str(),
                               now_us_);
         drain(words[1]);
+    } else if (verb == "duration") { // duration MEMBER US
+        char *error = nullptr;
+        if (!hs_coordinator_set_duration(node(words.at(1)).coordinator.get(),
+                                         std::stoull(words.at(2)), now_us_, &error)) {
+            output_ += "error: " + std::string(error) + "\n";
+        }
+        std::free(error);
+        drain(words[1]);
     } else if (verb == "run") { // run [until LINE PREFIX]
         run(words.size() > 1 ? rest_after(command, 2) : "");
     } else if (verb == "advance") { // advance MS [until LINE PREFIX]

@@ -58,7 +58,8 @@ std::optional<LocalEvent> read_event(std::string_view name, const Json &json) {
         return FullFin{json};
     }
     if (name == "PROGRESS") {
-        return Progress{get_uint(json, "done", 0), get_uint(json, "total", 0)};
+        return Progress{get_uint(json, "done", 0), get_uint(json, "total", 0),
+                        get_uint(json, "expected_us", 0)};
     }
     if (name == "BEAT") {
         return Beat{};
@@ -89,6 +90,7 @@ const char *name_of(const LocalWork &work) {
                           [](const InstallWork &) { return "INSTALL"; },
                           [](const ListenWork &) { return "LISTEN"; },
                           [](const ArmWork &) { return "ARM"; },
+                          [](const PaceWork &) { return "PACE"; },
                           [](const CutWork &) { return "CUT"; },
                           [](const ExpectWork &) { return "EXPECT"; },
                           [](const CloseChannelsWork &) { return "CLOSE_CHANNELS"; },
@@ -126,6 +128,9 @@ std::string WorkText::text_of(const LocalWork &work) {
                                 {"self", self_},
                                 {"coloring", coloring_},
                                 {"members", network::members_to_json(w.members)}});
+            },
+            [&](const PaceWork &w) {
+                return to_text({{"finish_us", w.finish_us}});
             },
             [&](const ExpectWork &w) { return to_text(network::counts_to_json(w.counts)); },
             [&](const PublishWork &w) { return to_text(w.manifest); },

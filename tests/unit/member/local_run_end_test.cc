@@ -256,7 +256,7 @@ void one_event(Machine &m, size_t &aborts) {
         m.run.memory_done(std::nullopt);
         return;
     case 14:
-        m.run.beat(1, 2);
+        m.run.beat({1, 2, 3});
         return;
     case 15:
     case 16:
@@ -275,10 +275,10 @@ void one_event(Machine &m, size_t &aborts) {
     default:
         break;
     }
-    const std::vector<LocalWork> all = {prepare_work(),      Machine::table(),  ListenWork{},
-                                        ArmWork{},           CutWork{},         ExpectWork{},
-                                        CloseChannelsWork{}, EndColoringWork{}, PublishWork{},
-                                        load_work(),         StartWork{}};
+    const std::vector<LocalWork> all = {prepare_work(), Machine::table(),    ListenWork{},
+                                        ArmWork{},      PaceWork{7},         CutWork{},
+                                        ExpectWork{},   CloseChannelsWork{}, EndColoringWork{},
+                                        PublishWork{},  load_work(),         StartWork{}};
     std::vector<LocalWork> due;
     for (const LocalWork &one : all) {
         if (judge(state, static_cast<Input>(one.index())) == Verdict::legal) {

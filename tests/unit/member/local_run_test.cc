@@ -141,11 +141,27 @@ TEST(LocalRun, RedFrameBeforeArmedForcesTheCutThen) {
     }
 }
 
+// The instant is passed on beside the cut and the copy, until the copy has ended.
+TEST(LocalRun, TheFinishOfTheCopyIsPassedOn) {
+    for (const State state : all_states) {
+        SCOPED_TRACE(to_string(state));
+        Machine m;
+        m.go_to(state);
+        m.run.work(PaceWork{7'000});
+        const std::optional<Step> step = m.run.next_step();
+        const bool due = state >= State::installed && state <= State::saving;
+        ASSERT_EQ(step.has_value(), due);
+        if (due) {
+            EXPECT_EQ(std::get<Pace>(*step).finish_us, 7'000u);
+        }
+    }
+}
+
 LocalWork work_number(size_t index) {
     const std::vector<LocalWork> all = {
-        prepare_work(), Machine::table(),    ListenWork{},      ArmWork{},     CutWork{},
-        ExpectWork{},   CloseChannelsWork{}, EndColoringWork{}, PublishWork{}, CommitWork{},
-        AbortWork{"x"}, load_work(),         StartWork{}};
+        prepare_work(), Machine::table(), ListenWork{},        ArmWork{},         PaceWork{7},
+        CutWork{},      ExpectWork{},     CloseChannelsWork{}, EndColoringWork{}, PublishWork{},
+        CommitWork{},   AbortWork{"x"},   load_work(),         StartWork{}};
     return all[index];
 }
 
@@ -162,7 +178,7 @@ TEST(LocalRun, WhatIsIllegalIsCountedAndChangesNothing) {
             m.go_to(state);
             const uint64_t before = m.run.ignored();
             m.work(work_number(i));
-            const bool new_run = i == 0 || i == 11;
+            const bool new_run = i == 0 || i == 12;
             EXPECT_EQ(m.take(), new_run ? (Log{"tell failed"}) : Log{});
             EXPECT_EQ(m.run.state(), state);
             EXPECT_EQ(m.run.ignored(), before + uint64_t{verdict == Verdict::illegal});
@@ -225,7 +241,7 @@ TEST(LocalRun, BeatsUntilItsPartIsComplete) {
         SCOPED_TRACE(to_string(state));
         Machine m;
         m.go_to(state);
-        m.run.beat(1, 2);
+        m.run.beat({1, 2, 3});
         const Log log = m.take();
         const bool beats = state >= State::beginning && state <= State::reporting;
         const bool progress = state >= State::saving && state <= State::complete;

@@ -20,9 +20,9 @@ const char *name_of(const LocalEvent &event) {
 }
 
 bool needs_answer(const Step &step) {
-    return !std::holds_alternative<ReleaseFrames>(step) && !std::holds_alternative<Tell>(step) &&
-           !std::holds_alternative<ForgetRun>(step) && !std::holds_alternative<StopVm>(step) &&
-           !std::holds_alternative<EndLoad>(step);
+    return !std::holds_alternative<ReleaseFrames>(step) && !std::holds_alternative<Pace>(step) &&
+           !std::holds_alternative<Tell>(step) && !std::holds_alternative<ForgetRun>(step) &&
+           !std::holds_alternative<StopVm>(step) && !std::holds_alternative<EndLoad>(step);
 }
 
 } // namespace
@@ -42,8 +42,8 @@ std::string describe(const Step &step) {
                : forget->kept   ? "forget kept"
                                 : "forget undone";
     }
-    constexpr const char *names[] = {"begin", "", "",     "release", "report", "undo",
-                                     "",      "", "load", "start",   "stop",   "end load"};
+    constexpr const char *names[] = {"begin", "", "",     "pace",  "release", "report",  "undo",
+                                     "",      "", "load", "start", "stop",    "end load"};
     return names[step.index()];
 }
 

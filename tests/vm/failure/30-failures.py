@@ -4,6 +4,7 @@
 whole, and nothing is left under the snapshot's name.
 """
 
+import json
 import re
 import signal
 import stat
@@ -318,6 +319,16 @@ def human_monitor() -> None:
         check("phase:   committed" in said and "tag:     t" in said, said)
         check("exists already" in solo.qmp.hmp(f"hotsnap_cluster t {cluster.bundles}"),
               "an existing tag is not refused")
+        said = solo.qmp.hmp(f"hotsnap_cluster -s -d 4.5 paced {cluster.bundles}")
+        check(not said.strip(), said)
+        error = solo.wait_job("hotsnap-paced")
+        check(error is None, str(error))
+        manifest = json.loads((cluster.bundles / "paced" / "manifest.json").read_text())
+        check(manifest["finish"]["duration_us"] == 4_500_000, f"it says {manifest['finish']}")
+        said = solo.qmp.hmp(f"hotsnap_cluster -d soon x {cluster.bundles}")
+        check("'soon' is no number of seconds" in said, said)
+        said = solo.qmp.hmp(f"hotsnap_cluster -s x {cluster.bundles}")
+        check("'strict' needs a 'duration'" in said, said)
 
 
 def damaged_bundle(report: Report) -> None:

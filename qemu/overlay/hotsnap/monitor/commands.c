@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * hotsnap-cluster, hotsnap-restore, hotsnap-set-bandwidth.
+ * hotsnap-cluster, hotsnap-restore, hotsnap-set-bandwidth,
+ * hotsnap-set-duration.
  */
 #include "qemu/osdep.h"
 #include "block/thread-pool.h"
@@ -8,6 +9,7 @@
 #include "job.h"
 #include "../local.h"
 #include "../member.h"
+#include "../protocol.h"
 #include "qapi/error.h"
 #include "qapi/qapi-commands-hotsnap.h"
 #include "qapi/qapi-visit-hotsnap.h"
@@ -22,6 +24,20 @@
  */
 #define DRAIN_MS 1000
 #define DUMP_CUT_TIMEOUT_US (600 * 1000000LL)
+
+#define LONGEST_DURATION_S (365 * 24 * 3600)
+
+/* Seconds to microseconds; 0 stands for none. */
+static bool duration_us(double seconds, int64_t *us, Error **errp)
+{
+    if (!(seconds >= 0 && seconds <= LONGEST_DURATION_S)) { /* a NaN, too */
+        error_setg(errp, "'duration' must be between 0 and %d seconds",
+                   LONGEST_DURATION_S);
+        return false;
+    }
+    *us = seconds * 1000000;
+    return true;
+}
 
 static QList *members_json(HotsnapMemberAddressList *list)
 {
@@ -117,7 +133,8 @@ static QObject *options_json(HotsnapClusterArguments *args)
     return json;
 }
 
-static char *snapshot_request(HotsnapClusterArguments *args)
+static char *snapshot_request(HotsnapClusterArguments *args,
+                              int64_t duration_us)
 {
     g_autoptr(QDict) request = qdict_new();
     g_autoptr(GString) text = NULL;
@@ -129,6 +146,8 @@ static char *snapshot_request(HotsnapClusterArguments *args)
                    !args->has_coloring || args->coloring);
     qdict_put_int(request, "drain_us",
                   (args->has_drain_ms ? args->drain_ms : DRAIN_MS) * 1000LL);
+    qdict_put_int(request, "duration_us", duration_us);
+    qdict_put_bool(request, "strict", args->strict);
     if (args->x_dump) {
         /* The pause is O(RAM): no member must give up waiting for it. */
         qdict_put_int(request, "cut_timeout_us", DUMP_CUT_TIMEOUT_US);
@@ -144,8 +163,14 @@ void coroutine_fn qmp_hotsnap_cluster(HotsnapClusterArguments *args,
     HotsnapMember *m = hotsnap_member(errp);
     g_autofree char *request = NULL;
     Claim claim = { .args = args };
+    int64_t duration = 0;
 
-    if (!m || !may_begin(m, errp)) {
+    if (!m || !may_begin(m, errp) ||
+        !duration_us(args->duration, &duration, errp)) {
+        return;
+    }
+    if (args->strict && !duration) {
+        error_setg(errp, "'strict' needs a 'duration'");
         return;
     }
     /* In a worker: the storage may stall, which must not stop the VM. */
@@ -157,7 +182,7 @@ void coroutine_fn qmp_hotsnap_cluster(HotsnapClusterArguments *args,
         return;
     }
     if (may_begin(m, errp)) { /* still */
-        request = snapshot_request(args);
+        request = snapshot_request(args, duration);
         m->job_partial = claim.partial;
         if (hotsnap_job_begin(m, args->job_id, HOTSNAP_JOB_CLUSTER, request,
                               errp)) {
@@ -182,6 +207,16 @@ void qmp_hotsnap_restore(const char *job_id, const char *bundle,
     qdict_put(request, "members", members_json(members));
     text = qobject_to_json(QOBJECT(request));
     hotsnap_job_begin(m, job_id, HOTSNAP_JOB_RESTORE, text->str, errp);
+}
+
+void qmp_hotsnap_set_duration(double seconds, Error **errp)
+{
+    HotsnapMember *m = hotsnap_member(errp);
+    int64_t us;
+
+    if (m && duration_us(seconds, &us, errp)) {
+        hotsnap_protocol_set_duration(m->protocol, us, errp);
+    }
 }
 
 void qmp_hotsnap_set_bandwidth(uint64_t bandwidth, Error **errp)

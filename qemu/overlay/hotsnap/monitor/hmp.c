@@ -7,6 +7,7 @@
 #include "monitor/monitor.h"
 #include "qapi/error.h"
 #include "qapi/qapi-commands-hotsnap.h"
+#include "qemu/cutils.h"
 #include "qobject/qdict.h"
 #include "qemu/job.h"
 
@@ -54,9 +55,16 @@ void coroutine_fn hmp_hotsnap_cluster(Monitor *mon, const QDict *qdict)
         .tag = (char *)tag,
         .directory = (char *)qdict_get_str(qdict, "directory"),
     };
+    const char *duration = qdict_get_try_str(qdict, "duration");
     Error *err = NULL;
 
-    args.members = parse_members(qdict_get_try_str(qdict, "members"), &err);
+    args.strict = qdict_get_try_bool(qdict, "strict", false);
+    if (duration && qemu_strtod_finite(duration, NULL, &args.duration)) {
+        error_setg(&err, "'%s' is no number of seconds", duration);
+    } else {
+        args.members = parse_members(qdict_get_try_str(qdict, "members"),
+                                     &err);
+    }
     if (!err) {
         dismiss_ended(job);
         qmp_hotsnap_cluster(&args, &err);

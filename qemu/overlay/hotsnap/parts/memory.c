@@ -420,13 +420,27 @@ void hotsnap_memory_set_bandwidth(void *part, uint64_t bandwidth)
     } /* else it is still being made, and begins with this limit */
 }
 
-void hotsnap_memory_progress(void *part, uint64_t *done, uint64_t *total)
+/* The snapshot has been made: the instant is told from ARM on. */
+void hotsnap_memory_set_finish(void *part, uint64_t finish_us)
+{
+    HotsnapMemory *m = part;
+
+    QEMU_LOCK_GUARD(&m->lock);
+    if (m->snapshot) {
+        hs_snapshot_set_deadline(m->snapshot,
+                                 MIN(finish_us, UINT64_MAX / 1000) * 1000);
+    }
+}
+
+void hotsnap_memory_progress(void *part, uint64_t *done, uint64_t *total,
+                             uint64_t *expected_us)
 {
     hs_snapshot_stats s;
 
     get_stats(part, &s);
     *done = s.bytes_done;
     *total = s.bytes_total;
+    *expected_us = s.expected_ns / 1000;
 }
 
 const HotsnapPart hotsnap_memory_part = {

@@ -11,8 +11,10 @@ extern const HotsnapPart hotsnap_memory_part;
 
 /* Main loop. Changes the limit of the background copy; bytes/s, 0: none. */
 void hotsnap_memory_set_bandwidth(void *part, uint64_t bandwidth);
+void hotsnap_memory_set_finish(void *part, uint64_t finish_us);
 
 /* Main loop: how far the background copy is. */
-void hotsnap_memory_progress(void *part, uint64_t *done, uint64_t *total);
+void hotsnap_memory_progress(void *part, uint64_t *done, uint64_t *total,
+                             uint64_t *expected_us);
 
 #endif
