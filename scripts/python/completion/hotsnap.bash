@@ -37,13 +37,13 @@ _hotsnap() {
         mapfile -t COMPREPLY < <(compgen -W 'auto kvm uffd' -- "$current")
         return
         ;;
-    --bandwidth | --timeout) return ;;
+    --bandwidth | --timeout | --within) return ;;
     esac
 
     case $command in
     '') words='up ps snapshot ls show verify restore rm down --file --version --help' ;;
     up) words='--fresh' ;;
-    snapshot) words='--initiator --bandwidth --engine --timeout' ;;
+    snapshot) words='--initiator --bandwidth --engine --within --strict --timeout' ;;
     show) words='--svg' ;;
     restore) words='--replace --force-stop --no-verify --timeout' ;;
     down) words='--force' ;;

@@ -30,6 +30,7 @@ class Documented(unittest.TestCase):
         "qemu/overlay/hotsnap/parts/network.c": (PUT, 7),
         "snapshot/include/hotsnap/snapshot.h": (COUNTER, 18),
         "coordinator/include/hotsnap/mediator.h": (COUNTER, 12),
+        "coordinator/snapshot_run.cc": (r'\{"(\w+)",', 8),
         "coordinator/wire/manifest.cc": (r'(?:json|cut)\["(\w+)"\]|\{"(\w+)",', 13),
     }
     # Dropped from the report; of a restore's result; an option of QEMU's.
@@ -92,6 +93,20 @@ class Manifest(unittest.TestCase):
         for start in ("7 frames on their way", "3 paths between NICs", "4 recorded frames",
                       "9 frames between members"):
             self.assertIn(f"warning: {start}", text)
+
+    def test_finish_is_told(self):
+        self.assertNotIn("copies", listing.report(bundle.read(self.path)))
+        finish = {"duration_us": 20_000_000, "delay_us": 0, "due_ns": 5, "spread_us": 3100,
+                  "members": [
+                      {"name": "a", "deviation_us": 900, "clock_error_us": 0},
+                      {"name": "b", "deviation_us": -2200, "clock_error_us": 40},
+                      {"name": "c", "deviation_us": None, "clock_error_us": 40}]}
+        self.rewrite(lambda m: m.update(finish=finish))
+        self.assertIn("all copies were to end 20.000 s after the cut; they did so within 2.2 ms",
+                      listing.report(bundle.read(self.path)))
+        self.rewrite(lambda m: m["finish"].update(delay_us=1_500_000))
+        self.assertIn("end 21.500 s after the cut (20.000 s were asked for, and a member could",
+                      listing.report(bundle.read(self.path)))
 
     def test_it_is_written_as_it_was(self):
         """Also the keys that this program does not know."""

@@ -151,6 +151,13 @@ class ClusterFile(unittest.TestCase):
             with self.assertRaises(ValueError):
                 cluster.parse_size(text)
 
+    def test_durations(self):
+        for text, value in (("20", 20), ("20s", 20), ("1.5m", 90), ("500ms", 0.5), ("2h", 7200)):
+            self.assertAlmostEqual(cluster.parse_duration(text), value)
+        for text in ("", "-1", "0", "0s", "1 s", "1d", "s", "inf", "nan", "1e3"):
+            with self.assertRaises(ValueError):
+                cluster.parse_duration(text)
+
 
 if __name__ == "__main__":
     unittest.main()

@@ -69,7 +69,8 @@ def report(found: bundle.Bundle) -> str:
              f"{manifest.created}, epoch {manifest.epoch}",
              f"downtime {found.downtime_max_ms():.2f} ms at most, TCP backoff "
              f"{'unknown' if backoff is None else f'{backoff:.2f} ms at most'}, {found.frames()} "
-             f"frames of channel state, {found.lost()} lost", ""]
+             f"frames of channel state, {found.lost()} lost"]
+    lines += [*_finish(manifest.finish), ""]
     lines.append(table(
         ("MEMBER", "PAUSE", "CAUSE", "PAGES", "ZERO", *(label for _, label in MANNERS),
          "FAULTS", "FRAMES"),
@@ -83,6 +84,18 @@ def report(found: bundle.Bundle) -> str:
     if doubts := found.doubts():
         lines += ["", *(f"warning: {doubt}" for doubt in doubts)]
     return "\n".join(lines)
+
+
+def _finish(finish: bundle.Finish | None) -> list[str]:
+    if finish is None:
+        return []
+    worst = finish.worst_us()
+    asked = finish.duration_us / 1e6
+    end = asked + finish.delay_us / 1e6
+    return [f"all copies were to end {end:.3f} s after the cut"
+            + (f" ({asked:.3f} s were asked for, and a member could not make it)"
+               if finish.delay_us else "")
+            + (f"; they did so within {abs(worst) / 1000:.1f} ms" if worst is not None else "")]
 
 
 def details(found: bundle.Bundle) -> str:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Options of 'hotsnap snapshot' that QMP's hotsnap-cluster has by the same name: one table, of which
-the command line, the request and the manual page are made."""
+"""Options of 'hotsnap snapshot' that QMP's hotsnap-cluster has, too: one table, of which the command
+line, the request and the manual page are made."""
 
 from __future__ import annotations
 
@@ -18,7 +18,14 @@ def _size(text: str) -> int:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
-# Name in QMP -> how argparse reads it. What is not given is left to QMP's default.
+def _duration(text: str) -> float:
+    try:
+        return cluster.parse_duration(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+# Name on the command line; in QMP it is the same, unless IN_QMP has another -> how argparse reads it. What is not given is left to QMP's default.
 OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "bandwidth": {
         "metavar": "SIZE", "type": _size,
@@ -27,7 +34,15 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
         "choices": ("auto", "kvm", "uffd"),
         "help": "how writes are trapped (default: auto, which is kvm where the host's KVM has the "
                 "patches, else uffd)"},
+    "within": {
+        "metavar": "TIME", "type": _duration,
+        "help": "end the copies of all members at this time after the cut, as in 20s or 500ms: "
+                "not later, and not sooner, so that they load the storage no more than they must"},
+    "strict": {
+        "action": "store_const", "const": True,
+        "help": "with --within: fail when a member cannot end by then, instead of ending later"},
 }
+IN_QMP = {"within": "duration"}
 
 
 def add_to(parser: argparse.ArgumentParser) -> None:
@@ -38,4 +53,4 @@ def add_to(parser: argparse.ArgumentParser) -> None:
 def chosen(options: argparse.Namespace) -> dict[str, Any]:
     """The arguments of hotsnap-cluster that the command line gave."""
     values = {name: getattr(options, name.replace("-", "_")) for name in OPTIONS}
-    return {name: value for name, value in values.items() if value is not None}
+    return {IN_QMP.get(name, name): value for name, value in values.items() if value is not None}

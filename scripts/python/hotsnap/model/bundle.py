@@ -56,9 +56,12 @@ class Memory(Record):
     pages: Pages
     faults: int | None = None
     fault_us_max: float | None = None
+    fault_us_sum: float | None = None
     cut_pages: int | None = None
     arm_us: float | None = None
     copy_us: float | None = None
+    copied_ns: int | None = None
+    durable_us: float | None = None
     bytes_written: int | None = None
     direct_io: bool | None = None
 
@@ -150,6 +153,29 @@ class Cut(Record):
 
 
 @dataclass
+class Finished(Record):
+    """How far from the common end a member's copy ended; null when it cannot be told."""
+
+    name: str
+    deviation_us: float | None
+    clock_error_us: float
+
+
+@dataclass
+class Finish(Record):
+    """The end of the copies of all members, when the command gave a time for it."""
+
+    duration_us: float
+    delay_us: float  # by which the end was moved, since a member could not make it
+    spread_us: float | None
+    members: list[Finished]
+
+    def worst_us(self) -> float | None:
+        known = [m.deviation_us for m in self.members if m.deviation_us is not None]
+        return max(known, key=abs, default=None)
+
+
+@dataclass
 class Instant(Record):
     """When the initiator reached a phase."""
 
@@ -166,6 +192,7 @@ class Manifest(Record):
     members: list[SavedMember]
     cut: Cut
     timeline: list[Instant] = field(default_factory=list)
+    finish: Finish | None = None
 
 
 # --- the bundle ----------------------------------------------------------------------------------

@@ -92,6 +92,19 @@ def parse_size(text: str) -> int:
     return int(match[1]) << {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}[match[2]]
 
 
+DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)?")
+
+
+def parse_duration(text: str) -> float:
+    """"20s", "1.5m", "500ms" or "20" in seconds; ValueError says what is allowed."""
+    match = DURATION.fullmatch(text)
+    seconds = (float(match[1]) * {None: 1, "ms": 0.001, "s": 1, "m": 60, "h": 3600}[match[2]]
+               if match else 0.0)
+    if seconds <= 0:
+        raise ValueError(f"{text!r} is not a time: write seconds, or a number with ms, s, m or h")
+    return seconds
+
+
 def default_mac(cluster: str, member: str, index: int) -> str:
     """The same address for the same names, so that a restored guest finds the NIC that it had."""
     digest = hashlib.sha256(f"{cluster}/{member}/{index}".encode()).digest()
