@@ -19,11 +19,11 @@ from hotsnap.host import atomic
 from hotsnap.qemu import binaries
 from hotsnap.ui.output import human_seconds, say
 
-from . import cluster, copy, guest, pause
+from . import cluster, copy, crowd, guest, pause
 from .guest import GIB
 from .stats import Line, rounded, show
 
-PARTS = ("pause", "stock", "copy", "cluster")
+PARTS = ("pause", "stock", "copy", "cluster", "crowd")
 SIZES = (1, 2, 8)
 # Beyond the guests' memory: QEMU's own, page tables, staging buffers.
 SPARE_MEMORY = 3 * GIB // 2
@@ -82,11 +82,13 @@ class Bench:
         self.stock_pauses: pause.StockPauses | None = None
         self.copies: copy.Copies | None = None
         self.clusters: cluster.Clusters | None = None
+        self.crowds: crowd.Crowd | None = None
 
     def check_room(self) -> None:
         """The guests that are there at the same time need this much memory."""
         most = {"pause": sum(self.sizes), "stock": self.sizes[-1],
-                "copy": copy.MEMORY_GIB, "cluster": 1}
+                "copy": copy.MEMORY_GIB, "cluster": 1,
+                "crowd": crowd.COUNT * crowd.MIB / 1024}
         memory = max(most[part] for part in self.parts) * GIB + SPARE_MEMORY
         if available_memory() < memory:
             raise HotsnapError(f"{available_memory() / GIB:.1f} GiB of memory are available, "
@@ -104,7 +106,7 @@ class Bench:
         guest.small_pages_only()
         measures: dict[str, Callable[[], None]] = {
             "pause": self._pause, "stock": self._stock, "copy": self._copy,
-            "cluster": self._cluster}
+            "cluster": self._cluster, "crowd": self._crowd}
         os.makedirs(self.folder)
         # A measurement that fails leaves its logs here until the next run.
         for number, part in enumerate(self.parts, 1):
@@ -129,11 +131,15 @@ class Bench:
     def _cluster(self) -> None:
         self.clusters = cluster.measure(self.folder, self.files, self.qemu, self.repeat)
 
+    def _crowd(self) -> None:
+        self.crowds = crowd.measure(self.folder, self.files, self.qemu, self.repeat)
+
     # What was found
 
     def lines(self) -> list[Line]:
         return [*pause.lines(self.pauses, self.stock_pauses, self.sizes[-1]),
-                *copy.lines(self.copies), *cluster.lines(self.clusters)]
+                *copy.lines(self.copies), *cluster.lines(self.clusters),
+                *crowd.lines(self.crowds)]
 
     def result(self) -> dict[str, Any]:
         """A part that was not measured has no figure."""
@@ -142,6 +148,14 @@ class Bench:
         if self.pauses:
             result["pause_ms"] = {pause.label(size): rounded(found.pause.median or 0)
                                   for size, found in self.pauses.items()}
+            result["pause_idle_ms"] = {pause.label(size): rounded(found.idle.median or 0)
+                                       for size, found in self.pauses.items()}
+            result["pause_floor_ms"] = {pause.label(size): rounded(found.floor.median or 0)
+                                        for size, found in self.pauses.items()}
+            result["stall_us_mean"] = {pause.label(size): rounded(found.stall_mean.median or 0)
+                                       for size, found in self.pauses.items()}
+            result["stall_us_max"] = {pause.label(size): rounded(found.stall_max.median or 0)
+                                      for size, found in self.pauses.items()}
             details["pause"] = {pause.label(size): found.report()
                                 for size, found in self.pauses.items()}
         if self.stock_pauses:
@@ -155,6 +169,9 @@ class Bench:
             result["backoff_max_ms"] = rounded(self.clusters.backoff.median or 0)
             result["tcp_timeouts"] = self.clusters.timeouts
             details["cluster"] = self.clusters.report()
+        if self.crowds:
+            result["backoff16_ms"] = rounded(self.crowds.backoff.median or 0)
+            details["crowd"] = self.crowds.report()
         return {**result, "details": details}
 
 
@@ -183,7 +200,7 @@ def version(qemu: str) -> str:
     return done.stdout.splitlines()[0]
 
 
-def _interrupt(number: int, _: Any) -> None:
+def interrupt(number: int, _: Any) -> None:
     # A second signal must not cut the cleaning up short.
     for kind in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(kind, signal.SIG_IGN)
@@ -196,7 +213,7 @@ def main(given: list[str] | None = None) -> int:
         print(*options.parts)
         return 0
     for kind in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(kind, _interrupt)
+        signal.signal(kind, interrupt)
     try:
         bench = Bench(options)
         guest.clean(bench.folder)

@@ -198,8 +198,8 @@ class Guest:
     def qmp(self) -> Qmp:
         return self.fleet.qmp(NAME)
 
-    def snapshot(self, tag: str) -> Snapshot:
-        """Takes a snapshot. The disk goes on in its new layer; nothing else is kept of that."""
+    def snapshot(self, tag: str, **options: Any) -> Snapshot:
+        """Takes a snapshot, with these arguments of hotsnap-cluster. The disk goes on in its new layer; nothing else is kept of that."""
         events: list[dict[str, Any]] = []
         bar = Progress(f"{os.path.basename(self.folder)}: snapshot")
 
@@ -211,7 +211,8 @@ class Guest:
             with self.qmp() as qmp:
                 qmp.execute("hotsnap-cluster", {
                     "job-id": JOB, "tag": tag, "directory": self.state.bundles,
-                    "members": [{"name": NAME, "address": self.state.address(NAME)}]})
+                    "members": [{"name": NAME, "address": self.state.address(NAME)}],
+                    **options})
                 jobs.follow(qmp, JOB, SNAPSHOT_TIMEOUT, watch)
                 events.extend(qmp.events())
         finally:

@@ -12,23 +12,17 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
-import signal
 import statistics
 import sys
-import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from hotsnap.errors import EXIT_FAILED, HotsnapError, Interrupted
-from hotsnap.host import atomic
-from hotsnap.qemu import binaries
-from hotsnap.ui.output import human_seconds, say
+from hotsnap.ui.output import say
 
-from . import core, guest as bench_guest
+from . import program
 from .flows import GUEST, Ends, Host, Through
-from .guest import GIB, Guest
-from .stats import Line, Series, rounded, show
+from .guest import Guest
+from .stats import Line, Series, rounded
 
 MEMORY_GIB = 1
 CONDITIONS = ("without", "before", "after")
@@ -50,10 +44,11 @@ class Throughput:
         return statistics.median(turns) if turns else None
 
     def report(self) -> dict[str, Any]:
-        return {way: {**{c: self.series[way, c].report() for c in CONDITIONS},
-                      **{f"{c}_ratio": rounded(self.ratio(way, c) or 0)
-                         for c in CONDITIONS if c != "without"}}
-                for way in dict.fromkeys(way for way, _ in self.series)}
+        return {"mediator": {
+            way: {**{c: self.series[way, c].report() for c in CONDITIONS},
+                  **{f"{c}_ratio": rounded(self.ratio(way, c) or 0)
+                     for c in CONDITIONS if c != "without"}}
+            for way in dict.fromkeys(way for way, _ in self.series)}}
 
     def lines(self) -> list[Line]:
         found = []
@@ -123,51 +118,11 @@ def measure(folder: str, files: str, qemu: str, repeat: int) -> Throughput:
 
 
 def arguments(given: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="bench mediator", description="see scripts/bench --help")
-    parser.add_argument("--json", metavar="FILE")
-    parser.add_argument("--repeat", metavar="N", type=core.count, default=9)
-    parser.add_argument("--list-parts", action="store_true",
-                        help="print what would be measured, and measure nothing")
-    return parser.parse_args(given)
+    return program.arguments("mediator", 9, given)
 
 
 def main(given: list[str] | None = None) -> int:
-    options = arguments(given)
-    if options.list_parts:
-        print(*WAYS, sep=", ")
-        return 0
-    for kind in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(kind, core._interrupt)
-    build = os.path.join(binaries.CHECKOUT, "build")
-    folder, qemu = os.path.join(build, "bench"), binaries.qemu()
-    began = time.monotonic()
-    try:
-        bench_guest.clean(folder)
-        if core.available_memory() < MEMORY_GIB * GIB + core.SPARE_MEMORY:
-            raise HotsnapError("there is not enough memory for a VM: end other programs")
-        facts = core.facts(qemu, None, folder)
-        facts["load_average_before"] = os.getloadavg()
-        bench_guest.small_pages_only()
-        os.makedirs(folder)
-        try:
-            found = measure(folder, os.path.join(build, "guest"), qemu, options.repeat)
-        except Interrupted:
-            bench_guest.clean(folder)
-            raise
-        shutil.rmtree(folder)
-        facts["load_average_after"] = os.getloadavg()
-        facts["seconds"] = round(time.monotonic() - began, 1)
-        if options.json:
-            atomic.write_json(options.json, {"mediator": found.report(),
-                                             "details": {"facts": facts,
-                                                         "repeat": options.repeat}})
-    except core.EXPECTED as error:
-        say(f"bench: error: {error}")
-        return error.exit_code if isinstance(error, HotsnapError) else EXIT_FAILED
-    print(show(found.lines()))
-    print(f"\n{facts['qemu']}, Linux {facts['kernel']}, {facts['cpus']} CPUs, "
-          f"{human_seconds(facts['seconds'])}", flush=True)
-    return 0
+    return program.main(arguments(given), WAYS, MEMORY_GIB, measure)
 
 
 if __name__ == "__main__":

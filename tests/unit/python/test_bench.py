@@ -14,7 +14,7 @@ import unittest
 from hotsnap.errors import HotsnapError
 from hotsnap.model import bundle, cluster
 from hotsnap_bench import (cluster as bench_cluster, copy as bench_copy, core as bench,
-                           guest as bench_guest, pause as bench_pause)
+                           crowd as bench_crowd, guest as bench_guest, pause as bench_pause)
 from support.shell import answer, parse_netstat, serial_port
 from hotsnap_bench.stats import Line, Series, medians_by_name, ratio, show
 from support import trial
@@ -168,7 +168,7 @@ class Machines(unittest.TestCase):
 
 class CommandLine(unittest.TestCase):
     def test_parts_in_the_order_of_measurement(self):
-        self.assertEqual(bench.arguments(["core"]).parts, ["pause", "stock", "copy", "cluster"])
+        self.assertEqual(bench.arguments(["core"]).parts, ["pause", "stock", "copy", "cluster", "crowd"])
         self.assertEqual(bench.arguments(["core", "--only", "copy", "--only", "pause"]).parts,
                          ["pause", "copy"])
 
@@ -190,24 +190,32 @@ class Result(unittest.TestCase):
     def bench(self):
         made = bench.Bench.__new__(bench.Bench)
         made.sizes, made.repeat, made.facts = [1, 8], 2, {}
-        made.pauses = made.stock_pauses = made.copies = made.clusters = None
+        made.pauses = made.stock_pauses = made.copies = made.clusters = made.crowds = None
         return made
 
     def test_figures(self):
         made = self.bench()
-        made.pauses = {size: bench_pause.Pauses(Series("ms", [value]), Series("ms", [value]))
-                       for size, value in ((1, 3.0), (8, 3.6))}
+        made.pauses = {size: bench_pause.Pauses(
+            Series("ms", [value]), Series("ms", [value]), idle=Series("ms", [value / 2]),
+            floor=Series("ms", [0.5]), stall_mean=Series("us", [9.0]),
+            stall_max=Series("us", [700.0, 100.0, 800.0])) for size, value in ((1, 3.0), (8, 3.6))}
         made.stock_pauses = bench_pause.StockPauses(Series("ms", [36.0, 72.0]))
         made.copies = bench_copy.Copies(Series("MiB/s", [90.0]), Series("MiB/s", [100.0]))
         made.clusters = bench_cluster.Clusters(Series("ms", [11.0, 12.0, 40.0]), timeouts=3)
+        made.crowds = bench_crowd.Crowd(Series("ms", [20.0, 14.0, 13.0]))
         found = made.result()
         self.assertEqual({k: found[k] for k in found if k != "details"}, {
             "pause_ms": {"1GiB": 3.0, "8GiB": 3.6}, "stock_pause_ms": {"8GiB": 54.0},
-            "copy_vs_fio": 0.9, "backoff_max_ms": 12.0, "tcp_timeouts": 3})
+            "pause_idle_ms": {"1GiB": 1.5, "8GiB": 1.8},
+            "pause_floor_ms": {"1GiB": 0.5, "8GiB": 0.5},
+            "stall_us_mean": {"1GiB": 9.0, "8GiB": 9.0},
+            "stall_us_max": {"1GiB": 700.0, "8GiB": 700.0},
+            "copy_vs_fio": 0.9, "backoff_max_ms": 12.0, "tcp_timeouts": 3, "backoff16_ms": 14.0})
         json.dumps(found)
         rows = {line.figure: line.value for line in made.lines()}
         self.assertAlmostEqual(rows["pause, 8 GiB to 1 GiB"], 1.2)
         self.assertAlmostEqual(rows["pause to stock pause, 8 GiB"], 3.6 / 54)
+        self.assertAlmostEqual(rows["pause to stop and resume alone, 1 GiB, idle"], 3)
 
     def test_what_was_not_measured_has_no_figure(self):
         made = self.bench()

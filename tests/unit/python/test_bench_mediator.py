@@ -32,7 +32,7 @@ class Figures(unittest.TestCase):
         self.assertIsNone(Throughput().ratio("tcp in", "after"))
 
     def test_report_and_table(self):
-        report = self.filled().report()
+        report = self.filled().report()["mediator"]
         self.assertEqual(list(report), [way + by for way in WAYS for by in BY])
         self.assertEqual(report["udp out"]["before_ratio"], 0.99)
         self.assertEqual(report["udp out"]["without"]["median"], 200)
