@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from . import __version__, errors
-from .commands import lifecycle, listing, snapshot, snapshot_options, verify
+from .commands import every, every_options, lifecycle, listing, snapshot, snapshot_options, verify
 from .errors import HotsnapError, Interrupted, UsageError
 from .model import bundle, cluster
 from .model.state import State
@@ -89,6 +89,8 @@ def build_parser() -> argparse.ArgumentParser:
     snapshot_options.add_to(sub)
     sub.add_argument("--timeout", metavar="SECONDS", type=float,
                      help="cancel the snapshot when it takes longer (default: no limit)")
+    sub = command("every", _every, "take snapshots regularly, and remove old ones", json=False)
+    every_options.add_to(sub)
     command("ls", _ls, "list the snapshots, incomplete and damaged ones included")
     sub = command("show", _show, "show one snapshot: pauses, backoff, pages by manner")
     sub.add_argument("tag", metavar="TAG|PATH")
@@ -162,6 +164,17 @@ def _snapshot(options: argparse.Namespace) -> int:
     else:
         print(listing.report(made))
     return 0
+
+
+def _every(options: argparse.Namespace) -> int:
+    state, _ = _open(options)
+    if options.status:
+        every_options.status(state, options.json)
+        return 0
+    plan = every_options.plan(options, state, quiet=options.json or not sys.stderr.isatty())
+    stop = every.Stop()
+    stop.install()
+    return every.Every(plan, lambda: _open(options), stop=stop).run()
 
 
 def _ls(options: argparse.Namespace) -> int:

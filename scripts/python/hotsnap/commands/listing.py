@@ -132,11 +132,15 @@ def rm(state: State, fleet: Fleet, tag: str, quiet: bool = False) -> dict[str, A
             survey.check_rest(fleet, name, qmp)
     survey.check_state(state, fleet, survey.scan(state))
     bundle.remove(path)
+    return {"removed": tag, **join_layers(state, fleet, quiet)}
+
+
+def join_layers(state: State, fleet: Fleet, quiet: bool = False) -> dict[str, Any]:
+    """Joins the disk layers that no bundle needs any more, or remarks why they were kept; the
+    caller holds the lock."""
     merge.recover(state, fleet, quiet)
     try:
-        done = merge.tidy(state, fleet, quiet=quiet)
-        done["remark"] = None
+        return {**merge.tidy(state, fleet, quiet=quiet), "remark": None}
     except (bundle.BundleError, survey.Busy) as error:
-        done = {"deleted": [], "merged": [], "kept_unneeded": [],
+        return {"deleted": [], "merged": [], "kept_unneeded": [],
                 "remark": f"all disk layers were kept: {error}"}
-    return {"removed": tag, **done}

@@ -7,6 +7,7 @@
     members/MEMBER/           serial.log, qemu.log, and the disk layers
     bundles/TAG/              snapshots (docs/formats/bundle.md)
     merge.json                a merge of layers that is under way, see disks/journal.py
+    every.json, every.lock    the series of snapshots, see series_state.py; its command's own lock
 """
 
 from __future__ import annotations
@@ -27,6 +28,10 @@ from .cluster import Cluster
 
 VERSION = 1
 MAX_SOCKET_PATH = 107  # sun_path, less its final NUL
+
+
+class Locked(HotsnapError):
+    """Another command has the lock."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +128,10 @@ class State:
     def journal(self) -> str:
         return os.path.join(self.directory, "merge.json")
 
+    @property
+    def series(self) -> str:
+        return os.path.join(self.directory, "every.json")
+
     def member_folder(self, name: str) -> str:
         return os.path.join(self.directory, "members", name)
 
@@ -214,12 +223,27 @@ class State:
     def locked(self) -> Iterator[State]:
         """For commands that change something: only one at a time runs. The state is read again,
         since an earlier command may have changed it."""
+        with self._lock("lock", f"another command works on cluster {self.cluster.name!r}: wait "
+                                "until it has ended"):
+            self.load()
+            yield self
+
+    @contextlib.contextmanager
+    def series_locked(self) -> Iterator[None]:
+        """For the one command that takes regular snapshots. It has the other lock only while it
+        changes something."""
+        with self._lock("every.lock", "'hotsnap every' runs already for cluster "
+                                      f"{self.cluster.name!r}: 'hotsnap every --status' tells as "
+                                      "which process"):
+            yield
+
+    @contextlib.contextmanager
+    def _lock(self, name: str, refusal: str) -> Iterator[None]:
+        """The kernel drops the lock when the process ends, however it does."""
         os.makedirs(self.directory, mode=0o700, exist_ok=True)
-        with open(os.path.join(self.directory, "lock"), "w", encoding="ascii") as lock:
+        with open(os.path.join(self.directory, name), "w", encoding="ascii") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise HotsnapError(f"another command works on cluster {self.cluster.name!r}: wait "
-                                   "until it has ended") from error
-            self.load()
-            yield self
+                raise Locked(refusal) from error
+            yield

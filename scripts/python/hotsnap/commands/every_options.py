@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The command line of 'hotsnap every', and what its --status prints."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from ..errors import HotsnapError, UsageError
+from ..model import bundle, series, series_state
+from ..model.state import State
+from ..ui.output import human_seconds, print_json, table
+from . import snapshot_options
+from .every import Plan
+from .series_work import Wanted
+
+PREFIX = "every"
+LONGEST = "-20261127T120000Z-9999"  # what follows a prefix
+
+
+def _period(text: str) -> int:
+    try:
+        return series.parse_period(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
+    return int(text)
+
+
+def add_to(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("period", metavar="PERIOD", nargs="?", type=_period,
+                        help="seconds, or a number with s, m, h, d or w")
+    for name, what in (("keep", "the newest N snapshots"),
+                       ("keep-hourly", "the newest snapshot of each of the last N hours that have "
+                                       "one"),
+                       ("keep-daily", "the newest snapshot of each of the last N days (UTC) that "
+                                      "have one")):
+        parser.add_argument(f"--{name}", metavar="N", type=_count, help=f"keep {what}; without "
+                            "any --keep every snapshot is kept")
+    parser.add_argument("--prefix", metavar="NAME", default=PREFIX,
+                        help=f"tags are NAME-20261127T120000Z (default: {PREFIX})")
+    parser.add_argument("--initiator", metavar="MEMBER",
+                        help="the member that leads each snapshot (default: the first)")
+    snapshot_options.add_to(parser)
+    parser.add_argument("--timeout", metavar="SECONDS", type=float,
+                        help="cancel a snapshot that takes longer (default: no limit)")
+    parser.add_argument("--max-failures", metavar="N", type=_count,
+                        help="end with exit code 1 when N snapshots in a row have failed (default: "
+                             "go on)")
+    parser.add_argument("--status", action="store_true",
+                        help="tell how the series stands, and do nothing else")
+    parser.add_argument("--json", action="store_true",
+                        help="print JSON: an object a line for each event")
+
+
+def plan(options: argparse.Namespace, state: State, quiet: bool) -> Plan:
+    """UsageError if the command line is wrong."""
+    if options.period is None:
+        raise UsageError("name the PERIOD, as in 'hotsnap every 60s', or ask for --status")
+    bundle.check_tag(options.prefix + LONGEST)
+    if options.initiator:
+        state.cluster.member(options.initiator)
+    return Plan(options.period, series.Keep(options.keep, options.keep_hourly, options.keep_daily),
+                Wanted(options.prefix, options.initiator, options.timeout, quiet,
+                       snapshot_options.chosen(options)),
+                options.max_failures, options.json)
+
+
+def status(state: State, as_json: bool) -> None:
+    found = series_state.read(state.series)
+    if found is None:
+        raise HotsnapError(f"no series of snapshots was ever started for cluster "
+                           f"{state.cluster.name!r}: 'hotsnap every 60s' does so")
+    told = found.status()
+    if as_json:
+        print_json({"cluster": state.cluster.name, **told})
+        return
+    print(table(("SERIES", told["prefix"]), _rows(told)))
+
+
+def _rows(told: dict[str, Any]) -> list[tuple[str, Any]]:
+    success, error = told["last_success"], told["last_error"]
+    keeps = ", ".join(f"{count} {name}" for name, count in told["keep"].items())
+    return [("command", f"runs as process {told['pid']}" if told["running"] else "does not run"),
+            ("period", human_seconds(told["period_s"])),
+            ("kept", keeps or "every snapshot"),
+            ("taken", told["taken"]), ("missed", told["missed"]),
+            ("failed in a row", told["failed_in_a_row"]), ("removed", told["pruned"]),
+            ("there are", len(told["snapshots"])),
+            ("under way", told["under_way"] or "-"),
+            ("last success", f"{success['tag']}, {success['time']}" if success else "-"),
+            ("last error", f"{error['time']}, {error['text']}" if error else "-"),
+            ("next due", told["next_due"] or "-")]
