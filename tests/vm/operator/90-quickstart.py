@@ -23,7 +23,7 @@ RUN = [str(ROOT / "scripts" / "quickstart")]
 
 
 # Traces of other tests that run beside this one.
-OTHERS = re.compile(r"hs-test-|hs-operator-test-|hotsnap-test-")
+OTHERS = re.compile(r"hs-test-|hs-operator-test-|hs-every-test-|hotsnap-test-")
 
 
 def traces() -> set[str]:

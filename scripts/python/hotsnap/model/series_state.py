@@ -94,7 +94,8 @@ class SeriesState(Record):
                 "last_error": error and {"time": utc(error.time), "text": error.text},
                 "next_due": None if due is None else utc(due),
                 "under_way": self.pending.tag if self.pending else None,
-                "snapshots": [entry.tag for entry in self.made]}
+                "being_removed": self.removing,
+                "snapshots": [entry.tag for entry in self.made if entry.tag != self.removing]}
 
 
 def read(path: str) -> SeriesState | None:
