@@ -2,7 +2,8 @@
 """The build backend of pyproject.toml (PEP 517 and 660), in one file that needs only Python.
 
 Standard backends would have to be downloaded first, and many hosts of virtual machines reach no
-package index. The wheel has the package `hotsnap`, the command, its completion and its man page.
+package index. The wheel has the package `hotsnap`, the command, its completion,
+its man page and its unit of systemd.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 PACKAGE = "hotsnap"
 LICENSES = ("LICENSE", os.path.join("..", "..", "LICENSE"))  # of an sdist, of a checkout
 COMPLETION = os.path.join("completion", "hotsnap.bash")
+UNIT = os.path.join("systemd", "hotsnap-every@.service.in")
 EPOCH = (1980, 1, 1, 0, 0, 0)  # of all files, so that equal sources make equal wheels
 
 Files = dict[str, bytes]
@@ -41,7 +43,7 @@ def build_sdist(sdist_directory: str, config_settings: object = None) -> str:
     project = _project()
     stem = f"{project['name']}-{project['version']}"
     files = {path: _read(path) for path in (
-        *_sources(), "backend.py", "manual.py", "pyproject.toml", COMPLETION)}
+        *_sources(), "backend.py", "manual.py", "pyproject.toml", COMPLETION, UNIT)}
     files["PKG-INFO"] = _metadata(project)
     files["LICENSE"] = _license()
     name = f"{stem}.tar.gz"
@@ -100,6 +102,9 @@ def _wheel(folder: str, files: Files) -> str:
         **files,
         f"{share}/man/man1/hotsnap.1": _manual(),
         f"{share}/bash-completion/completions/hotsnap": _read(COMPLETION),
+        # A wheel does not know where it will be installed; systemd has a path of its own.
+        f"{stem}.data/data/lib/systemd/system/hotsnap-every@.service":
+            _read(UNIT).replace(b"@COMMAND@", b"hotsnap"),
         f"{info}/METADATA": _metadata(project),
         f"{info}/WHEEL": b"Wheel-Version: 1.0\nGenerator: hotsnap\nRoot-Is-Purelib: true\n"
                          b"Tag: py3-none-any\n",

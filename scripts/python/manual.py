@@ -30,7 +30,9 @@ ENVIRONMENT = (
 FILES = (
     (DEFAULT_FILE, "The cluster file, if neither \\-\\-file nor HOTSNAP_CLUSTER names one."),
     (".hotsnap/NAME", "The folder of the cluster NAME, if the cluster file does not name one. "
-     "Snapshots are in its folder bundles."))
+     "Snapshots are in its folder bundles."),
+    ("/etc/hotsnap/NAME.conf", "Of the systemd service hotsnap\\-every@NAME: HOTSNAP_CLUSTER is "
+     "the cluster file, EVERY is what follows hotsnap every."))
 
 
 def escape(text: str) -> str:

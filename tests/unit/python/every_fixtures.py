@@ -107,7 +107,7 @@ class SeriesOfFolders(unittest.TestCase):
     def record(self):
         return series_state.read(os.path.join(self.folder, "state", "every.json"))
 
-    def run_it(self, seconds, period=60, keep=Keep(), max_failures=None, prefix="every"):
+    def run_it(self, seconds, period=60, keep=Keep(), max_failures=None, prefix="every", stop=None):
         """Runs the command for a time; returns its events, and what it said on standard error."""
         self.clock.until = self.clock.now + seconds
         plan = every.Plan(period, keep, series_work.Wanted(prefix), max_failures, True)
@@ -115,5 +115,5 @@ class SeriesOfFolders(unittest.TestCase):
         self.code = None
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), \
                 contextlib.suppress(Interrupted):
-            self.code = every.Every(plan, self.open, self.clock).run()
+            self.code = every.Every(plan, self.open, self.clock, stop).run()
         return [json.loads(line) for line in out.getvalue().splitlines()], err.getvalue()

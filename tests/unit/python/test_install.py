@@ -117,6 +117,27 @@ class Installed:
             to.write(stream.read().replace(".SH OPTIONS", ".NOSUCH OPTIONS"))
         self.assertIn("NOSUCH", self.complaints(broken))
 
+    @unittest.skipUnless(shutil.which("systemd-analyze"), "systemd is not installed")
+    def test_unit_of_systemd(self):
+        path = os.path.join(self.prefix, "lib", "systemd", "system", "hotsnap-every@.service")
+        with open(path, encoding="utf-8") as stream:
+            text = stream.read()
+        command = re.search(r"^ExecStart=(.*) every \$EVERY$", text, re.M)[1]
+        self.assertTrue(("/opt/hotsnap/bin/hotsnap", "hotsnap").count(command), command)
+        # What it says of the command is true where the command is now.
+        text = text.replace(f"={command} ", f"={self.prefix}/bin/hotsnap ")
+        self.assertEqual(self.complaints_of_unit(text), "")
+        self.assertIn("Nonsense", self.complaints_of_unit(text.replace("Restart=", "Nonsense=")))
+        self.assertIn("nowhere", self.complaints_of_unit(text.replace(self.prefix, "/nowhere")))
+
+    def complaints_of_unit(self, text):
+        path = os.path.join(self.work, "hotsnap-every@lab.service")
+        with open(path, "w", encoding="utf-8") as stream:
+            stream.write(text)
+        done = run("systemd-analyze", "verify", "--man=no", path)
+        return "".join(line for line in (done.stdout + done.stderr).splitlines(keepends=True)
+                       if "hotsnap" in line)
+
     @staticmethod
     def complaints(page):
         return run("man", "--warnings=w", "--local-file", page, env={

@@ -165,6 +165,24 @@ class Taking(SeriesOfFolders):
         with self.assertRaisesRegex(Interrupted, "ended by SIGTERM"):
             stop.check()
 
+    def test_a_signal_in_a_removal(self):
+        """That removal is finished, and none after it is begun; a second signal breaks it off."""
+        for signals, left in ((1, 4), (2, 5)):
+            with self.subTest(signals=signals):
+                shutil.rmtree(os.path.join(self.folder, "state"), ignore_errors=True)
+                self.clock.offset, self.clock.now = NOON, 0.0
+                self.run_it(290)
+                stop, real = every.Stop(), bundle.remove
+
+                def remove(path, stop=stop, real=real, signals=signals):
+                    for _ in range(signals):
+                        stop._handle(signal.SIGTERM, None)  # pylint: disable=protected-access
+                    real(path)
+                with mock.patch.object(bundle, "remove", remove):
+                    self.run_it(9, keep=Keep(newest=1), stop=stop)
+                self.assertEqual(len(self.tags()), left)
+                self.assertIsNone(self.record().removing)
+
 
 class Together(SeriesOfFolders):
     """With other commands."""

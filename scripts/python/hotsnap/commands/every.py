@@ -55,22 +55,36 @@ class Plan:
 
 class Stop:
     """SIGTERM and SIGHUP end the command as Ctrl-C does. They are remembered, since work that
-    passes over errors may pass over the exception."""
+    passes over errors may pass over the exception. A removal that has begun is finished first:
+    until it is, the bundles beside it do not verify. A second signal breaks that off too."""
 
     def __init__(self) -> None:
         self.reason: str | None = None
+        self.finishing = False
 
     def install(self) -> None:
         for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
             signal.signal(number, self._handle)
 
     def _handle(self, number: int, _: Any) -> None:
+        again = self.reason is not None
         self.reason = f"ended by {signal.Signals(number).name}"
-        self.check()
+        if again or not self.finishing:
+            self.check()
 
     def check(self) -> None:
         if self.reason:
             raise Interrupted(self.reason)
+
+    @contextlib.contextmanager
+    def after_this(self) -> Iterator[None]:
+        """Work that the first signal does not break off."""
+        self.check()
+        self.finishing = True
+        try:
+            yield
+        finally:
+            self.finishing = False
 
 
 class Every:
@@ -210,9 +224,8 @@ class Every:
             if self.record.pending:
                 self._settle_pending(self._patience())
             if self.record.removing:
-                self._tell_removed(self._when_free(
-                    self._patience(), lambda state, fleet:
-                    series_work.settle_removal(self.record, state, fleet)))
+                self._remove(lambda state, fleet: series_work.settle_removal(
+                    self.record, state, fleet))
         except Interrupted:
             raise
         except (HotsnapError, OSError) as error:
@@ -250,9 +263,8 @@ class Every:
 
     def _removed(self, entry: Made, failed: list[HotsnapError | OSError]) -> bool:
         try:
-            self._tell_removed(self._when_free(
-                self._patience(), lambda state, fleet:
-                series_work.remove(self.record, state, fleet, entry)))
+            self._remove(lambda state, fleet: series_work.remove(
+                self.record, state, fleet, entry))
             return True
         except Interrupted:
             raise
@@ -260,7 +272,12 @@ class Every:
             failed.append(error)
             return self._is_due()
 
-    def _tell_removed(self, done: Removed | None) -> None:
+    def _remove(self, work: Callable[[State, Fleet], Removed | None]) -> None:
+        def whole(state: State, fleet: Fleet) -> Removed | None:
+            with self.stop.after_this():
+                return work(state, fleet)
+
+        done = self._when_free(self._patience(), whole)
         if done:
             self._tell("pruned", f"removed {done.tag}; disk layers: {done.deleted} deleted, "
                        f"{done.merged} merged", tag=done.tag, deleted=done.deleted,
