@@ -70,7 +70,8 @@ class Taking(SeriesOfFolders):
         self.assertEqual([event["tag"] for event in named(events, "taken")],
                          [tag_of(0), tag_of(180)])
         self.assertEqual([event["count"] for event in named(events, "missed")], [2, 2])
-        self.assertIn(f"missed 2 snapshots: {tag_of(0)} took 2m30s", told)
+        self.assertIn(f"missed 2 snapshots: due while {tag_of(0)} was under way, "
+                      "which took 2m30s", told)
 
     def test_a_failure_is_a_miss_and_no_end(self):
         self.faults = {2: HotsnapError("a does not run"), 3: OSError(28, "No space left", "disk")}

@@ -154,7 +154,8 @@ def scenario(report: Report) -> None:
             """The next run mends what was left, and goes on."""
             with running(operator) as series:
                 series.reach("taken", 1)
-                wait_until(lambda: len(operator.data("every", "--status")["snapshots"]) == KEEP,
+                series.reach("pruned", 1)
+                wait_until(lambda: len(operator.data("every", "--status")["snapshots"]) <= KEEP + 1,
                            lambda: f"old ones stay: {series.log.read_text()[-800:]} "
                                    f"{series.words.read_text()[-400:]}")
                 for name in "ab":

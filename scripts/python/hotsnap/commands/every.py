@@ -189,7 +189,8 @@ class Every:
             self._taken(made, seconds)
             late = self.schedule.overrun(self._now())
             if late:
-                self._missed(late, f"{made.tag} took {human_seconds(seconds)}")
+                self._missed(late, f"due while {made.tag} was under way, which took "
+                                   f"{human_seconds(seconds)}")
         self.record.settled = self.schedule.settled
         self.unpruned = True
         self._save()
