@@ -15,7 +15,8 @@ def left_to_all(what: str) -> bool:
     return True
 
 
-def steps(first: int, end: int) -> range:
+def steps(first: int, end: int, one_in: int = 2) -> range:
     """The steps, from 1 to before `end`, at which a test injects a failure. In the default tier,
-    every other one from `first` on, so that two tests with different `first` take all steps."""
-    return range(first, end, 2) if left_to_all("every other step") else range(1, end)
+    one in so many from `first` on, so that tests with different `first` take different steps."""
+    left = "every other step" if one_in == 2 else f"all but one in {one_in} steps"
+    return range(first, end, one_in) if left_to_all(left) else range(1, end)

@@ -89,7 +89,7 @@ class Killed(ForkOfOne):
             setattr(owner, name, dying(getattr(owner, name)))
 
     def at_each_step(self, first, afterwards):
-        for step in steps(first, 200):
+        for step in steps(first, 200, one_in=6):
             with self.subTest(step=step):
                 self.wall = 1795780801.0  # 2026-11-27T12:00:01Z
                 self.up()
@@ -130,7 +130,7 @@ class Killed(ForkOfOne):
         self.at_each_step(1, lambda: None)
 
     def test_the_host_fails_too(self):
-        self.at_each_step(2, lambda: self.fleet.kill(["a"]))
+        self.at_each_step(4, lambda: self.fleet.kill(["a"]))
 
 
 if __name__ == "__main__":
