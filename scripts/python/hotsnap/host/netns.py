@@ -15,10 +15,11 @@ up after SIGTERM must turn the signal into an exception itself.  Needs root.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from ..errors import HotsnapError
 
@@ -40,6 +41,19 @@ def _ip(*arguments: str) -> str:
         hint = "; run as root" if os.geteuid() != 0 else ""
         raise NetworkError(f"{' '.join(command)}: {done.stderr.strip()}{hint}")
     return done.stdout
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """One cluster at a time makes or removes a namespace. `ip netns add` first mounts the folder
+    over itself, then makes the namespace in it; an unmount in between would leave the namespace
+    below the next mount, where nobody reaches it."""
+    folder = os.open(os.path.dirname(RUN_DIRECTORY), os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 def _unmount_if_last() -> None:
@@ -90,7 +104,8 @@ class Network:
                                f"'ip netns pids {self.name}' tells, 'ip netns del {self.name}' "
                                "removes it")
         try:
-            _ip("netns", "add", self.name)
+            with _alone():
+                _ip("netns", "add", self.name)
             inside = ("-n", self.name)
             _ip(*inside, "link", "set", "lo", "up")
             self.add_bridge(BRIDGE)
@@ -127,9 +142,10 @@ class Network:
         The kernel frees it with its taps when the last process inside has ended: end those
         processes first.
         """
-        if self.exists():
-            _ip("netns", "del", self.name)
-            _unmount_if_last()
+        with _alone():
+            if self.exists():
+                _ip("netns", "del", self.name)
+                _unmount_if_last()
 
     def pids(self) -> list[int]:
         """The processes that run inside."""
