@@ -18,6 +18,12 @@ class Channels {
 
     void check() {
         for (const auto &[name, incarnation] : run_.members) {
+            if (!run_.cuts.contains(incarnation) || !run_.recorded.contains(incarnation)) {
+                complain(name + " has no cut, or no record");
+                return;
+            }
+        }
+        for (const auto &[name, incarnation] : run_.members) {
             for (const auto &[number, nic] : run_.recorded.at(incarnation)) {
                 check_recorded(name, incarnation, number, nic);
             }

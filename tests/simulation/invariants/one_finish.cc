@@ -19,12 +19,16 @@ Violations one_finish(const Config &, const Ledger &ledger) {
             continue;
         }
         for (const std::string &member : run.named) {
-            const Incarnation incarnation = run.members.at(member);
-            const auto copied = run.copied.find(incarnation);
+            const auto incarnation = run.members.find(member);
+            const auto copied = incarnation == run.members.end()
+                                    ? run.copied.end()
+                                    : run.copied.find(incarnation->second);
             if (copied == run.copied.end()) {
-                continue; // it was lost after its part was complete
+                continue; // of its copy nothing is known
             }
-            const uint64_t tolerance = run.clock_error_us.at(incarnation) + slot_us;
+            const auto error = run.clock_error_us.find(incarnation->second);
+            const uint64_t tolerance =
+                (error == run.clock_error_us.end() ? 0 : error->second) + slot_us;
             const uint64_t at = copied->second.at_us;
             const bool early = at + tolerance < run.finish_us;
             const bool late = copied->second.on_time && at > run.finish_us + tolerance;
