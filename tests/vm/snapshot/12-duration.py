@@ -26,7 +26,7 @@ MEMBERS = [
     ("busy", "writer", {"memory": 384,
                         "append": "hs.writer.mib=96 hs.writer.rate=2000 hs.writer.disk=10"}),
     ("large", "writer", {"memory": 768,
-                         "append": "hs.writer.mib=384 hs.writer.rate=500 hs.writer.disk=2"}),
+                         "append": "hs.writer.mib=384 hs.writer.rate=0 hs.writer.disk=2"}),
 ]
 LIMIT = {"bandwidth": 64 * MIB}
 # A busy host delays any thread. Without pacing the copies of these members end seconds apart.
@@ -169,6 +169,7 @@ def bad_input(cluster: Cluster) -> None:
 def run(report: Report) -> None:
     with Workplace() as place:
         cluster = writing_cluster(place, MEMBERS)
+        cluster["large"].vm.wait_console(r"writer large pages=\d{6}")  # most of them once
         for check_it in (together, apart, changed, missed, strict, cancelled, bad_input):
             report.run(f"duration-{check_it.__name__.replace('_', '-')}",
                        lambda check_it=check_it: check_it(cluster))
