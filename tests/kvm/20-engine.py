@@ -26,7 +26,7 @@ NIC = ["-netdev", "user,id=net0", "-device", "virtio-net-pci,netdev=net0,romfile
 E1000 = [word.replace("virtio-net-pci", "e1000") for word in NIC]
 PINGED = "hs.ip=10.0.2.15 hs.ping=10.0.2.2"
 ONE = Level2("one", args=NIC, append=PINGED)
-TWO = Level2("two", cpus=2, append=PINGED, args=[
+TWO = Level2("two", cpus=2, buffer_mib=24, append=PINGED, args=[
     *NIC, "-object", "memory-backend-ram,id=private,size=56M",
     "-object", "memory-backend-memfd,id=shared,size=56M,share=on",
     "-object", "memory-backend-memfd,id=huge,size=48M,share=on,hugetlb=on,hugetlbsize=2M",
