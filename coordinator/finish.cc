@@ -48,7 +48,7 @@ bool Finish::is_late(size_t index, uint64_t expected_us) {
     return member.late >= enough_reports;
 }
 
-uint64_t Finish::expected_us() const {
+uint64_t Finish::latest_us() const {
     uint64_t latest = 0;
     for (const Member &member : members_) {
         latest = std::max(latest, member.expected_us);
@@ -60,7 +60,7 @@ bool Finish::move(uint64_t now_us) {
     if (std::exchange(moved_, true)) {
         return false;
     }
-    const uint64_t latest = expected_us();
+    const uint64_t latest = latest_us();
     const uint64_t spare = latest > now_us ? (latest - now_us) / share_to_spare : 0;
     const uint64_t due = after(cut_us_, duration_us_);
     const uint64_t moved = std::max(after(latest, spare), due);

@@ -12,7 +12,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <optional>
 #include <vector>
 
 #include "clock_offset.h"
@@ -50,7 +49,6 @@ class Finish {
     // more than most_stretch times the duration, since storage that stalls for a moment makes any
     // estimate grow without bound. False when it has been moved before.
     bool move(uint64_t now_us);
-    uint64_t expected_us() const; // the latest of all, our clock; 0: not known
 
   private:
     struct Member {
@@ -58,6 +56,8 @@ class Finish {
         uint64_t expected_us = 0; // our clock
         unsigned late = 0;        // reports in a row
     };
+
+    uint64_t latest_us() const; // of all expected ends, our clock; 0: not known
 
     uint64_t duration_us_;
     uint64_t cut_us_ = 0;

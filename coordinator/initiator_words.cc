@@ -89,9 +89,9 @@ void Initiator::handle(size_t member, const Progress &m) {
     participant.done = m.done;
     participant.total = m.total;
     say_progress(false);
-    if (in_stage()) {
+    if (!is_closed()) {
         const std::string reason = half_->on_progress(member, m);
-        if (!reason.empty() && !is_closed()) {
+        if (!reason.empty()) {
             abort(reason);
         }
     }

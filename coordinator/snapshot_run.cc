@@ -49,7 +49,7 @@ class SnapshotInitiator final : public InitiatorRun {
     void cut();
     void expect();
     void settle_finish();
-    void retarget();
+    template <typename M> void tell_finish();
     Json finish_report() const;
     void compare();
     std::string take_cut(size_t member, const TransientSnapFin &m);
@@ -179,17 +179,13 @@ std::string SnapshotInitiator::take_heard(size_t member, const Heard &m) {
 // meanwhile, so it is told already here when the copy will about have to end.
 void SnapshotInitiator::arm() {
     finish_.set_cut(after(engine_.now_us(), request_.settle_us));
-    for (size_t i = 0; i < record_.members.size(); i++) {
-        engine_.send(i, Arm{engine_.run(), finish_.due_of(i)});
-    }
+    tell_finish<Arm>();
 }
 
 void SnapshotInitiator::cut() {
     cut_us_ = engine_.now_us();
     finish_.set_cut(cut_us_);
-    for (size_t i = 0; i < record_.members.size(); i++) {
-        engine_.send(i, Snapshot{engine_.run(), finish_.due_of(i)});
-    }
+    tell_finish<Snapshot>();
 }
 
 std::string SnapshotInitiator::take_cut(size_t member, const TransientSnapFin &m) {
@@ -219,20 +215,25 @@ void SnapshotInitiator::settle_finish() {
     }
     finish_.set_cut(first);
     if (finish_.wanted()) {
-        retarget();
+        tell_finish<Retarget>();
     }
 }
 
-void SnapshotInitiator::retarget() {
+// Without an instant the message is the same for all, and is encoded once.
+template <typename M> void SnapshotInitiator::tell_finish() {
+    if (!finish_.wanted()) {
+        engine_.broadcast(M{engine_.run()});
+        return;
+    }
     for (size_t i = 0; i < record_.members.size(); i++) {
-        engine_.send(i, Retarget{engine_.run(), finish_.due_of(i)});
+        engine_.send(i, M{engine_.run(), finish_.due_of(i)});
     }
 }
 
 void SnapshotInitiator::set_duration(uint64_t duration_us) {
     finish_.set_duration(duration_us);
     if (cut_us_ != 0) {
-        retarget();
+        tell_finish<Retarget>();
     }
 }
 
@@ -250,17 +251,17 @@ std::string SnapshotInitiator::on_progress(size_t member, const Progress &m) {
     if (finish_.move(engine_.now_us())) {
         engine_.warn(late + "; all members were told to end " +
                      seconds(finish_.due_us() - finish_.cut_us()) + " after the cut");
-        retarget();
+        tell_finish<Retarget>();
     }
     return "";
 }
 
 Json SnapshotInitiator::result() const {
-    RunRecord record = record_;
+    Json manifest = snapshot_manifest(request_, record_, engine_.log());
     if (finish_.wanted()) {
-        record.finish = finish_report();
+        manifest["finish"] = finish_report();
     }
-    return snapshot_manifest(request_, record, engine_.log());
+    return manifest;
 }
 
 // How far from the instant each copy ended.

@@ -117,18 +117,14 @@ Json snapshot_manifest(const Request &request, const RunRecord &record, const Ru
     cut["lost"] = lost;
     cut["lost_between"] = record.lost_between;
     cut["unmarked"] = unmarked;
-    Json manifest = {{"format", "hotsnap-bundle"},
-                     {"version", 1},
-                     {"tag", request.tag},
-                     {"epoch", record.epoch},
-                     {"initiator", request.members[request.self].name},
-                     {"members", std::move(members)},
-                     {"cut", std::move(cut)},
-                     {"timeline", timeline(log)}};
-    if (!record.finish.empty()) {
-        manifest["finish"] = record.finish;
-    }
-    return manifest;
+    return {{"format", "hotsnap-bundle"},
+            {"version", 1},
+            {"tag", request.tag},
+            {"epoch", record.epoch},
+            {"initiator", request.members[request.self].name},
+            {"members", std::move(members)},
+            {"cut", std::move(cut)},
+            {"timeline", timeline(log)}};
 }
 
 Json restore_result(const Request &request, const RunRecord &record, const RunLog &log) {

@@ -22,7 +22,6 @@ struct MemberRecord {
 
 struct RunRecord {
     uint64_t epoch = 0;
-    Json finish = Json::object();      // when the copies ended; empty: no time was given
     uint64_t lost_between = 0;         // white segments that no member got, and none was to expect
     std::vector<MemberRecord> members; // parallel to the request's
 };

@@ -97,8 +97,9 @@ void hs_coordinator_free(hs_coordinator *c);
  *    lost), "settle_us" (10 ms: from the last ARMED to SNAPSHOT; uncolored frames are delivered by
  *    then), "duration_us" (0 = none: the copies of all members end at that time after the first
  *    cut; with "strict":true the run is aborted when they cannot), "full_timeout_us" (0 = none),
- * "abort_timeout_us" (10 s), "heartbeat_us" (1 s), "silence_timeout_us" (30 s: a member that says
- * nothing for so long is taken for dead)} Fails when a run is on here already, or on a bad request.
+ *    "abort_timeout_us" (10 s), "heartbeat_us" (1 s), "silence_timeout_us" (30 s: a member that
+ *    says nothing for so long is taken for dead)}
+ * Fails when a run is on here already, or on a bad request.
  */
 bool hs_coordinator_snapshot(hs_coordinator *c, const char *request_json, uint64_t now_us,
                              char **error);

@@ -6,7 +6,6 @@ import contextlib
 import io
 import os
 import shutil
-import signal
 import time
 import unittest
 
@@ -22,7 +21,7 @@ from hotsnap.qemu import binaries
 from hotsnap.qemu.fleet import Fleet
 from hotsnap.qemu.qmp import Qmp
 from support.tier import steps
-from test_operator_restore import ForkOfOne
+from test_operator_restore import ForkOfOne, killer
 
 
 class PatientClock(Clock):
@@ -61,19 +60,7 @@ class Killed(ForkOfOne):
 
     @staticmethod
     def die_at(step):
-        def dying(real, after=False):
-            def wrapped(*arguments, **keywords):
-                nonlocal step
-                step -= 1
-                last = step == 0
-                if last and not after:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                value = real(*arguments, **keywords)
-                if last:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return value
-            return wrapped
-
+        dying = killer(step)
         real = Qmp.execute
 
         def execute(qmp, command, *arguments, **keywords):

@@ -33,6 +33,25 @@ def is_fork():
         [qemu, "-object", "help"], capture_output=True, check=False).stdout
 
 
+def killer(step):
+    """Makes functions that count as steps: the process ends by SIGKILL at the step of that number,
+    before it or `after` it."""
+    def dying(real, after=False):
+        def wrapped(*arguments, **keywords):
+            nonlocal step
+            step -= 1
+            last = step == 0
+            if last and not after:
+                os.kill(os.getpid(), signal.SIGKILL)
+            value = real(*arguments, **keywords)
+            if last:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return value
+        return wrapped
+
+    return dying
+
+
 @unittest.skipUnless(is_fork(), "no fork of QEMU: run 'scripts/build qemu'")
 class ForkOfOne(ClusterOfOne):
     def setUp(self):
@@ -128,19 +147,7 @@ class Restoring(ForkOfOne):
 
     @staticmethod
     def die_at(step, told):
-        def dying(real, after=False):
-            def wrapped(*arguments, **keywords):
-                nonlocal step
-                step -= 1
-                last = step == 0
-                if last and not after:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                value = real(*arguments, **keywords)
-                if last:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return value
-            return wrapped
-
+        dying = killer(step)
         real = Qmp.execute
 
         def execute(qmp, command, *arguments, **keywords):

@@ -106,6 +106,18 @@ hs_ram_block Region::block() const {
     return block;
 }
 
+MemoryBlock block_of(const Region &region) {
+    const hs_ram_block c = region.block();
+    MemoryBlock block;
+    block.idstr = c.idstr;
+    block.host = static_cast<std::byte *>(c.host);
+    block.length = c.length;
+    block.page_size = c.page_size;
+    block.fd = c.fd;
+    block.shared = c.shared;
+    return block;
+}
+
 void Region::fill(uint64_t first, uint64_t count) {
     for (uint64_t i = first; i < first + count; i++) {
         uint64_t state = i * 0x9e3779b97f4a7c15u + 1;

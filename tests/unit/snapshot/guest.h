@@ -3,6 +3,7 @@
 // Real memory to snapshot, and threads that write to it like a guest.
 #pragma once
 
+#include "guest/guest_memory.h"
 #include "hotsnap/snapshot.h"
 
 #include <atomic>
@@ -46,6 +47,9 @@ class Region {
     int fd_ = -1;
     std::string why_;
 };
+
+// As the library sees it.
+MemoryBlock block_of(const Region &region);
 
 // One access of a guest. As with a real guest, the library sees and orders it through the kernel
 // only, so no sanitizer sees it either.

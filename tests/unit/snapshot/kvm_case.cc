@@ -43,14 +43,7 @@ KvmCase::~KvmCase() {
 void KvmCase::create() {
     std::vector<MemoryBlock> blocks;
     for (const Region *region : regions_) {
-        const hs_ram_block c = region->block();
-        MemoryBlock block;
-        block.idstr = c.idstr;
-        block.host = static_cast<std::byte *>(c.host);
-        block.length = c.length;
-        block.page_size = c.page_size;
-        block.fd = c.fd;
-        block.shared = c.shared;
+        MemoryBlock block = block_of(*region);
         if (adjust) {
             adjust(block);
         }

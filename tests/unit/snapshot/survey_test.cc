@@ -12,22 +12,11 @@ namespace hotsnap::memory {
 
 namespace {
 
+using test::block_of;
 using test::Kind;
 using test::Region;
 
 constexpr uint64_t MiB = 1 << 20;
-
-MemoryBlock block_of(const Region &region) {
-    const hs_ram_block c = region.block();
-    MemoryBlock block;
-    block.idstr = c.idstr;
-    block.host = static_cast<std::byte *>(c.host);
-    block.length = c.length;
-    block.page_size = c.page_size;
-    block.fd = c.fd;
-    block.shared = c.shared;
-    return block;
-}
 
 void touch(const Region &region, uint64_t first, uint64_t count) {
     for (uint64_t page = first; page < first + count; page++) {

@@ -17,24 +17,13 @@ namespace hotsnap::memory {
 
 namespace {
 
+using test::block_of;
 using test::guest_read;
 using test::guest_write;
 using test::Kind;
 using test::Region;
 
 constexpr uint64_t MiB = 1 << 20;
-
-MemoryBlock block_of(const Region &region) {
-    const hs_ram_block c = region.block();
-    MemoryBlock block;
-    block.idstr = c.idstr;
-    block.host = static_cast<std::byte *>(c.host);
-    block.length = c.length;
-    block.page_size = c.page_size;
-    block.fd = c.fd;
-    block.shared = c.shared;
-    return block;
-}
 
 WriteFault next_fault(UffdTrap &trap) {
     std::array<WriteFault, 1> fault;
