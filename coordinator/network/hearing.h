@@ -28,7 +28,7 @@ class Hearing {
         if (early_.size() >= most_early) {
             early_.erase(early_.begin());
         }
-        early_[{probe.epoch, own, probe.nic}] |= bit(probe.kind);
+        early_[{probe.epoch, own, probe.nic}] |= bit(probe);
     }
     void start(const MemberTable &table, uint64_t epoch) {
         width_ = table.nics().size();
@@ -66,9 +66,9 @@ class Hearing {
         return pairs;
     }
 
-    static uint8_t bit(Probe::Kind kind) {
-        return kind == Probe::Kind::moved ? heard_natural
-                                          : static_cast<uint8_t>(1 << static_cast<int>(kind));
+    static uint8_t bit(const Probe &probe) {
+        return probe.is_move() ? heard_natural
+                               : static_cast<uint8_t>(1 << static_cast<int>(probe.kind));
     }
 
   private:

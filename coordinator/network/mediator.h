@@ -39,10 +39,10 @@ class Mediator {
         size_t vnet_size = 0;
         uint32_t queues = 1;
         bool present = true;
-        SourceTable sources;     // that the guest sends for
-        SourceTable neighbors;   // that it hears, with natural MACs
-        int64_t own_sent_ns = 0; // when the guest sent with its own MAC; 0: never
-        AddressTable addresses;  // that the guest claims
+        SourceTable sources;    // that the guest sends for, beside its own
+        SourceTable::Entry own; // its own
+        SourceTable neighbors;  // that it hears, with natural MACs
+        AddressTable addresses; // that the guest claims
         AddressTable claimed_by_neighbors;
         uint32_t in_table = not_in_table; // its index there, in an epoch
     };
@@ -158,6 +158,7 @@ class Mediator {
     void hear(uint32_t nic, uint32_t other, uint8_t bits) {
         hearing_.note(nics_[nic].in_table, other, bits);
     }
+    void take_move(const Input &in, uint32_t other, Probe::Kind kind);
     void take_mark(const Input &in, uint32_t other, uint32_t through);
     void all_marked(const Marks::Link &link);
     bool keeps_order(uint32_t sender) const;
@@ -167,7 +168,8 @@ class Mediator {
 
     // mediator_senders.cc
     void note_sent(uint32_t nic, Mac source, int64_t now_ns);
-    static int64_t last_sent(const Nic &nic, Mac source);
+    void note_moved(Mac source, int64_t now_ns);
+    static const SourceTable::Entry *sent_for(const Nic &nic, Mac source);
     bool sends_now(uint32_t nic, Mac source) const;
     void record_senders();
 

@@ -197,7 +197,9 @@ bool Mediator::announce(const Input &in, uint32_t index) {
         return false;
     }
     announced_[index] = true;
-    return queue_probe(in.frame.nic, Probe::Kind::moved, source, in.frame.queue);
+    return queue_probe(in.frame.nic,
+                       state_ == State::red ? Probe::Kind::moved_red : Probe::Kind::moved, source,
+                       in.frame.queue);
 }
 
 hs_verdict Mediator::from_guest(const Input &in, Mac &source) {
@@ -248,13 +250,10 @@ bool Mediator::take_probe(const Input &in) {
         if (other && probe->kind == Probe::Kind::mark) {
             take_mark(in, *other, probe->queue);
         } else if (other) {
-            if (probe->kind == Probe::Kind::moved) {
-                nics_[in.frame.nic].neighbors.learn(in.view.source(), in.now_ns);
-                for (const uint32_t source : table_.senders(in.view.source())) {
-                    announced_[source] = table_.sources()[source].nic == *other;
-                }
+            if (probe->is_move()) {
+                take_move(in, *other, probe->kind);
             }
-            hear(in.frame.nic, *other, Hearing::bit(probe->kind));
+            hear(in.frame.nic, *other, Hearing::bit(*probe));
         }
     } else if (probe->kind != Probe::Kind::mark) { // no mark is sent before we have the table
         try {
@@ -264,6 +263,20 @@ bool Mediator::take_probe(const Input &in) {
         }
     }
     return true;
+}
+
+// What was sent after its sender's cut is no news for who has not been cut: a restore undoes it.
+void Mediator::take_move(const Input &in, uint32_t other, Probe::Kind kind) {
+    const Mac source = in.view.source();
+    for (const uint32_t index : table_.senders(source)) {
+        announced_[index] = table_.sources()[index].nic == other;
+    }
+    if (kind == Probe::Kind::moved || state_ == State::red) {
+        nics_[in.frame.nic].neighbors.learn(source, in.now_ns);
+        if (table_.nics()[other].member != self_) {
+            note_moved(source, in.now_ns);
+        }
+    }
 }
 
 void Mediator::take_mark(const Input &in, uint32_t other, uint32_t through) {

@@ -23,26 +23,40 @@ constexpr uint64_t no_epoch = 0; // of a probe that is sent at a restore
 void Mediator::note_sent(uint32_t index, Mac source, int64_t now_ns) {
     Nic &nic = nics_[index];
     if (source == nic.mac) {
-        nic.own_sent_ns = now_ns;
+        nic.own.last_ns = now_ns;
     } else if (!source.is_group()) {
         nic.sources.learn(source, now_ns);
     }
 }
 
-int64_t Mediator::last_sent(const Nic &nic, Mac source) {
-    if (source == nic.mac) {
-        return nic.own_sent_ns;
+// Another member has announced that it sends for the address from now on. It says so once, and
+// bears an alias afterwards, so what it sends is no other sign of it. The address stays among the
+// recent ones: it may come back.
+void Mediator::note_moved(Mac source, int64_t now_ns) {
+    for (Nic &nic : nics_) {
+        if (source == nic.mac) {
+            nic.own.lost_ns = now_ns;
+        } else if (SourceTable::Entry *entry = nic.sources.find(source)) {
+            entry->lost_ns = now_ns;
+        }
     }
-    const SourceTable::Entry *entry = nic.sources.find(source);
-    return entry ? entry->last_ns : 0;
+}
+
+const SourceTable::Entry *Mediator::sent_for(const Nic &nic, Mac source) {
+    return source == nic.mac ? &nic.own : nic.sources.find(source);
 }
 
 bool Mediator::sends_now(uint32_t index, Mac source) const {
-    const int64_t sent = last_sent(nics_[index], source);
+    const SourceTable::Entry *ours = sent_for(nics_[index], source);
+    if (ours && ours->is_lost()) {
+        return false;
+    }
+    const int64_t sent = ours ? ours->last_ns : 0;
     for (uint32_t other = 0; other < nics_.size(); other++) {
         const Nic &nic = nics_[other];
+        const SourceTable::Entry *there = sent_for(nic, source);
         const SourceTable::Entry *heard = nic.neighbors.find(source);
-        if (nic.present && ((other != index && last_sent(nic, source) > sent) ||
+        if (nic.present && ((other != index && there && there->last_ns > sent) ||
                             (heard && heard->last_ns > sent + echo_ns))) {
             return false;
         }

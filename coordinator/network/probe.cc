@@ -50,7 +50,7 @@ std::optional<Probe> Probe::parse(const FrameView &view) {
     }
     probe.nic = Mac::from_bytes(&b[nic_at]);
     probe.kind =
-        static_cast<Kind>(std::min<uint8_t>(b[kind_at], static_cast<uint8_t>(Kind::moved)));
+        static_cast<Kind>(std::min<uint8_t>(b[kind_at], static_cast<uint8_t>(Kind::moved_red)));
     probe.queue = static_cast<uint16_t>(b[queue_at] << 8 | b[queue_at + 1]);
     return probe;
 }

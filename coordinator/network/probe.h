@@ -13,6 +13,8 @@
 // Switches learn ports from source MACs, and see none while frames bear aliases. So a NIC that
 // begins to send for an address that others send for too (a virtual router that has moved, a bond
 // that has failed over) sends a probe with that source first: frames to it come here from then on.
+// The probe says whether the NIC has been cut by then: for who has not, the move lies in the
+// future.
 #ifndef HOTSNAP_NETWORK_PROBE_H
 #define HOTSNAP_NETWORK_PROBE_H
 
@@ -31,8 +33,10 @@ namespace hotsnap::network {
 struct Probe {
     uint64_t epoch = 0;
     Mac nic; // the own MAC of the NIC that sends it
-    enum class Kind : uint8_t { natural, alias, mark, moved } kind = Kind::natural;
+    enum class Kind : uint8_t { natural, alias, mark, moved, moved_red } kind = Kind::natural;
     uint16_t queue = 0; // that it is sent through
+
+    bool is_move() const { return kind == Kind::moved || kind == Kind::moved_red; }
 
     // The frame, behind a virtio-net header of that size.
     std::vector<uint8_t> frame(Mac source, size_t vnet_size) const;

@@ -25,8 +25,10 @@ class SourceTable {
         Mac mac;
         int64_t first_ns = 0;
         int64_t last_ns = 0; // 0: free
+        int64_t lost_ns = 0; // when another NIC was heard to take it over; 0: never
 
         bool seen() const { return last_ns != 0; }
+        bool is_lost() const { return lost_ns != 0 && lost_ns >= last_ns; }
     };
 
     // Time never stands at 0 here: an entry with that time would be free. Without memory for the
@@ -52,21 +54,22 @@ class SourceTable {
             }
         }
         forgotten_ns_ = std::max(forgotten_ns_, oldest->last_ns);
-        *oldest = {mac, now_ns, now_ns};
+        *oldest = {mac, now_ns, now_ns, 0};
     }
 
     // Null when it was not seen, or long ago.
-    const Entry *find(Mac mac) const {
+    Entry *find(Mac mac) {
         if (!sets_) {
             return nullptr;
         }
-        for (const Entry &entry : (*sets_)[set_of(mac)]) {
+        for (Entry &entry : (*sets_)[set_of(mac)]) {
             if (entry.mac == mac && entry.seen()) {
                 return &entry;
             }
         }
         return nullptr;
     }
+    const Entry *find(Mac mac) const { return const_cast<SourceTable *>(this)->find(mac); }
 
     struct Recent {
         std::vector<Mac> macs; // the latest first

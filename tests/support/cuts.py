@@ -8,12 +8,14 @@ import json
 from contextlib import suppress
 from typing import Any, Callable
 
+from . import channel as record
 from .chatter import Chatter
 from .cluster import Cluster, Member
 from .cutcheck import CutReport, check_bundle
 from .gate import Gate
 from .outcome import Failed, check, wait_until
 
+PROBE = b"\x88\xb5"  # its EtherType (docs/formats/protocol.md)
 HELD = 8  # seconds at most; the timeout of the cut is 10
 
 
@@ -59,6 +61,16 @@ def judge(cluster: Cluster, tag: str) -> CutReport:
         switches=[member.name for member in cluster.members if member.role == "switch"])
 
 
+def announced(cluster: Cluster, tag: str) -> dict[str, list[str]]:
+    """By MAC address: the members that say, after a restore, that frames to it go to them."""
+    found: dict[str, list[str]] = {}
+    for member in cluster.members:
+        for frame in record.frames(cluster.bundles / tag / member.name / "channel.pcap"):
+            if frame[12:14] == PROBE:
+                found.setdefault(frame[6:12].hex(":"), []).append(member.name)
+    return found
+
+
 def must_be_whole(cluster: Cluster, tag: str, manifest: dict[str, Any]) -> CutReport:
     """Nothing from the future, nothing declared lost or unknown, nothing lost before."""
     result, cut = judge(cluster, tag), manifest["cut"]
@@ -70,6 +82,8 @@ def must_be_whole(cluster: Cluster, tag: str, manifest: dict[str, Any]) -> CutRe
     check(result.consistent, "; ".join(result.problems))
     check(declared == 0, f"{declared} frames are declared lost")
     check(unplaced == 0, f"{unplaced} frames or marks are without a place")
+    for address, members in announced(cluster, tag).items():
+        check(len(members) == 1, f"{members} all say that {address} is theirs")
     if cluster.keeps_order:  # else one that was overtaken counts until it comes
         check(result.lost == 0, f"{result.lost} messages were lost before the cut")
     return result

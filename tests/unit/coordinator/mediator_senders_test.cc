@@ -14,10 +14,25 @@ class MediatorSendersTest : public MediatorTest {
         now += second_ns;
         frame(HS_FROM_GUEST, source, outsider, 0, nic);
     }
+    // Member a sends for the address from now on. The epoch begins before.
+    void moves(Mac source, Probe::Kind kind) {
+        if (!armed) {
+            arm();
+            armed = true;
+        }
+        const std::vector<uint8_t> data = Probe{2, mac_a, kind}.frame(source, 12);
+        Mac out;
+        EXPECT_EQ(mediator.frame({net0, HS_TO_GUEST, data.data(), data.size(), 12, 0}, now, out),
+                  HS_HOLD);
+    }
     // (NIC, source) of the probes in the record of a cut.
     std::vector<std::pair<uint32_t, Mac>> announced() {
         now += second_ns;
-        cut();
+        if (armed) {
+            mediator.cut();
+        } else {
+            cut();
+        }
         std::vector<std::pair<uint32_t, Mac>> found;
         for (const ChannelFrame &one : mediator.record().frames()) {
             const auto view =
@@ -30,6 +45,7 @@ class MediatorSendersTest : public MediatorTest {
         EXPECT_EQ(mediator.stats().recorded, 0u);
         return found;
     }
+    bool armed = false;
     using Found = std::vector<std::pair<uint32_t, Mac>>;
 };
 
@@ -56,6 +72,31 @@ TEST_F(MediatorSendersTest, AnEchoOfOurOwnFrameTakesNothingAway) {
     guest_sends(mac_x, net0);
     now += 1'000'000; // both NICs are on one switch
     receive(mac_x, natural, 0, everyone, net1);
+    EXPECT_EQ(announced(), (Found{{net0, mac_x}}));
+}
+
+TEST_F(MediatorSendersTest, AnotherMembersAnnouncementTakesItAwayAtOnce) {
+    guest_sends(mac_x);
+    now += 1'000'000;
+    moves(mac_x, Probe::Kind::moved);
+    EXPECT_EQ(announced(), Found());
+}
+
+TEST_F(MediatorSendersTest, WhoSendsAgainHasItAgain) {
+    guest_sends(mac_x);
+    moves(mac_x, Probe::Kind::moved);
+    moves(mac_b, Probe::Kind::moved);
+    EXPECT_FALSE(mediator.has_own_address(net0));
+    guest_sends(mac_x);
+    guest_sends(mac_b);
+    EXPECT_TRUE(mediator.has_own_address(net0));
+    EXPECT_EQ(announced(), (Found{{net0, mac_x}}));
+}
+
+TEST_F(MediatorSendersTest, AMoveThatARestoreUndoesTakesNothingAway) {
+    guest_sends(mac_x);
+    now += second_ns;
+    moves(mac_x, Probe::Kind::moved_red);
     EXPECT_EQ(announced(), (Found{{net0, mac_x}}));
 }
 
