@@ -77,8 +77,8 @@ def snapshot_of(cluster: Cluster, tag: str, members: list[Member], late: Member,
     came: list[bool] = []
     snapshot_late(cluster, tag, late.name, lambda: enough() and (came.append(True) or True),
                   members=members)
-    check(came, f"{tag}: too few frames came before the last cut")
     found = bundle.read(str(cluster.bundles / tag))
+    check(came, f"{tag}: too few frames came before the last cut: {routed(found)}")
     print(f"# {tag}: frames sent to the router and received from it: {routed(found)}")
     return found
 
@@ -137,6 +137,7 @@ def run(report: Report) -> None:
     with Workplace() as place:
         guests = Guests(place)
         guests.through_outside()
+        Chatter.wait_flow(guests.cluster)  # each member has heard the router by now
         Chatter.wait_flow(guests.cluster, HEARD)
         report.run("outside-router", lambda: outside_router(guests))
         report.run("gateway-control", lambda: gateway_to_outside(guests))
