@@ -150,6 +150,10 @@ const char *hs_work_abort_reason(const hs_work *work) {
     return abort ? abort->reason.c_str() : nullptr;
 }
 
+bool hs_work_is_cut(const hs_work *work) {
+    return std::holds_alternative<CutWork>(work->work);
+}
+
 const char *hs_work_name(const hs_work *work) {
     return work_names[work->work.index()];
 }

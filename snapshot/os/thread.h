@@ -4,6 +4,7 @@
 #ifndef HOTSNAP_OS_THREAD_H
 #define HOTSNAP_OS_THREAD_H
 
+#include <chrono>
 #include <functional>
 #include <thread>
 
@@ -18,9 +19,9 @@ std::thread spawn(const char *name, std::function<void()> body);
 // of the same priority gets a processor milliseconds late.
 void ask_for_priority();
 
-// Real-time priority, the least there is, for a few milliseconds in which a thread must not be
-// late. Where the system does not allow it, or the thread's policy is not the default one, nothing
-// changes. Of the thread that calls.
+// Real-time priority, the least there is, for a time in which a thread must not be late. Where the
+// system does not allow it, or the thread's policy is not the default one, nothing changes. Of the
+// thread that calls.
 class RealTime {
   public:
     void begin();
@@ -44,12 +45,13 @@ inline void relax_cpu() {
 }
 
 // The same, in a wait for a thread that only copies. That thread may have lost its processor and
-// need ours, so ours is given away after a while.
+// need ours, so ours is given away after a while. By sleep: to yield would not give it to a thread
+// of lower priority.
 inline void pause_in_spin(int spins) {
     if (spins < 2000) {
         relax_cpu();
     } else {
-        std::this_thread::yield();
+        std::this_thread::sleep_for(std::chrono::microseconds(20));
     }
 }
 

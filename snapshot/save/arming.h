@@ -27,6 +27,7 @@
 #define HOTSNAP_SAVE_ARMING_H
 
 #include "guest/dirty_list.h"
+#include "os/inheriting_mutex.h"
 #include "trap/write_trap.h"
 
 #include <atomic>
@@ -74,7 +75,7 @@ class Arming {
     std::function<void(const std::string &)> on_error_;
 
     std::atomic<bool> stopping_{false};
-    std::mutex working_; // held while protecting
+    InheritingMutex working_; // held while protecting
     std::mutex state_mutex_;
     std::condition_variable state_changed_;
     bool first_pass_done_ = false;

@@ -43,6 +43,7 @@ FaultService::Quiet::Quiet(FaultService &service) : service_(service) {
 FaultService::Quiet::~Quiet() {
     service_.answering_.unlock();
     service_.quiet_wanted_--;
+    service_.quiet_wanted_.notify_one();
 }
 
 FaultService::FaultService(const GuestMemory &memory, const SaveParts &parts, DirtyList &dirty,
@@ -71,6 +72,10 @@ void FaultService::stop() {
 }
 
 void FaultService::run() {
+    // Every answer is waited for, also by threads that have real-time priority in the pause, or
+    // that the pause waits for. The thread's work is bounded by the size of memory.
+    RealTime priority;
+    priority.begin();
     ask_for_priority();
     std::array<WriteFault, faults_at_once> faults;
     SpinTime spin;
@@ -79,8 +84,8 @@ void FaultService::run() {
     while (!stopping_) {
         // There is a limit only before the cut. Not under the mutex, since the cut must get that.
         dirty_.wait_room();
-        while (quiet_wanted_ > 0) {
-            std::this_thread::yield();
+        for (int wanted; (wanted = quiet_wanted_) > 0;) {
+            quiet_wanted_.wait(wanted);
         }
         size_t count = 0;
         try {

@@ -166,6 +166,7 @@ void hs_member_work(hs_member *m, hs_work *work);
  * is released (hs_snapshot_abort()). The string lives as long as the work.
  */
 const char *hs_work_abort_reason(const hs_work *work);
+bool hs_work_is_cut(const hs_work *work); /* SNAPSHOT has come: the VM will be paused at once */
 const char *hs_work_name(const hs_work *work); /* "prepare", ..: for traces */
 void hs_work_free(hs_work *work);              /* work that is not handed over, or NULL */
 const char *hs_event_name(const hs_event *event);

@@ -2,8 +2,8 @@
 /*
  * Locks. The main loop alone writes l->run, with stop_lock held, and reads it
  * without. The iothread reads it with stop_lock held. A thread that holds
- * stop_lock takes no other lock, touches no guest memory, and waits for
- * nothing but the start of a thread. So the iothread never waits for the main
+ * stop_lock takes no other lock but the priorities', touches no guest memory,
+ * and waits for nothing but the start of a thread. So the iothread never waits for the main
  * loop, whatever the BQL's owner is doing.
  *
  * An abort may meet the previous run while its end still waits in the main
@@ -401,6 +401,16 @@ static void stop_run(HotsnapLocal *l, const char *reason)
     }
 }
 
+/* The main loop may wait for a vCPU that has the BQL and no processor. */
+static void prepare_cut(HotsnapLocal *l)
+{
+    QEMU_LOCK_GUARD(&l->stop_lock);
+
+    if (l->run) {
+        hotsnap_priority_cut_is_due(l->run->priority);
+    }
+}
+
 typedef struct WorkCall {
     HotsnapLocal *local;
     hs_work *work;
@@ -432,6 +442,9 @@ void hotsnap_local_work(HotsnapLocal *l, hs_work *work)
     if (abort_reason) {
         /* At once: the main loop may wait for memory that this releases. */
         stop_run(l, abort_reason);
+    }
+    if (hs_work_is_cut(work)) {
+        prepare_cut(l);
     }
     call->local = l;
     call->work = work;

@@ -17,6 +17,7 @@
 #ifndef HOTSNAP_PART_H
 #define HOTSNAP_PART_H
 
+#include "priority.h"
 #include "qapi/qapi-types-hotsnap.h"
 #include "qemu/atomic.h"
 #include "qobject/qdict.h"
@@ -52,6 +53,7 @@ struct HotsnapRun {
     char *cancel_reason;    /* atomic; set once */
     bool cancelled;         /* atomic: tasks poll it and end */
     hs_pause pause;
+    HotsnapPriority *priority;
     void *part[HOTSNAP_PARTS]; /* from each part's begin(); NULL: nothing */
 };
 

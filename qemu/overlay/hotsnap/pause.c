@@ -47,15 +47,13 @@ bool hotsnap_pause_and_cut(HotsnapRun *r, const HotsnapPart *const *parts,
                            Error **errp)
 {
     bool was_live = runstate_is_live(runstate_get());
-    g_autoptr(GArray) vcpus = g_array_new(false, false, sizeof(int));
     hs_pause *pause = &r->pause;
     bool ok;
 
     hotsnap_pause_begin(pause);
     global_state_store();
-    hotsnap_priority_raise_vcpus(vcpus);
+    hotsnap_priority_cut_is_due(r->priority); /* until they run again */
     vm_pause_unflushed(RUN_STATE_SAVE_VM);
-    hotsnap_priority_lower(vcpus);
     hotsnap_pause_step(pause, "stop");
 
     bdrv_drain_all_begin();

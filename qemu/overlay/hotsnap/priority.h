@@ -1,13 +1,29 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Real-time priority for the few threads that a cut waits for. Main loop;
- * @raised is an array of thread ids.
+ * Real-time priority for the threads that a cut waits for, from the end of ARM
+ * until the VM runs again.
  */
 #ifndef HOTSNAP_PRIORITY_H
 #define HOTSNAP_PRIORITY_H
 
-void hotsnap_priority_raise(GArray *raised, int tid);
-void hotsnap_priority_raise_vcpus(GArray *raised);
-void hotsnap_priority_lower(GArray *raised);
+typedef struct HotsnapPriority HotsnapPriority;
+
+HotsnapPriority *hotsnap_priority_new(void);
+/* NULL: nothing to do. Ends it, too. */
+void hotsnap_priority_free(HotsnapPriority *p);
+
+/*
+ * Main loop: this thread and @iothread_tid, if not 0, come first from now on.
+ */
+void hotsnap_priority_armed(HotsnapPriority *p, int iothread_tid);
+
+/*
+ * Any thread: so do the vCPUs, since they will be stopped at once. Before the
+ * call above, and after the end, nothing happens.
+ */
+void hotsnap_priority_cut_is_due(HotsnapPriority *p);
+
+/* Main loop: for all of them everything is as it was before. */
+void hotsnap_priority_end(HotsnapPriority *p);
 
 #endif

@@ -28,7 +28,6 @@
 #include "parts/memory.h"
 #include "parts/network.h"
 #include "pause.h"
-#include "priority.h"
 #include "qapi/error.h"
 #include "qemu/rcu.h"
 #include "qemu/thread.h"
@@ -47,7 +46,6 @@ typedef struct Snapshot {
     HotsnapRun base;
     HotsnapGuard guard;
     int iothread_tid;
-    GArray *raised;      /* threads with real-time priority until the cut */
 
     bool task_running;   /* main loop */
     QemuThread worker;
@@ -89,6 +87,7 @@ static void *free_rest(void *opaque)
             parts[i]->free(s->base.part[i]);
         }
     }
+    hotsnap_priority_free(s->base.priority);
     qapi_free_HotsnapSnapshotOptions(s->base.options);
     g_free(s->base.cancel_reason);
     g_free(s->base.folder);
@@ -102,8 +101,7 @@ static void *free_rest(void *opaque)
 static void release(Snapshot *s)
 {
     assert(!s->task_running);
-    hotsnap_priority_lower(s->raised);
-    g_array_unref(s->raised);
+    hotsnap_priority_end(s->base.priority);
     for (int i = 0; i < HOTSNAP_PARTS; i++) {
         if (s->base.part[i] && parts[i]->release) {
             parts[i]->release(s->base.part[i]);
@@ -141,7 +139,7 @@ HotsnapRun *hotsnap_run_begin(const HotsnapRunPlace *place,
     r->folder = g_strdup_printf("%s/%s.partial/%s", directory, tag,
                                 place->member);
     s->iothread_tid = place->iothread_tid;
-    s->raised = g_array_new(false, false, sizeof(int));
+    r->priority = hotsnap_priority_new();
 
     ok = hotsnap_guard_check(errp);
     for (int i = 0; ok && i < HOTSNAP_PARTS; i++) {
@@ -231,11 +229,7 @@ static void task_ended(void *opaque)
     qemu_thread_join(&s->worker);
     s->task_running = false;
     if (s->task == HS_TASK_ARM && !error) {
-        /* These threads come first until the VM runs again. */
-        hotsnap_priority_raise(s->raised, qemu_get_thread_id());
-        if (s->iothread_tid) {
-            hotsnap_priority_raise(s->raised, s->iothread_tid);
-        }
+        hotsnap_priority_armed(s->base.priority, s->iothread_tid);
     }
     s->task_done(s->base.opaque, s->task, error);
 }
@@ -279,7 +273,7 @@ void hotsnap_run_task(HotsnapRun *r, hs_task task, char *manifest,
     s->manifest = manifest;
     s->task_running = true;
     if (task == HS_TASK_UNDO) {
-        hotsnap_priority_lower(s->raised);
+        hotsnap_priority_end(s->base.priority);
     }
     qemu_thread_create(&s->worker, names[task], work, s,
                        QEMU_THREAD_JOINABLE);
@@ -295,7 +289,8 @@ bool hotsnap_run_cut(HotsnapRun *r, Error **errp)
         return false;
     }
     ok = hotsnap_pause_and_cut(r, parts, errp);
-    hotsnap_priority_lower(s->raised);
+    /* No vCPU has run guest code yet: each needs the BQL first. */
+    hotsnap_priority_end(r->priority);
     if (ok && !EACH_PART(s, resume, &err)) {
         /* The cut is taken, but the snapshot fails. */
         r->ops->memory_done(r, error_get_pretty(err));
