@@ -17,6 +17,7 @@ from every_fixtures import NOON, SeriesOfFolders
 from hotsnap.commands import every, every_options, listing, series_work
 from hotsnap.disks import merge, survey
 from hotsnap.errors import HotsnapError, Interrupted
+from hotsnap.host import process
 from hotsnap.model import bundle, series_state
 from hotsnap.model.series import Keep, utc
 from hotsnap.model.state import Locked
@@ -435,6 +436,16 @@ class Status(SeriesOfFolders):
             with contextlib.redirect_stdout(io.StringIO()) as out:
                 every_options.status(self.open()[0], as_json)
             self.assertIn("a does not run", out.getvalue())
+
+    def test_a_snapshot_whose_end_it_did_not_see(self):
+        self.run_it(30)
+        record = self.record()
+        record.pending = series_state.Pending("every-x", 0, "a")
+        told = record.status()
+        self.assertEqual((told["under_way"], told["left_behind"]), (None, "every-x"))
+        record.process = process.identity(os.getpid())
+        told = record.status()
+        self.assertEqual((told["under_way"], told["left_behind"]), ("every-x", None))
 
     def test_while_it_runs(self):
         told = []

@@ -92,6 +92,8 @@ def _rows(told: dict[str, Any]) -> list[tuple[str, Any]]:
             ("failed in a row", told["failed_in_a_row"]), ("removed", told["pruned"]),
             ("there are", len(told["snapshots"])),
             ("under way", told["under_way"] or "-"),
+            *([("left behind", f"{told['left_behind']}: cancelled, or went on without the command; "
+                "the next start looks")] if told["left_behind"] else []),
             ("last success", f"{success['tag']}, {success['time']}" if success else "-"),
             ("last error", f"{error['time']}, {error['text']}" if error else "-"),
             ("next due", told["next_due"] or "-")]

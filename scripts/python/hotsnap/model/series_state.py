@@ -86,6 +86,7 @@ class SeriesState(Record):
         success, error = self.last_success, self.last_error
         running = self.running()
         due = self.settled + self.period if running and self.settled is not None else None
+        pending = self.pending.tag if self.pending else None
         return {"running": running, "pid": self.process.pid if running and self.process else None,
                 "period_s": self.period, "prefix": self.prefix, "keep": self.keep,
                 "taken": self.taken, "missed": self.missed,
@@ -93,7 +94,8 @@ class SeriesState(Record):
                 "last_success": success and {"time": success.created, "tag": success.tag},
                 "last_error": error and {"time": utc(error.time), "text": error.text},
                 "next_due": None if due is None else utc(due),
-                "under_way": self.pending.tag if self.pending else None,
+                "under_way": pending if running else None,
+                "left_behind": None if running else pending,
                 "being_removed": self.removing,
                 "snapshots": [entry.tag for entry in self.made if entry.tag != self.removing]}
 
