@@ -68,8 +68,8 @@ void Initiator::on_member_down(size_t member, const std::string &reason, uint64_
     if (at_ == At::abort) {
         answered(member); // a lost member undoes its part alone
     } else if (is_complete(member)) {
-        log_.warnings.push_back(describe(member) + " was lost (" + reason +
-                                ") after its part was complete; its files are kept");
+        warn(describe(member) + " was lost (" + reason +
+             ") after its part was complete; its files are kept");
     } else {
         abort((was_up ? "lost " : "cannot reach ") + describe(member) +
               (was_up ? "" : " at " + request_.members[member].address) + ": " + reason);
@@ -239,8 +239,8 @@ void Initiator::tick(uint64_t now_us) {
     }
     stage_deadline_ = never;
     if (at_ == At::abort) {
-        log_.warnings.push_back(silent_members() + " did not confirm in " +
-                                duration(request_.abort_timeout_us) + " that all is undone");
+        warn(silent_members() + " did not confirm in " + duration(request_.abort_timeout_us) +
+             " that all is undone");
         finish(reason_, true);
     } else if (stage().waits) {
         next_stage();

@@ -58,7 +58,7 @@ class Initiator final : private InitiatorEngine {
     const std::string &run() const override { return run_; }
     const RunLog &log() const override { return log_; }
     uint64_t now_us() const override { return now_us_; }
-    void warn(std::string warning) override { log_.warnings.push_back(std::move(warning)); }
+    void warn(std::string warning) override;
     std::string describe(size_t member) const override;
     void send(size_t member, const Message &message) override;
     void broadcast(const Message &message) override;

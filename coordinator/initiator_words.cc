@@ -106,7 +106,7 @@ void Initiator::handle(size_t member, const Abort &m) {
 void Initiator::handle(size_t member, const Aborted &m) {
     if (at_ == At::abort && !participants_[member].answered) {
         if (!m.error.empty()) {
-            log_.warnings.push_back(describe(member) + " could not undo all: " + m.error);
+            warn(describe(member) + " could not undo all: " + m.error);
         }
         answered(member);
     }
@@ -146,6 +146,12 @@ void Initiator::say_phase(const char *phase) {
                                     {"role", "initiator"},
                                     {"phase", phase},
                                     {"reason", reason_}}));
+}
+
+void Initiator::warn(std::string warning) {
+    out_.say(HS_SAY_WARNING,
+             to_text({{"epoch", half_->epoch()}, {"tag", request_.tag}, {"message", warning}}));
+    log_.warnings.push_back(std::move(warning));
 }
 
 void Initiator::say_progress(bool at_once) {

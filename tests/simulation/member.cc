@@ -227,6 +227,9 @@ void Member::act(const hs_action &action) {
         return;
     case HS_SAY_PROGRESS:
         return;
+    case HS_SAY_WARNING:
+        trace("warning " + text);
+        return;
     case HS_SAY_FINISHED:
         trace((action.failed ? "FAILED: " : "finished: ") + text.substr(0, 300));
         leads_ = false;

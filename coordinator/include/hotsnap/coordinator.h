@@ -67,6 +67,8 @@ typedef enum hs_action_kind {
                         "transient-fin"|"full"|"publish"|"committed"|"aborting"|"aborted"|
                         "in-doubt"|"load"|"start"|"restored"; epoch is 0 until known */
     HS_SAY_PROGRESS, /* initiator: {"done":bytes,"total":bytes} over all members */
+    HS_SAY_WARNING,  /* initiator: {"epoch":N,"tag":..,"message":..}: something is not as it
+                        was asked for, and the command goes on; in the result, too */
     HS_SAY_FINISHED, /* initiator: the command is over; `text` is the result (manifest) JSON,
                         or, when `failed`, the error message */
 } hs_action_kind;

@@ -63,6 +63,13 @@ static void say_phase(HotsnapMember *m, QDict *say)
     qapi_event_send_hotsnap_phase(phase, role, m->epoch, tag, reason);
 }
 
+static void say_warning(QDict *say)
+{
+    qapi_event_send_hotsnap_warning(qdict_get_try_str(say, "message") ?: "",
+                                    qdict_get_try_int(say, "epoch", 0),
+                                    qdict_get_try_str(say, "tag") ?: "");
+}
+
 typedef struct Saying {
     HotsnapMember *member;
     hs_action_kind kind;
@@ -81,6 +88,8 @@ static void say(void *opaque)
         hotsnap_job_finished(s->member, s->failed, s->text);
     } else if (json && s->kind == HS_SAY_PHASE) {
         say_phase(s->member, json);
+    } else if (json && s->kind == HS_SAY_WARNING) {
+        say_warning(json);
     } else if (json && s->kind == HS_SAY_PROGRESS) {
         hotsnap_job_progress(s->member, qdict_get_try_int(json, "done", 0),
                              qdict_get_try_int(json, "total", 0));

@@ -393,6 +393,9 @@ void World::act(const std::string &name, const hs_action &action) {
     case HS_SAY_PROGRESS:
         log(name + " says progress " + action.text);
         return;
+    case HS_SAY_WARNING:
+        log(name + " warns: " + get_string(parse_json(action.text), "message"));
+        return;
     case HS_SAY_FINISHED:
         log(name + (action.failed ? " FAILED: " + std::string(action.text)
                                   : " finished:" + describe_result(action.text)));

@@ -154,6 +154,23 @@ def missed(cluster: Cluster) -> None:
     ends = ends_us(manifest)
     early = min(ends) - 2.5e6
     check(early > -NEAR_US, f"a member ended {-early} us before the instant")
+    told_early(cluster, "missed")
+
+
+def told_early(cluster: Cluster, tag: str) -> None:
+    """It is the first warning of all: the snapshots before could make it."""
+    qmp = cluster["idle"].vm.qmp
+    warning = qmp.wait_event("HOTSNAP_WARNING", 1)
+    message = warning["data"]["message"]
+    print(f"# {message}")
+    check(warning["data"]["tag"] == tag, f"a warning without a reason: {warning}")
+    check(re.search(r"'large' cannot end its copy 2\.5 s after the cut: it expects .*; all members "
+                    r"were told to end", message), message)
+    end = next(event for event in iter(lambda: qmp.wait_event("HOTSNAP_PHASE", 1, {"tag": tag}), None)
+               if event["data"]["phase"] == "publish")
+    seconds = [stamp["seconds"] + stamp["microseconds"] / 1e6
+               for stamp in (warning["timestamp"], end["timestamp"])]
+    check(seconds[1] - seconds[0] > 1, f"it was told {seconds[1] - seconds[0]:.2f} s before the end")
 
 
 def strict(cluster: Cluster) -> None:

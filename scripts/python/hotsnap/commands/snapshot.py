@@ -39,6 +39,8 @@ class _Watcher:
                 self.phase = event["data"]["phase"]
                 reason = event["data"].get("reason")
                 self.progress.line(f"  {self.phase}" + (f": {reason}" if reason else ""))
+            elif event["event"] == "HOTSNAP_WARNING":
+                self.progress.line(f"  warning: {event['data']['message']}")
         total = job["total-progress"]
         note = self.phase
         if total > BAR_BYTES:  # the job counts bytes of memory
