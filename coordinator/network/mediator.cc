@@ -206,6 +206,13 @@ void Mediator::cut() {
             }
         }
     }
+    try {
+        for (const auto &[nic, source] : moved_while_frames_wait()) {
+            record_sender(nic, source); // once more, behind those frames
+        }
+    } catch (const std::bad_alloc &) {
+        // as above
+    }
     queues_[HS_TO_GUEST].release();
 }
 
@@ -288,7 +295,28 @@ void Mediator::end_coloring() {
     }
     close_channels();
     state_ = State::ended;
-    queues_[HS_FROM_GUEST].release();
+    release_waiting();
+}
+
+// What waited since before an address moved to another NIC would bring the switches back to the NIC
+// that it leaves by.
+void Mediator::release_waiting() {
+    HoldQueue &queue = queues_[HS_FROM_GUEST];
+    std::set<std::pair<uint32_t, Mac>> moved;
+    try {
+        moved = moved_while_frames_wait();
+    } catch (const std::bad_alloc &) {
+        // frames may go to the wrong NIC until the guest sends by the right one
+    }
+    queue.release();
+    for (const auto &[index, source] : moved) {
+        const Nic &nic = nics_[index];
+        try {
+            put(queue, {index, 0, nic.vnet_size, announcement(nic, source), now_ns_}, true);
+        } catch (const std::bad_alloc &) {
+            return;
+        }
+    }
 }
 
 void Mediator::reset() {

@@ -91,6 +91,8 @@ class Mediator {
     // mediator_senders.cc
     void played(const hs_frame &frame, int64_t now_ns);
     bool has_own_address(uint32_t nic) const;
+    // A probe for the NIC's own address; false if another NIC has it.
+    bool announce_own(uint32_t nic, hs_frame &frame);
 
     const ChannelRecord &record() const { return record_; }
     hs_mediator_stats stats() const;
@@ -164,6 +166,7 @@ class Mediator {
     bool keeps_order(uint32_t sender) const;
     void save(const HeldFrame &frame, bool from_guest, std::optional<std::vector<uint8_t>> data);
     void check_complete();
+    void release_waiting();
     Mac former_source(Mac source) const;
 
     // mediator_senders.cc
@@ -171,7 +174,11 @@ class Mediator {
     void note_moved(Mac source, int64_t now_ns);
     static const SourceTable::Entry *sent_for(const Nic &nic, Mac source);
     bool sends_now(uint32_t nic, Mac source) const;
+    static std::vector<uint8_t> announcement(const Nic &nic, Mac source);
+    void record_sender(uint32_t nic, Mac source);
     void record_senders();
+    // (NIC, source): frames with the source wait at another NIC, which sent for it before.
+    std::set<std::pair<uint32_t, Mac>> moved_while_frames_wait();
 
     // mediator_routers.cc
     bool is_our_own(uint32_t nic, Mac mac) const;

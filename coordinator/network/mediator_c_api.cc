@@ -6,7 +6,9 @@
 #include "base/c_boundary.h"
 #include "hotsnap/mediator.h"
 #include "network/channel_json.h"
+#include "network/frame.h"
 #include "network/mediator_handle.h"
+#include "network/probe.h"
 
 using namespace hotsnap;
 using namespace hotsnap::network;
@@ -14,6 +16,7 @@ using namespace hotsnap::network;
 struct hs_playback {
     std::vector<ChannelFrame> frames;
     size_t next = 0;
+    size_t next_announcement = 0;
 };
 
 namespace {
@@ -27,6 +30,12 @@ template <typename Body> void quietly(Body body) {
         body();
         return true;
     });
+}
+
+hs_frame hs_frame_of(const ChannelFrame &frame) {
+    return {frame.nic,         frame.from_guest ? HS_FROM_GUEST : HS_TO_GUEST,
+            frame.data.data(), frame.data.size(),
+            frame.vnet_size,   frame.queue};
 }
 
 } // namespace
@@ -151,6 +160,10 @@ bool hs_mediator_has_own_address(hs_mediator *m, uint32_t nic) {
     return m->impl.has_own_address(nic);
 }
 
+bool hs_mediator_announce_own(hs_mediator *m, uint32_t nic, hs_frame *frame) {
+    return quietly(false, [&] { return m->impl.announce_own(nic, *frame); });
+}
+
 void hs_mediator_played(hs_mediator *m, const hs_frame *frame, int64_t now_ns) {
     quietly([&] { m->impl.played(*frame, now_ns); });
 }
@@ -201,11 +214,20 @@ bool hs_playback_next(hs_playback *p, hs_frame *frame) {
     if (p->next == p->frames.size()) {
         return false;
     }
-    const ChannelFrame &next = p->frames[p->next++];
-    *frame = {next.nic,         next.from_guest ? HS_FROM_GUEST : HS_TO_GUEST,
-              next.data.data(), next.data.size(),
-              next.vnet_size,   next.queue};
+    *frame = hs_frame_of(p->frames[p->next++]);
     return true;
+}
+
+bool hs_playback_next_announcement(hs_playback *p, hs_frame *frame) {
+    while (p->next_announcement < p->frames.size()) {
+        const ChannelFrame &next = p->frames[p->next_announcement++];
+        const auto view = FrameView::parse(next.data.data(), next.data.size(), next.vnet_size);
+        if (next.from_guest && view && Probe::parse(*view)) {
+            *frame = hs_frame_of(next);
+            return true;
+        }
+    }
+    return false;
 }
 
 void hs_playback_free(hs_playback *p) {

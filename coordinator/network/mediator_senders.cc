@@ -4,9 +4,10 @@
 //
 // Switches know by the frames that they have seen, and a restore takes the guests back in time, but
 // no switch. So the record of the channels begins with a probe for each address that a NIC sends
-// for beside its own: at the restore these leave first, and frames to the address come there. For
-// its own address each NIC is announced by QEMU, for about a second, as after a migration; not if
-// another NIC of the member has it now.
+// for beside its own. At the restore these leave when the member has loaded, before any member
+// runs, and once more when it starts; so frames to the address come there. For its own address each
+// NIC sends such a probe at the load, and is announced by QEMU from the start on, for about a
+// second, as after a migration; not if another NIC of the member has the address now.
 #include "network/mediator.h"
 
 namespace hotsnap::network {
@@ -68,6 +69,42 @@ bool Mediator::has_own_address(uint32_t index) const {
     return index >= nics_.size() || sends_now(index, nics_[index].mac);
 }
 
+std::vector<uint8_t> Mediator::announcement(const Nic &nic, Mac source) {
+    return Probe{no_epoch, nic.mac, Probe::Kind::moved, 0}.frame(source, nic.vnet_size);
+}
+
+bool Mediator::announce_own(uint32_t index, hs_frame &frame) {
+    if (index >= nics_.size() || !nics_[index].present || !has_own_address(index)) {
+        return false;
+    }
+    const Nic &nic = nics_[index];
+    released_ = announcement(nic, nic.mac);
+    frame = {index, HS_FROM_GUEST, released_.data(), released_.size(), nic.vnet_size, 0};
+    return true;
+}
+
+void Mediator::record_sender(uint32_t index, Mac source) {
+    const Nic &nic = nics_[index];
+    stats_.announced +=
+        record_.append({index, 0, true, now_ns_, nic.vnet_size, announcement(nic, source)});
+}
+
+std::set<std::pair<uint32_t, Mac>> Mediator::moved_while_frames_wait() {
+    std::set<std::pair<uint32_t, Mac>> moved;
+    for (const HeldFrame &frame : queues_[HS_FROM_GUEST].frames()) {
+        const auto view = FrameView::parse(frame.data.data(), frame.data.size(), frame.data.size(),
+                                           frame.vnet_size);
+        for (uint32_t nic = 0; view && nic < nics_.size(); nic++) {
+            const SourceTable::Entry *sent = sent_for(nics_[nic], view->source());
+            if (nic != frame.nic && nics_[nic].present && sent && sent->seen() &&
+                sends_now(nic, view->source())) {
+                moved.insert({nic, view->source()});
+            }
+        }
+    }
+    return moved;
+}
+
 void Mediator::record_senders() {
     for (uint32_t index = 0; index < nics_.size(); index++) {
         const Nic &nic = nics_[index];
@@ -75,10 +112,9 @@ void Mediator::record_senders() {
             continue;
         }
         for (const Mac source : nic.sources.recent(now_ns_ - remembered_ns, most_sources).macs) {
-            const Probe probe{no_epoch, nic.mac, Probe::Kind::moved, 0};
-            stats_.announced +=
-                sends_now(index, source) && record_.append({index, 0, true, now_ns_, nic.vnet_size,
-                                                            probe.frame(source, nic.vnet_size)});
+            if (sends_now(index, source)) {
+                record_sender(index, source);
+            }
         }
     }
 }

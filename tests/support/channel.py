@@ -73,6 +73,11 @@ def udp_payload(frame: bytes, port: int) -> tuple[str, bytes] | None:
 
 def directions(path: str | os.PathLike[str]) -> list[int]:
     """The direction of each frame, from the sidecar channel.vnet (docs/formats/channel.md)."""
+    return [direction for _, direction in places(path)]
+
+
+def places(path: str | os.PathLike[str]) -> list[tuple[int, int]]:
+    """NIC's number and direction of each frame, from the sidecar."""
     data = Path(path).read_bytes()
     if len(data) < _VNET_HEADER.size:
         raise ChannelError(f"{path}: is no sidecar of a channel")
@@ -81,8 +86,9 @@ def directions(path: str | os.PathLike[str]) -> list[int]:
         raise ChannelError(f"{path}: is no sidecar of a channel")
     if len(data) != _VNET_HEADER.size + count * size:
         raise ChannelError(f"{path}: its size does not fit {count} records")
-    found = [direction for _, _, direction in _VNET_RECORD.iter_unpack(data[_VNET_HEADER.size:])]
-    if not set(found) <= {TO_GUEST, FROM_GUEST}:
+    found = [(nic, direction)
+             for nic, _, direction in _VNET_RECORD.iter_unpack(data[_VNET_HEADER.size:])]
+    if not {direction for _, direction in found} <= {TO_GUEST, FROM_GUEST}:
         raise ChannelError(f"{path}: has an unknown direction")
     return found
 

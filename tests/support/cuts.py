@@ -5,6 +5,8 @@ what is missing after a restore."""
 from __future__ import annotations
 
 import json
+import subprocess
+import time
 from contextlib import suppress
 from typing import Any, Callable
 
@@ -16,6 +18,7 @@ from .gate import Gate
 from .outcome import Failed, check, wait_until
 
 PROBE = b"\x88\xb5"  # its EtherType (docs/formats/protocol.md)
+APART = 0.3  # seconds
 HELD = 8  # seconds at most; the timeout of the cut is 10
 
 
@@ -61,13 +64,16 @@ def judge(cluster: Cluster, tag: str) -> CutReport:
         switches=[member.name for member in cluster.members if member.role == "switch"])
 
 
-def announced(cluster: Cluster, tag: str) -> dict[str, list[str]]:
-    """By MAC address: the members that say, after a restore, that frames to it go to them."""
-    found: dict[str, list[str]] = {}
+def announced(cluster: Cluster, tag: str) -> dict[tuple[str, str], set[str]]:
+    """By bridge and MAC address: the NICs that say, after a restore, that frames to it go there."""
+    found: dict[tuple[str, str], set[str]] = {}
     for member in cluster.members:
-        for frame in record.frames(cluster.bundles / tag / member.name / "channel.pcap"):
+        folder = cluster.bundles / tag / member.name
+        for frame, (number, _) in zip(record.frames(folder / "channel.pcap"),
+                                      record.places(folder / "channel.vnet")):
             if frame[12:14] == PROBE:
-                found.setdefault(frame[6:12].hex(":"), []).append(member.name)
+                nic = member.nics[number]
+                found.setdefault((nic.bridge, frame[6:12].hex(":")), set()).add(nic.tap)
     return found
 
 
@@ -82,8 +88,8 @@ def must_be_whole(cluster: Cluster, tag: str, manifest: dict[str, Any]) -> CutRe
     check(result.consistent, "; ".join(result.problems))
     check(declared == 0, f"{declared} frames are declared lost")
     check(unplaced == 0, f"{unplaced} frames or marks are without a place")
-    for address, members in announced(cluster, tag).items():
-        check(len(members) == 1, f"{members} all say that {address} is theirs")
+    for place, nics in announced(cluster, tag).items():
+        check(len(nics) == 1, f"{nics} all say that {place} is theirs")
     if cluster.keeps_order:  # else one that was overtaken counts until it comes
         check(result.lost == 0, f"{result.lost} messages were lost before the cut")
     return result
@@ -126,10 +132,41 @@ def lost(cluster: Cluster) -> int:
                for pair in Chatter.read(cluster).pairs.values())
 
 
-def lost_after(cluster: Cluster, tag: str) -> int:
+def switches_know(cluster: Cluster, tag: str, member: Member) -> None:
+    """Each address that the bundle says is at one of the member's NICs is there."""
+    shown = subprocess.run(["bridge", "-n", cluster.network.name, "-j", "fdb", "show"], check=True,
+                           capture_output=True, text=True).stdout
+    known = {(entry.get("master"), entry["mac"]): entry["ifname"] for entry in json.loads(shown)
+             if entry.get("state") != "permanent"}
+    for (bridge, address), nics in announced(cluster, tag).items():
+        if nics <= {nic.tap for nic in member.nics}:
+            check({known.get((bridge, address))} == nics,
+                  f"{address} is at {nics}, the switch says {known.get((bridge, address))}")
+
+
+def restore_late(cluster: Cluster, tag: str, late: str) -> None:
+    """START reaches member `late` only when the others have run, and sent, for a while."""
+    cluster.start_for_restore(tag)
+    others = [member for member in cluster.members if member.name != late]
+    with Gate(cluster[late].socket, cluster.place.path / f"{tag}-start.sock", "START") as way:
+        members = [{**member.address, "address": f"unix:{way.path}"} if member.name == late
+                   else member.address for member in cluster.members]
+        cluster.begin_restore(tag, cluster.members.index(others[0]), members=members)
+        wait_until(lambda: all(member.vm.running() for member in others), "the others do not run")
+        switches_know(cluster, tag, cluster[late])
+        time.sleep(APART)
+        way.open()
+        error = others[0].vm.wait_job(f"restore-{tag}")
+        check(error is None, f"restore {tag}: {error}")
+
+
+def lost_after(cluster: Cluster, tag: str, late: str | None = None) -> int:
     """Restores a bundle and lets traffic flow. Returns the number of messages that never came."""
     cluster.kill()
-    cluster.restore(tag)
+    if late:
+        restore_late(cluster, tag, late)
+    else:
+        cluster.restore(tag)
     Chatter.wait_flow(cluster, 3)
     return lost(cluster)
 
@@ -154,8 +191,8 @@ def unharmed(cluster: Cluster) -> None:
         check(counts["tcp_errors"] == counts["tcp_reconnects"] == 0, f"{pair}: {counts}")
 
 
-def restored(cluster: Cluster, tag: str) -> None:
-    missing = lost_after(cluster, tag)
+def restored(cluster: Cluster, tag: str, late: str | None = None) -> None:
+    missing = lost_after(cluster, tag, late)
     print(f"# after the restore {missing} messages are lost, {twice(cluster)} came twice")
     check(missing == 0 or not cluster.keeps_order, f"{missing} messages are missing")
     check(twice(cluster) == 0, f"{twice(cluster)} messages came twice")

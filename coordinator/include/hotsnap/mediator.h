@@ -247,6 +247,11 @@ hs_verdict hs_mediator_frame_head(hs_mediator *m, const hs_frame *frame, size_t 
  * (a bond, a virtual router). Where it is not, QEMU must not announce it.
  */
 bool hs_mediator_has_own_address(hs_mediator *m, uint32_t nic);
+/*
+ * If so, the frame that tells switches where it is. `frame->data` lives until the next call of this
+ * function or of hs_mediator_next_released().
+ */
+bool hs_mediator_announce_own(hs_mediator *m, uint32_t nic, hs_frame *frame);
 /* A frame of the record that is played back: who sent it is known from then on. */
 void hs_mediator_played(hs_mediator *m, const hs_frame *frame, int64_t now_ns);
 /* Counts frames of hs_mediator_next_released that could not be delivered. */
@@ -278,6 +283,11 @@ size_t hs_playback_count(hs_playback *p);
  * direction HS_FROM_GUEST is to be sent to the network.
  */
 bool hs_playback_next(hs_playback *p, hs_frame *frame);
+/*
+ * The same for those frames of the record that tell switches where the member's addresses are. They
+ * may leave before any member runs, too.
+ */
+bool hs_playback_next_announcement(hs_playback *p, hs_frame *frame);
 void hs_playback_free(hs_playback *p);
 
 #ifdef __cplusplus

@@ -74,6 +74,9 @@ static void load_succeeded(HotsnapRestore *r)
     Error *err = NULL;
 
     bdrv_activate_all(&err);
+    if (!err) {
+        hotsnap_playback_announce(r->network, r->playback);
+    }
     r->loaded(r->opaque, err);
 }
 

@@ -120,10 +120,43 @@ TEST_F(MediatorSendersTest, ABondMayUseTheAddressOfOneNicOnTheOther) {
     EXPECT_TRUE(mediator.has_own_address(net0));
 }
 
+// A bond fails over while a broadcast of its former NIC waits.
+TEST_F(MediatorSendersTest, WhatWaitsForTheEndTakesNoAddressBack) {
+    arm();
+    EXPECT_EQ(frame(HS_FROM_GUEST, mac_x, everyone, 1, net0).verdict, HS_HOLD);
+    now += second_ns;
+    frame(HS_FROM_GUEST, mac_x, outsider, 2, net1);
+    mediator.cut();
+    const auto is_announcement = [](const std::vector<uint8_t> &data) {
+        const auto view = FrameView::parse(data.data(), data.size(), data.size(), 12);
+        return Probe::parse(*view) && view->source() == mac_x;
+    };
+    const auto &recorded = mediator.record().frames();
+    ASSERT_EQ(recorded.size(), 3u);
+    for (const size_t at : {0, 2}) {
+        EXPECT_TRUE(is_announcement(recorded[at].data) && recorded[at].nic == net1) << at;
+    }
+    EXPECT_TRUE(!is_announcement(recorded[1].data) && recorded[1].nic == net0);
+    mediator.end_coloring();
+    std::vector<uint32_t> left_by;
+    for (hs_frame held; mediator.next_released(held, now);) {
+        left_by.push_back(held.nic);
+        EXPECT_EQ(is_announcement({held.data, held.data + held.size}), held.nic == net1);
+    }
+    EXPECT_EQ(left_by, (std::vector<uint32_t>{net0, net1}));
+}
+
 TEST_F(MediatorSendersTest, PlaybackTellsWhoSentBeforeTheGuestDoes) {
     const std::vector<uint8_t> data = Probe{0, mac_b2, Probe::Kind::moved, 0}.frame(mac_b, 12);
     mediator.played({net1, HS_FROM_GUEST, data.data(), data.size(), 12, 0}, now + second_ns);
     EXPECT_FALSE(mediator.has_own_address(net0));
+    hs_frame own;
+    EXPECT_FALSE(mediator.announce_own(net0, own));
+    ASSERT_TRUE(mediator.announce_own(net1, own));
+    const auto view = FrameView::parse(own.data, own.size, own.vnet_header_size);
+    EXPECT_TRUE(own.nic == net1 && own.direction == HS_FROM_GUEST && view->source() == mac_b2 &&
+                Probe::parse(*view)->nic == mac_b2);
+    EXPECT_FALSE(mediator.announce_own(7, own));
     guest_sends(mac_b, net0);
     mediator.played({net1, HS_TO_GUEST, data.data(), data.size(), 12, 0}, now + second_ns);
     EXPECT_TRUE(mediator.has_own_address(net0));

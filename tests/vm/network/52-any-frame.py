@@ -33,8 +33,10 @@ def prove(report: Report, lab: Lab) -> None:
             report.run(f"{name}-control",
                        partial(control, cluster, cut.late, cut.sender, f"off-{number}"))
         report.run(f"{lab.name}-unharmed", partial(unharmed, cluster))
-        for number in range(len(lab.cuts)):
-            report.run(f"{lab.name}-restored-{number}", partial(restored, cluster, f"on-{number}"))
+        # Whose address has moved starts last: others' frames must not go to its place of later.
+        for number, cut in enumerate(lab.cuts):
+            report.run(f"{lab.name}-restored-{number}",
+                       partial(restored, cluster, f"on-{number}", cut.sender))
         report.run(f"{lab.name}-restored-control", partial(control_restored, cluster, "off-0"))
 
 

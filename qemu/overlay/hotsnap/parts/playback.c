@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 #include "qemu/osdep.h"
 #include "forward.h"
+#include "net/net.h"
 #include "nic_queue.h"
 #include "playback.h"
 #include "qapi/error.h"
@@ -29,6 +30,48 @@ bool hotsnap_playback_check(HotsnapNetwork *n, const char *pcap,
     }
     hs_playback_free(p);
     return ok;
+}
+
+/*
+ * Past QEMU's queue of the tap, which keeps all frames until the VM runs.
+ * What the tap cannot take now leaves again when the member starts.
+ */
+static void send_now(NetClientState *netdev, const hs_frame *frame)
+{
+    struct iovec iov = {
+        .iov_base = (void *)frame->data, .iov_len = frame->size
+    };
+
+    if (netdev->link_down) {
+        return;
+    }
+    if (netdev->info->receive_iov) {
+        netdev->info->receive_iov(netdev, &iov, 1);
+    } else if (netdev->info->receive) {
+        netdev->info->receive(netdev, frame->data, frame->size);
+    }
+}
+
+void hotsnap_playback_announce(HotsnapNetwork *n, hs_playback *p)
+{
+    FilterHotsnap *f;
+    hs_frame frame;
+
+    hotsnap_network_identify(n); /* virtio-net headers are as the guest has */
+    while (hs_playback_next_announcement(p, &frame)) {
+        f = hotsnap_network_filter(n, frame.nic);
+        if (f && f->queues[0].netdev) {
+            hs_mediator_played(n->mediator, &frame, g_get_real_time() * 1000);
+            send_now(f->queues[0].netdev, &frame);
+        }
+    }
+    /* Whoever has a NIC's own address is known now. */
+    QTAILQ_FOREACH(f, &n->filters, next_filter) {
+        if (f->nic_added && f->queues[0].netdev &&
+            hs_mediator_announce_own(n->mediator, f->nic, &frame)) {
+            send_now(f->queues[0].netdev, &frame);
+        }
+    }
 }
 
 size_t hotsnap_playback_play(HotsnapNetwork *n, hs_playback *p)

@@ -14,6 +14,12 @@ void hotsnap_playback_begin(HotsnapNetwork *n);
 bool hotsnap_playback_check(HotsnapNetwork *n, const char *pcap,
                             const char *vnet, Error **errp);
 
+/*
+ * Before any member runs: switches learn where the member's addresses are, so
+ * that no frame of another one goes to the place where they were later.
+ */
+void hotsnap_playback_announce(HotsnapNetwork *n, hs_playback *p);
+
 /* Returns how many frames were played. */
 size_t hotsnap_playback_play(HotsnapNetwork *n, hs_playback *p);
 
