@@ -6,7 +6,6 @@
 #include "base/c_boundary.h"
 #include "base/error.h"
 #include "restore/lazy_loader.h"
-#include "trap/uffd_open.h"
 
 #include <algorithm>
 #include <cstring>
@@ -67,13 +66,6 @@ MemoryBlock block_from(const hs_ram_block &c) {
 void hs_load_options_init(hs_load_options *options) {
     *options = {};
     options->struct_size = sizeof(*options);
-}
-
-bool hs_load_probe(char **error) {
-    return guarded(error, false, [] {
-        open_uffd();
-        return true;
-    });
 }
 
 hs_load *hs_load_open(const hs_load_options *options, char **error) {

@@ -106,6 +106,7 @@ bool LazyLoader::trap_block(const ImageBlock &image, const MemoryBlock &block) {
         range.block_host = block.host;
         range.span = span;
         if (!trap_->trap(range.address(), range.bytes())) {
+            std::erase_if(ranges_, [&](const Range &r) { return r.block_host == block.host; });
             return false;
         }
         ranges_.push_back(range);
@@ -385,6 +386,7 @@ void LazyLoader::load_all() {
     if (!attached_) {
         return; // given up before anything was absent
     }
+    give_way();
     load_ranges();
     while (remaining() > 0) {
         heed();

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import struct
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Iterator
@@ -56,6 +57,24 @@ def differing(vm: Vm, image: Path, folder: Path, size: int) -> list[int]:
     with Image(image) as saved:
         return [offset for offset, page in guest_pages(vm, folder, size)
                 if page != saved.page("pc.ram", offset)]
+
+
+_WORDS = struct.Struct("<512Q")
+
+
+def pattern_of(page: bytes | memoryview) -> bool | None:
+    """Whether a page that hs-writer has begun to write is of one piece: words that count up by one.
+    None for any other page: tables of characters count up, too, but from small numbers."""
+    words = _WORDS.unpack(page)
+    if words[0] < 1 << 40 or (words[1] - words[0], words[2] - words[1]) != (1, 1):
+        return None
+    return words == tuple(range(words[0], words[0] + len(words)))
+
+
+def writers_pages(image: Image) -> tuple[int, int]:
+    """How many pages of hs-writer are of one piece, and how many are not."""
+    found = [pattern_of(data) for page, data in image.nonzero_pages() if page.block == "pc.ram"]
+    return found.count(True), found.count(False)
 
 
 def offset_in(image: Image, page: Page) -> int:

@@ -61,6 +61,7 @@ static HotsnapGuard guard;
 static HotsnapMemoryLoadInfo *last; /* once it is complete */
 static char *file;
 static VMChangeStateEntry *state_entry;
+static bool ending;           /* under `lock`: QEMU takes its objects apart */
 
 /* What the manifest says of the file of checksums. */
 static bool read_sums_xxh3(const char *bundle, const char *member,
@@ -227,7 +228,11 @@ static void completed(void *opaque)
 /* Library thread. */
 static void on_complete(void *opaque)
 {
-    hotsnap_queue_post(queue, completed, NULL);
+    QEMU_LOCK_GUARD(&lock);
+
+    if (!ending) {
+        hotsnap_queue_post(queue, completed, NULL);
+    }
 }
 
 void hotsnap_lazy_look(void)
@@ -254,14 +259,16 @@ static void on_failed(void *opaque, const char *message)
     HotsnapMemoryLoadFailure *f = NULL;
 
     WITH_QEMU_LOCK_GUARD(&lock) {
-        f = load ? failure_of(load) : NULL;
+        f = load && !ending ? failure_of(load) : NULL;
+        if (f) {
+            hotsnap_queue_post(queue, look, NULL);
+        }
     }
     if (f) {
         error_report("%s", f->message);
         qapi_event_send_hotsnap_memory_load(HOTSNAP_MEMORY_LOAD_STATE_FAILED,
                                             f);
         qapi_free_HotsnapMemoryLoadFailure(f);
-        hotsnap_queue_post(queue, look, NULL);
     }
 }
 
@@ -470,6 +477,9 @@ void hotsnap_lazy_shutdown(void)
         error_report("Devices wait for guest memory that cannot be loaded: "
                      "QEMU ends as in a power failure");
         _exit(EXIT_FAILURE);
+    }
+    WITH_QEMU_LOCK_GUARD(&lock) {
+        ending = true;
     }
 }
 

@@ -199,6 +199,7 @@ static bool hotsnap_member_can_be_deleted(UserCreatable *uc)
     HotsnapMember *m = HOTSNAP_MEMBER(uc);
 
     return !m->local || (!hotsnap_local_busy(m->local) && !m->job &&
+                         !hotsnap_lazy_loading() &&
                          !m->claims && hotsnap_network_is_unused(&m->network));
 }
 

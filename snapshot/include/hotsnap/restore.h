@@ -115,9 +115,6 @@ typedef struct hs_load_failure {
 /* Zeroes `options` and sets struct_size. */
 void hs_load_options_init(hs_load_options *options);
 
-/* Tells whether memory can be loaded on demand here: whether userfaultfd is permitted. */
-bool hs_load_probe(char **error);
-
 /* Blocking: reads the checksums, the bitmaps and the devices' state. */
 hs_load *hs_load_open(const hs_load_options *options, char **error);
 

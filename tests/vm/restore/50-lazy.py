@@ -14,7 +14,7 @@ sys.path.insert(0, __file__.rpartition("/tests/")[0] + "/tests")
 from support.cluster import Cluster
 from support.image import Image, compare
 from support.lazy import (TRICKLE, complete, differing, flipped, load_of, offset_in, set_bandwidth,
-                          truncated)
+                          truncated, writers_pages)
 from support.outcome import Failed, Report, check, wait_until
 from support.vm import Vm
 from support.workplace import Workplace
@@ -113,6 +113,11 @@ def runs_meanwhile(solo: Solo) -> None:
     solo.goes_on()
     event = solo.vm.qmp.wait_event("HOTSNAP_MEMORY_LOAD", 10)
     check(event["data"] == {"state": "complete"}, f"told {event}")
+    solo.cluster.snapshot("after")
+    with Image(solo.image("after")) as image:
+        whole, torn = writers_pages(image)
+    print(f"# {whole} pages of the writer are whole, {torn} are not")
+    check(whole > 4000 and torn <= 1, "the writer's pages are torn")  # it may be writing to one
 
 
 def meanwhile(solo: Solo) -> None:
@@ -147,6 +152,19 @@ def meanwhile(solo: Solo) -> None:
     with Image(solo.image("still")) as one, Image(solo.image("waited")) as two:
         check(not compare(one, two), "a snapshot right after a restore has other memory")
     check(load_of(solo.vm)["state"] == "complete", "the snapshot did not wait")
+
+
+def balloon(solo: Solo) -> None:
+    """The guest gives memory away; nothing of it is discarded before all is loaded, or its content
+    from the image would come back. (36-meanwhile shows that a balloon does discard.)"""
+    solo.restore("live", bandwidth=1 << 20)
+    solo.vm.qmp.execute("balloon", {"value": 130 << 20})
+    wait_until(lambda: solo.vm.qmp.execute("query-balloon")["actual"] <= 130 << 20,
+               lambda: f"the balloon is not inflated: {solo.vm.qmp.execute('query-balloon')}")
+    check(load_of(solo.vm)["state"] == "loading", "all is loaded already")
+    complete(solo.vm)
+    solo.vm.qmp.execute("balloon", {"value": SIZE})
+    solo.goes_on()
 
 
 def migrates_afterwards(solo: Solo) -> None:
@@ -278,12 +296,13 @@ def refused(solo: Solo, pattern: str) -> None:
 
 def run(report: Report) -> None:
     with Workplace() as place:
-        solo = Solo(place)
+        solo = Solo(place, args=["-device", "virtio-balloon-pci"])
         report.run("identical-by-faults", lambda: identical(solo))
         report.run("identical-in-the-background", lambda: in_the_background(solo))
         report.run("control-a-guest-that-ran-differs", lambda: control(solo))
         report.run("guest-runs-meanwhile", lambda: runs_meanwhile(solo))
         report.run("refused-or-waiting-meanwhile", lambda: meanwhile(solo))
+        report.run("balloon-meanwhile", lambda: balloon(solo))
         report.run("migration-allowed-afterwards", lambda: migrates_afterwards(solo))
         report.run("damaged-page-stops-and-is-mended", lambda: damaged(solo))
         report.run("quit-while-a-page-is-damaged", lambda: quit_while_damaged(solo))
