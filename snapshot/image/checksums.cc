@@ -232,6 +232,10 @@ std::optional<uint64_t> find_mismatch(const std::string &path, const std::string
     return std::nullopt;
 }
 
+uint64_t bytes_xxh3(std::span<const std::byte> bytes) {
+    return XXH3_64bits(bytes.data(), bytes.size());
+}
+
 uint64_t file_xxh3(const std::string &path) {
     const Fd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
     if (!fd) {

@@ -55,6 +55,9 @@ uint64_t write_sums(const SumsTable &table, int fd, const std::string &sums_path
 std::optional<uint64_t> find_mismatch(const std::string &path, const std::string &sums_path,
                                       const std::function<bool()> &cancelled);
 
+// XXH3-64, also when all bytes are zero.
+uint64_t bytes_xxh3(std::span<const std::byte> bytes);
+
 // XXH3-64 of a whole file; holes count as the zeros they read as.
 uint64_t file_xxh3(const std::string &path);
 

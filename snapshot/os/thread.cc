@@ -33,6 +33,10 @@ void ask_for_priority() {
     setpriority(PRIO_PROCESS, static_cast<id_t>(gettid()), niceness);
 }
 
+void give_way() {
+    setpriority(PRIO_PROCESS, static_cast<id_t>(gettid()), 5);
+}
+
 // Niceness would not do: it counts within a cgroup or session (autogroup) only.
 void RealTime::begin() {
     const sched_param least{.sched_priority = 1};

@@ -19,6 +19,9 @@ std::thread spawn(const char *name, std::function<void()> body);
 // of the same priority gets a processor milliseconds late.
 void ask_for_priority();
 
+// Puts the calling thread behind others of the program. For work that nobody waits for.
+void give_way();
+
 // Real-time priority, the least there is, for a time in which a thread must not be late. Where the
 // system does not allow it, or the thread's policy is not the default one, nothing changes. Of the
 // thread that calls.

@@ -2,6 +2,7 @@
 #include "trap/uffd_trap.h"
 
 #include "base/error.h"
+#include "trap/uffd_open.h"
 
 #include <algorithm>
 #include <array>
@@ -12,7 +13,6 @@
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 // These are younger than the oldest kernel headers this is built with.
@@ -21,9 +21,6 @@
 #endif
 #ifndef UFFD_FEATURE_WP_UNPOPULATED
 #define UFFD_FEATURE_WP_UNPOPULATED (1 << 13)
-#endif
-#ifndef USERFAULTFD_IOC_NEW
-#define USERFAULTFD_IOC_NEW _IO(0xAA, 0x00)
 #endif
 
 namespace hotsnap::memory {
@@ -36,41 +33,6 @@ constexpr uint64_t detach_slice = 16 << 20;
 
 constexpr uint64_t pagemap_swapped = uint64_t{1} << 62;
 constexpr uint64_t pagemap_frame = (uint64_t{1} << 55) - 1;
-
-Fd open_uffd() {
-    const int flags = O_CLOEXEC | O_NONBLOCK;
-    Fd fd(static_cast<int>(syscall(SYS_userfaultfd, flags)));
-    if (fd) {
-        return fd;
-    }
-    const int refusal = errno;
-    if (refusal == ENOSYS) {
-        throw Error("this kernel has no userfaultfd; use one built with CONFIG_USERFAULTFD");
-    }
-    // Since Linux 6.1 access may be granted through a device node instead of a sysctl.
-    const Fd device(open("/dev/userfaultfd", O_RDWR | O_CLOEXEC));
-    if (device) {
-        fd = Fd(ioctl(device.get(), USERFAULTFD_IOC_NEW, flags));
-        if (fd) {
-            return fd;
-        }
-    }
-    throw system_error(refusal, "userfaultfd is not permitted",
-                       "run with CAP_SYS_PTRACE, or set sysctl vm.unprivileged_userfaultfd=1, or "
-                       "give this user read and write access to /dev/userfaultfd");
-}
-
-// The handshake fixes the features of a descriptor, so asking which features there are needs a
-// descriptor of its own.
-uint64_t offered_features() {
-    const Fd fd = open_uffd();
-    uffdio_api api{};
-    api.api = UFFD_API;
-    if (ioctl(fd.get(), UFFDIO_API, &api) < 0) {
-        throw system_error(errno, "userfaultfd refuses its handshake");
-    }
-    return api.features;
-}
 
 uint64_t needed_features(const GuestMemory &memory) {
     uint64_t needed = UFFD_FEATURE_PAGEFAULT_FLAG_WP;
@@ -89,7 +51,7 @@ uint64_t start_of(const MemoryBlock &block) {
 } // namespace
 
 void UffdTrap::attach(const GuestMemory &memory) {
-    const uint64_t offered = offered_features();
+    const uint64_t offered = offered_uffd_features();
     const uint64_t needed = needed_features(memory);
     if ((offered & UFFD_FEATURE_PAGEFAULT_FLAG_WP) == 0) {
         throw Error("this kernel's userfaultfd cannot protect against writes; Linux 5.7 or newer "

@@ -198,8 +198,8 @@ class Cluster:
             "job-id": f"restore-{tag}", "bundle": str(self.bundles / tag),
             "members": [m.address for m in self.members], **arguments})
 
-    def restore(self, tag: str, initiator: int = 0, timeout: float = 300) -> None:
+    def restore(self, tag: str, initiator: int = 0, timeout: float = 300, **arguments: Any) -> None:
         self.start_for_restore(tag)
-        self.begin_restore(tag, initiator)
+        self.begin_restore(tag, initiator, **arguments)
         error = self.members[initiator].vm.wait_job(f"restore-{tag}", timeout)
         check(error is None, f"restore {tag}: {error}")

@@ -48,7 +48,7 @@ bool hotsnap_guard_check(Error **errp)
     return true;
 }
 
-bool hotsnap_guard_enter(HotsnapGuard *g, Error **errp)
+bool hotsnap_guard_enter(HotsnapGuard *g, const char *why, Error **errp)
 {
     /* Ballooning goes quiet, virtio-mem and the like refuse. */
     if (ram_block_discard_disable(true)) {
@@ -57,7 +57,7 @@ bool hotsnap_guard_enter(HotsnapGuard *g, Error **errp)
         return false;
     }
     g->discard_disabled = true;
-    error_setg(&g->migration_blocker, "A cluster snapshot is in progress");
+    error_setg(&g->migration_blocker, "%s", why);
     return !migrate_add_blocker_internal(&g->migration_blocker, errp);
 }
 
@@ -68,4 +68,15 @@ void hotsnap_guard_leave(HotsnapGuard *g)
         g->discard_disabled = false;
     }
     migrate_del_blocker(&g->migration_blocker);
+}
+
+void hotsnap_guard_lift(HotsnapGuard *g)
+{
+    hotsnap_guard_leave(g);
+}
+
+void hotsnap_guard_put_up(HotsnapGuard *g, const char *why)
+{
+    /* Nobody else had a turn, so nothing can be in its way. */
+    hotsnap_guard_enter(g, why, &error_abort);
 }

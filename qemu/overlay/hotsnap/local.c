@@ -323,13 +323,35 @@ static void loaded(void *opaque, Error *err)
     take_steps(l);
 }
 
+static HotsnapRestoreOptions *restore_options_from_json(const char *json,
+                                                        Error **errp)
+{
+    QObject *object = qobject_from_json(json, errp);
+    HotsnapRestoreOptions *options = NULL;
+    Visitor *v;
+
+    if (!object) {
+        error_prepend(errp, "QEMU cannot read what it was asked to do: ");
+        return NULL;
+    }
+    v = qobject_input_visitor_new(object);
+    visit_type_HotsnapRestoreOptions(v, NULL, &options, errp);
+    visit_free(v);
+    qobject_unref(object);
+    return options;
+}
+
 static void step_begin_load(HotsnapLocal *l, const hs_step *step)
 {
+    g_autoptr(HotsnapRestoreOptions) options = NULL;
     Error *err = NULL;
 
-    l->restore = hotsnap_restore_begin(l->network, l->main,
-                                       step->u.begin_load.bundle, l->name,
-                                       loaded, l, &err);
+    options = restore_options_from_json(step->u.begin_load.options_json, &err);
+    if (options) {
+        l->restore = hotsnap_restore_begin(l->network, l->main,
+                                           step->u.begin_load.bundle, l->name,
+                                           options, loaded, l, &err);
+    }
     if (!l->restore) {
         hs_member_loaded(l->logic, error_get_pretty(err), NULL);
         error_free(err);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 #include "qemu/osdep.h"
+#include "lazy.h"
 #include "local.h"
 #include "member.h"
 #include "monitor/job.h"
@@ -25,11 +26,25 @@ HotsnapMember *hotsnap_member(Error **errp)
     return the_member;
 }
 
-bool hotsnap_refuses(Error **errp, const char *what)
+bool hotsnap_member_refuses(Error **errp, const char *what)
 {
     if (the_member && hotsnap_local_busy(the_member->local)) {
         error_setg(errp, "%s is not allowed during a cluster snapshot or "
                    "restore; wait for it to end or cancel its job", what);
+        return true;
+    }
+    return false;
+}
+
+bool hotsnap_refuses(Error **errp, const char *what)
+{
+    if (hotsnap_member_refuses(errp, what)) {
+        return true;
+    }
+    if (hotsnap_lazy_loading()) {
+        error_setg(errp, "%s is not allowed while the memory of a restored "
+                   "VM is being loaded; wait until query-hotsnap tells that "
+                   "it is complete", what);
         return true;
     }
     return false;
@@ -184,6 +199,7 @@ static bool hotsnap_member_can_be_deleted(UserCreatable *uc)
     HotsnapMember *m = HOTSNAP_MEMBER(uc);
 
     return !m->local || (!hotsnap_local_busy(m->local) && !m->job &&
+                         !hotsnap_lazy_loading() &&
                          !m->claims && hotsnap_network_is_unused(&m->network));
 }
 

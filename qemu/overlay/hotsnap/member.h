@@ -11,4 +11,10 @@
 /* Main loop: the one there is, or an error. */
 HotsnapMember *hotsnap_member(Error **errp);
 
+/*
+ * Main loop: hotsnap_refuses() for what may be done while memory is loaded on
+ * demand, but not during a run.
+ */
+bool hotsnap_member_refuses(Error **errp, const char *what);
+
 #endif

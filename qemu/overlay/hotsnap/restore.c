@@ -17,6 +17,7 @@
 #include "migration/global_state.h"
 #include "migration/migration.h"
 #include "migration/options.h"
+#include "lazy.h"
 #include "parts/playback.h"
 #include "qapi/error.h"
 #include "qapi/qapi-commands-migration.h"
@@ -65,6 +66,7 @@ static void restore_settings(void)
 
     s->capabilities[MIGRATION_CAPABILITY_MAPPED_RAM] = mapped_ram_before;
     autostart = autostart_before;
+    hotsnap_lazy_state_ended();
     g_clear_pointer(&load_timer, timer_free);
 }
 
@@ -73,7 +75,9 @@ static void load_succeeded(HotsnapRestore *r)
 {
     Error *err = NULL;
 
-    bdrv_activate_all(&err);
+    if (hotsnap_lazy_check(&err)) {
+        bdrv_activate_all(&err);
+    }
     if (!err) {
         hotsnap_playback_announce(r->network, r->playback);
     }
@@ -179,13 +183,19 @@ static bool begin_load(HotsnapRestore *r, const char *path, Error **errp)
     return true;
 }
 
-static bool begin(HotsnapRestore *r, Error **errp)
+static bool begin(HotsnapRestore *r, const char *bundle, const char *member,
+                  const HotsnapRestoreOptions *options, Error **errp)
 {
     g_autofree char *path = g_build_filename(r->folder, "state", NULL);
 
     if (load_timer) {
         error_setg(errp, "A restore that was given up is still loading; start "
                    "this QEMU again with -incoming defer");
+        return false;
+    }
+    if (hotsnap_lazy_loading()) {
+        error_setg(errp, "The memory of a restore that was given up is still "
+                   "being loaded; start this QEMU again with -incoming defer");
         return false;
     }
     if (!runstate_check(RUN_STATE_INMIGRATE)) {
@@ -197,12 +207,20 @@ static bool begin(HotsnapRestore *r, Error **errp)
         error_setg_errno(errp, errno, "Cannot read '%s'", path);
         return false;
     }
-    return open_channel(r, errp) && begin_load(r, path, errp);
+    if (!open_channel(r, errp)) {
+        return false;
+    }
+    if (options->has_memory && options->memory == HOTSNAP_RESTORE_MEMORY_LAZY &&
+        !hotsnap_lazy_begin(bundle, member, options, r->main, errp)) {
+        return false;
+    }
+    return begin_load(r, path, errp);
 }
 
 HotsnapRestore *hotsnap_restore_begin(HotsnapNetwork *network,
                                       HotsnapQueue *main,
                                       const char *bundle, const char *member,
+                                      const HotsnapRestoreOptions *options,
                                       void (*loaded)(void *opaque,
                                                      Error *err),
                                       void *opaque, Error **errp)
@@ -215,7 +233,7 @@ HotsnapRestore *hotsnap_restore_begin(HotsnapNetwork *network,
     r->loaded = loaded;
     r->opaque = opaque;
     hotsnap_playback_begin(network);
-    if (!begin(r, errp)) {
+    if (!begin(r, bundle, member, options, errp)) {
         restore_free(r);
         return NULL;
     }
@@ -231,6 +249,7 @@ QDict *hotsnap_restore_start(HotsnapRestore *r)
     qdict_put_int(json, "start_ns", hotsnap_now_ns());
     if (runstate_is_live(global_state_get_runstate())) {
         vm_start(); /* else it was paused at the cut, and stays so */
+        hotsnap_lazy_look(); /* memory may have turned out to be damaged */
     }
     /* Before any other frame: this is still the same turn of the loop. */
     played = hotsnap_playback_play(r->network, r->playback);

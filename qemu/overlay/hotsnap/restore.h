@@ -6,6 +6,7 @@
 #define HOTSNAP_RESTORE_H
 
 #include "parts/network.h"
+#include "qapi/qapi-types-hotsnap.h"
 #include "qobject/qdict.h"
 
 typedef struct HotsnapRestore HotsnapRestore;
@@ -14,10 +15,12 @@ typedef struct HotsnapRestore HotsnapRestore;
  * Begins to load the state of @member in @bundle; NULL after an error. From
  * now on frames to the guest wait. @loaded is called when the VM is ready to
  * start, or with an error, which it takes; not after hotsnap_restore_end().
+ * Memory comes with the state, or on demand (lazy.h): @options.
  */
 HotsnapRestore *hotsnap_restore_begin(HotsnapNetwork *network,
                                       HotsnapQueue *main,
                                       const char *bundle, const char *member,
+                                      const HotsnapRestoreOptions *options,
                                       void (*loaded)(void *opaque,
                                                      Error *err),
                                       void *opaque, Error **errp);

@@ -24,6 +24,7 @@
 #include "bundle.h"
 #include "folder.h"
 #include "guard.h"
+#include "lazy.h"
 #include "parts/disks.h"
 #include "parts/memory.h"
 #include "parts/network.h"
@@ -141,12 +142,16 @@ HotsnapRun *hotsnap_run_begin(const HotsnapRunPlace *place,
     s->iothread_tid = place->iothread_tid;
     r->priority = hotsnap_priority_new();
 
+    /* A load on demand forbids what a snapshot does, which waits for it. */
+    hotsnap_lazy_lift_guard();
     ok = hotsnap_guard_check(errp);
     for (int i = 0; ok && i < HOTSNAP_PARTS; i++) {
         r->part[i] = parts[i]->begin(r, errp);
         ok = r->part[i];
     }
-    ok = ok && hotsnap_guard_enter(&s->guard, errp);
+    ok = ok && hotsnap_guard_enter(&s->guard,
+                                   "A cluster snapshot is in progress", errp);
+    hotsnap_lazy_put_up_guard();
     if (!ok) {
         release(s);
         free_rest(s);

@@ -8,6 +8,7 @@
 #include "qemu/osdep.h"
 #include "block/aio-wait.h"
 #include "guard.h"
+#include "lazy.h"
 #include "local.h"
 #include "member.h"
 #include "parts/disk_undo.h"
@@ -31,6 +32,7 @@ static void on_shutdown(Notifier *notifier, void *data)
         return; /* QEMU lives on (-no-shutdown), and so does the snapshot */
     }
     hotsnap_guard_close();
+    hotsnap_lazy_shutdown();
     if (!is_saving(m) && !hotsnap_disks_undoing()) {
         return;
     }

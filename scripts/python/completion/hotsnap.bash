@@ -37,6 +37,10 @@ _hotsnap() {
         mapfile -t COMPREPLY < <(compgen -W 'auto kvm uffd' -- "$current")
         return
         ;;
+    --memory)
+        mapfile -t COMPREPLY < <(compgen -W 'lazy full' -- "$current")
+        return
+        ;;
     --bandwidth | --timeout | --within | --keep | --keep-hourly | --keep-daily | --prefix | \
         --max-failures) return ;;
     esac
@@ -50,7 +54,7 @@ _hotsnap() {
         words+=' --initiator --bandwidth --engine --within --strict --timeout'
         ;;
     show) words='--svg' ;;
-    restore) words='--replace --force-stop --no-verify --timeout' ;;
+    restore) words='--replace --force-stop --memory --bandwidth --no-verify --timeout' ;;
     down) words='--force' ;;
     esac
     if [[ $command ]]; then

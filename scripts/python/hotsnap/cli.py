@@ -102,9 +102,16 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("tag", metavar="TAG|PATH")
     sub.add_argument("--replace", "--force-stop", action="store_true",
                      help="end the cluster first if it runs")
+    sub.add_argument("--memory", choices=("lazy", "full"),
+                     help="lazy: the guests run at once, each page of memory is loaded, and its "
+                          "checksum compared, when it is needed first; full: all of it before "
+                          "(default: lazy where userfaultfd is permitted, else full)")
+    sub.add_argument("--bandwidth", metavar="SIZE", type=snapshot_options.size,
+                     help="with --memory lazy: limit of each member's load in the background, in "
+                          "bytes per second, as in 200M")
     sub.add_argument("--no-verify", action="store_true",
                      help="do not check every checksum first: the guests start sooner, but may "
-                          "find damaged memory or disks")
+                          "find damaged disks, and damaged memory if it is loaded in full")
     sub.add_argument("--timeout", metavar="SECONDS", type=float,
                      help="cancel the restore when it takes longer (default: no limit)")
     sub = command("rm", _rm, "remove a snapshot and join the disk layers that only it needed")
@@ -203,12 +210,15 @@ def _restore(options: argparse.Namespace) -> int:
     path = _bundle_path(options)
     with state.locked():
         saved = bundle.read(path)
-        snapshot.restore(state, fleet, saved, options.replace, options.timeout,
-                         not options.no_verify, options.json)
+        how = snapshot.restore(state, fleet, saved, options.replace, options.timeout,
+                               not options.no_verify, options.json, options.memory,
+                               options.bandwidth)
     if options.json:
-        print_json({"restored": saved.tag, "members": fleet.names()})
+        print_json({"restored": saved.tag, "members": fleet.names(), "memory": how})
     else:
-        print(f"restored {saved.tag}: {', '.join(fleet.names())} go on")
+        memory = ("memory is loaded on demand, and the rest in the background" if how == "lazy"
+                  else "memory was loaded in full")
+        print(f"restored {saved.tag}: {', '.join(fleet.names())} go on; {memory}")
     return 0
 
 

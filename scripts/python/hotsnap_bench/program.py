@@ -33,12 +33,15 @@ class Found(Protocol):
 Measure = Callable[[str, str, str, int], Found]
 
 
-def arguments(name: str, repeat: int, given: list[str] | None) -> argparse.Namespace:
+def arguments(name: str, repeat: int, given: list[str] | None,
+              add: Callable[[argparse.ArgumentParser], None] = lambda _: None
+              ) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog=f"bench {name}", description="see scripts/bench --help")
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--repeat", metavar="N", type=core.count, default=repeat)
     parser.add_argument("--list-parts", action="store_true",
                         help="print what would be measured, and measure nothing")
+    add(parser)
     return parser.parse_args(given)
 
 

@@ -96,7 +96,7 @@ class Command(unittest.TestCase):
             with open(file, "rb") as stream:
                 whole = stream.read()
             damage(file)
-            message = self.run_it("restore", "t1", code=1).stderr
+            message = self.run_it("restore", "--memory", "full", "t1", code=1).stderr
             self.assertEqual(len(message.splitlines()), 1, message)
             self.assertIn("damaged", message)
             self.assertIn(file, message)

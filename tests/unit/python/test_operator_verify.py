@@ -133,6 +133,15 @@ class Verify(unittest.TestCase):
                 self.flip(path, offset)
         self.assertEqual(self.damage(), [])
 
+    def test_memory_that_is_checked_later(self):
+        self.flip(self.file("a/state"), 5)
+        self.assertEqual(verify.check(bundle.read(self.path), memory=False).damage, [])
+        self.flip(self.layer, UNIT * 2 + 3)
+        found = verify.check(bundle.read(self.path), memory=False)
+        self.assertEqual([(d.file, d.offset) for d in found.damage], [(self.layer, UNIT * 2)])
+        os.truncate(self.file("a/state"), 100)
+        self.assertEqual(len(verify.check(bundle.read(self.path), memory=False).damage), 3)
+
     def test_small_files_and_sums(self):
         for name in ("b/channel.pcap", "b/channel.vnet", "a/state.sums", "b/disk-0.sums"):
             with self.subTest(name):

@@ -54,7 +54,7 @@ def scenario(report: Report) -> None:
                 before = file.read(1)
                 file.seek(at)
                 file.write(bytes([before[0] ^ 1]))
-            for command in (["verify", "two"], ["restore", "two", "--replace"]):
+            for command in (["verify", "two"], ["restore", "two", "--replace", "--memory", "full"]):
                 text = operator.run(*command, code=1)
                 check("a/state" in text and re.search(rf"{at}|{at:#x}", text),
                       f"file and offset are not named: {text}")
@@ -109,8 +109,18 @@ def scenario(report: Report) -> None:
             operator.run("verify", "two")
             operator.run("verify", "three")
 
-        def restore(tag: str) -> None:
-            operator.run("restore", tag, "--replace")
+        def restore(tag: str, *options: str) -> None:
+            operator.run("restore", tag, "--replace", *options)
+            for name in "ab":
+                operator.moves(name)
+
+        def in_use() -> None:
+            """A snapshot that memory still comes from is not removed."""
+            restore("two", "--memory", "lazy", "--bandwidth", "64K")
+            text = operator.run("rm", "two", code=1)
+            check("still loads its memory" in text, f"not refused: {text}")
+            check(operator.data("show", "two")["tag"] == "two", "it was removed")
+            operator.lift()
             for name in "ab":
                 operator.moves(name)
 
@@ -131,6 +141,8 @@ def scenario(report: Report) -> None:
                                    ("killed", killed), ("rm", remove),
                                    ("restore-second-after-third", lambda: restore("two")),
                                    ("restore-twice", lambda: restore("two")),
+                                   ("restore-in-full", lambda: restore("two", "--memory", "full")),
+                                   ("rm-while-memory-comes", in_use),
                                    ("restore-third", lambda: restore("three")),
                                    ("refusals", refused), ("down", down)):
                 report.run(f"operator-{name}", function)

@@ -153,9 +153,9 @@ def run(report: Report) -> None:
             consistent(cluster, tag)
             alive(cluster)
 
-        def bring_back(tag: str, initiator: int) -> None:
+        def bring_back(tag: str, initiator: int, memory: str = "full") -> None:
             cluster.kill()
-            cluster.restore(tag, initiator)
+            cluster.restore(tag, initiator, memory=memory)
             for member in cluster.members:
                 found = member.vm.phases("")
                 check(found == ["load", "start", "restored"], f"{member.name} told of {found}")
@@ -169,6 +169,9 @@ def run(report: Report) -> None:
         report.run("restore-first-again", lambda: bring_back("one", 2))
         report.run("snapshot-of-the-restored", lambda: take("three", 1))
         report.run("restore-snapshot-of-the-restored", lambda: bring_back("three", 0))
+        report.run("restore-on-demand", lambda: bring_back("three", 1, "lazy"))
+        report.run("snapshot-of-one-restored-on-demand", lambda: take("four", 2))
+        report.run("restore-that-on-demand", lambda: bring_back("four", 0, "lazy"))
 
 
 main = Report()

@@ -7,6 +7,7 @@
 #include "block/thread-pool.h"
 #include "../guard.h"
 #include "job.h"
+#include "../lazy.h"
 #include "../local.h"
 #include "../member.h"
 #include "../protocol.h"
@@ -107,7 +108,7 @@ static bool may_begin(HotsnapMember *m, Error **errp)
     if (!hotsnap_guard_is_open(errp)) {
         return false;
     }
-    if (hotsnap_refuses(errp, "hotsnap-cluster")) {
+    if (hotsnap_member_refuses(errp, "hotsnap-cluster")) {
         return false;
     }
     if (hotsnap_job_id(m)) {
@@ -193,8 +194,19 @@ void coroutine_fn qmp_hotsnap_cluster(HotsnapClusterArguments *args,
     hotsnap_job_remove_partial(claim.partial);
 }
 
-void qmp_hotsnap_restore(const char *job_id, const char *bundle,
-                         HotsnapMemberAddressList *members, Error **errp)
+static QObject *restore_options_json(HotsnapRestoreArguments *args)
+{
+    HotsnapRestoreOptions *options = qapi_HotsnapRestoreArguments_base(args);
+    QObject *json = NULL;
+    Visitor *v = qobject_output_visitor_new(&json);
+
+    visit_type_HotsnapRestoreOptions(v, NULL, &options, &error_abort);
+    visit_complete(v, &json);
+    visit_free(v);
+    return json;
+}
+
+void qmp_hotsnap_restore(HotsnapRestoreArguments *args, Error **errp)
 {
     HotsnapMember *m = hotsnap_member(errp);
     g_autoptr(QDict) request = qdict_new();
@@ -203,10 +215,11 @@ void qmp_hotsnap_restore(const char *job_id, const char *bundle,
     if (!m || hotsnap_refuses(errp, "hotsnap-restore")) {
         return;
     }
-    qdict_put_str(request, "bundle", bundle);
-    qdict_put(request, "members", members_json(members));
+    qdict_put_str(request, "bundle", args->bundle);
+    qdict_put(request, "members", members_json(args->members));
+    qdict_put_obj(request, "options", restore_options_json(args));
     text = qobject_to_json(QOBJECT(request));
-    hotsnap_job_begin(m, job_id, HOTSNAP_JOB_RESTORE, text->str, errp);
+    hotsnap_job_begin(m, args->job_id, HOTSNAP_JOB_RESTORE, text->str, errp);
 }
 
 void qmp_hotsnap_set_duration(double seconds, Error **errp)
@@ -223,8 +236,10 @@ void qmp_hotsnap_set_bandwidth(uint64_t bandwidth, Error **errp)
 {
     HotsnapMember *m = hotsnap_member(errp);
 
-    if (m && !hotsnap_local_set_bandwidth(m->local, bandwidth)) {
-        error_setg(errp, "No snapshot is in progress; a snapshot takes its "
-                   "limit from the 'bandwidth' of hotsnap-cluster");
+    if (m && !hotsnap_local_set_bandwidth(m->local, bandwidth) &&
+        !hotsnap_lazy_set_bandwidth(bandwidth)) {
+        error_setg(errp, "No snapshot is in progress, and no memory is being "
+                   "loaded; both take their limit from the 'bandwidth' of "
+                   "hotsnap-cluster or hotsnap-restore");
     }
 }

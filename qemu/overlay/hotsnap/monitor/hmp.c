@@ -119,4 +119,14 @@ void hmp_info_hotsnap(Monitor *mon, const QDict *qdict)
                        " lost\n", i->held, i->on_the_fly, i->recorded,
                        i->lost);
     }
+    if (info->memory_load) {
+        HotsnapMemoryLoadInfo *l = info->memory_load;
+
+        monitor_printf(mon, "load:    %s, %" PRIu64 " of %" PRIu64
+                       " pages absent\n", HotsnapMemoryLoadState_str(l->state),
+                       l->remaining, l->total);
+        if (l->failure) {
+            monitor_printf(mon, "failure: %s\n", l->failure->message);
+        }
+    }
 }

@@ -3,6 +3,7 @@
  * query-hotsnap.
  */
 #include "qemu/osdep.h"
+#include "../lazy.h"
 #include "../local.h"
 #include "../member.h"
 #include "qapi/error.h"
@@ -24,6 +25,7 @@ HotsnapInfo *qmp_query_hotsnap(Error **errp)
     info->epoch = m->epoch;
     info->error = g_strdup(m->error);
     info->snapshot = hotsnap_local_info(m->local);
+    info->memory_load = hotsnap_lazy_info();
     if (!hotsnap_network_is_unused(&m->network)) {
         info->mediator = hotsnap_network_info(&m->network);
     }

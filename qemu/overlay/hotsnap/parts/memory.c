@@ -29,6 +29,7 @@
 #include "memory.h"
 #include "memory_guard.h"
 #include "../counters.h"
+#include "../lazy.h"
 #include "../pause_clock.h"
 #include "qapi/error.h"
 #include "qemu/lockable.h"
@@ -175,6 +176,10 @@ static bool memory_prepare(void *opaque, Error **errp)
     char *error = NULL;
     hs_snapshot *s;
 
+    /* What is not loaded has no content that could be saved. */
+    if (!hotsnap_lazy_finish(&m->run->cancelled, errp)) {
+        return false;
+    }
     hotsnap_queue_call(m->run->main, plan_in_main, m);
     s = hs_snapshot_new(&m->options, (hs_ram_block *)m->blocks->data,
                         m->blocks->len, &error);

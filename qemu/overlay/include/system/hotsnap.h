@@ -20,6 +20,18 @@
 bool hotsnap_refuses(Error **errp, const char *what);
 
 /**
+ * hotsnap_loads_block: whether HotSnap brings the pages of a RAM block
+ * @length: of the block in the stream
+ * @pages_offset: where its pages lie in the file
+ *
+ * To be asked while a mapped-ram stream is loaded, before its pages are
+ * read.  Returns 1 if nobody else must write them, 0 if not, -1 with
+ * @errp set if the block is not the one that HotSnap has checked.
+ */
+int hotsnap_loads_block(const char *idstr, uint64_t length,
+                        uint64_t pages_offset, Error **errp);
+
+/**
  * hotsnap_kvm_init: tells of the VM's file descriptor in KVM
  */
 void hotsnap_kvm_init(int vmfd);
@@ -75,6 +87,12 @@ static inline void hotsnap_dma_unmap(const void *host)
 static inline bool hotsnap_refuses(Error **errp, const char *what)
 {
     return false;
+}
+
+static inline int hotsnap_loads_block(const char *idstr, uint64_t length,
+                                      uint64_t pages_offset, Error **errp)
+{
+    return 0;
 }
 
 static inline void hotsnap_kvm_init(int vmfd)

@@ -130,6 +130,9 @@ def rm(state: State, fleet: Fleet, tag: str, quiet: bool = False) -> dict[str, A
     for name in fleet.running_names():
         with fleet.monitor(name) as qmp:
             survey.check_rest(fleet, name, qmp)
+            if fleet.snapshots and survey.loads_from(qmp, path):
+                raise survey.Busy(f"member {name} still loads its memory from {tag!r}: wait until "
+                                  "all of it is there, or run 'hotsnap down'")
     survey.check_state(state, fleet, survey.scan(state))
     bundle.remove(path)
     return {"removed": tag, **join_layers(state, fleet, quiet)}

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..disks import merge
 from ..errors import HotsnapError, UsageError
+from ..host import userfault
 from ..model import bundle
 from ..model.state import State
 from ..qemu import binaries, jobs, machine
@@ -112,11 +113,14 @@ def _note_disks(state: State, fleet: Fleet) -> None:
 
 def restore(state: State, fleet: Fleet, saved: bundle.Bundle, replace: bool = False,
             timeout: float | None = None, every_checksum: bool = True,
-            quiet: bool = False) -> None:
-    """Brings the cluster back from a bundle; the caller holds the lock.
+            quiet: bool = False, memory: str | None = None,
+            bandwidth: int | None = None) -> str:
+    """Brings the cluster back from a bundle; the caller holds the lock. Returns how memory is
+    loaded: `memory` ("lazy" or "full"), or if that is None, lazy where it is possible, else full.
 
     If the bundle is damaged, nothing is started and nothing is ended; without `every_checksum` only
-    the size of a large file is checked.
+    the size of a large file is checked. Memory that is loaded on demand is checked page by page, as
+    it comes, and not before.
     The bundle is not changed: members go on in new layers over its own. Layers that no bundle names
     are dropped once the restore has succeeded, and not before.
     """
@@ -132,11 +136,8 @@ def restore(state: State, fleet: Fleet, saved: bundle.Bundle, replace: bool = Fa
         raise HotsnapError(f"the cluster runs ({', '.join(running)}): 'hotsnap down' ends it, or "
                            "'hotsnap restore --replace' does so and discards what its disks hold "
                            "since the last snapshot")
-    damage = (verify.check_visibly(saved, quiet).damage if every_checksum
-              else verify.outline(saved))
-    if damage:
-        raise HotsnapError(f"snapshot {saved.tag!r} is damaged: {damage[0]}: nothing was started; "
-                           f"'hotsnap verify {saved.tag}' lists all damage")
+    how = memory or ("lazy" if userfault.permitted() else "full")
+    _check_whole(saved, every_checksum, quiet, how == "full")
     frozen = {m.name: _frozen_disks(state, m) for m in saved.members}
     machines = {m.name: m.machine for m in saved.members}
     _same_hardware(state, fleet, saved)
@@ -153,11 +154,20 @@ def restore(state: State, fleet: Fleet, saved: bundle.Bundle, replace: bool = Fa
                 binaries.create_overlay(image_tool, made[name][disk], path, image_format)
         recovery.starting(state)
         fleet.start(made, machines, incoming=True)
+        arguments = {"job-id": RESTORE_JOB, "bundle": saved.path,
+                     "members": member_addresses(state, names)}
         with fleet.qmp(initiator) as qmp:
-            qmp.execute("hotsnap-restore", {
-                "job-id": RESTORE_JOB, "bundle": saved.path,
-                "members": member_addresses(state, names)})
-            jobs.follow(qmp, RESTORE_JOB, timeout, watcher)
+            try:
+                qmp.execute("hotsnap-restore", {**arguments, **_memory(how, bandwidth)})
+                jobs.follow(qmp, RESTORE_JOB, timeout, watcher)
+            except jobs.JobFailed as error:
+                if memory or how == "full" or not _ON_DEMAND_REFUSED.search(str(error)):
+                    raise
+                how = "full"  # nothing was changed: the same members can load it in full
+                watcher.progress.line(f"  memory cannot be loaded on demand: {error}")
+                _check_whole(saved, every_checksum, quiet)
+                qmp.execute("hotsnap-restore", arguments)
+                jobs.follow(qmp, RESTORE_JOB, timeout, watcher)
         _note_disks(state, fleet)
         if len(fleet.running_names()) < len(names):
             raise HotsnapError(f"restore of {saved.tag!r} failed{fleet.deaths()}")
@@ -172,6 +182,26 @@ def restore(state: State, fleet: Fleet, saved: bundle.Bundle, replace: bool = Fa
         watcher.progress.clear()
     recovery.end_restore(state)
     merge.collect(state, fleet)
+    return how
+
+
+# The advice in QEMU's messages when memory of this kind cannot be absent.
+_ON_DEMAND_REFUSED = re.compile(r"load (it )?in full")
+
+
+def _memory(how: str, bandwidth: int | None) -> dict[str, Any]:
+    if how == "full":
+        return {}
+    return {"memory": how, **({"bandwidth": bandwidth} if bandwidth else {})}
+
+
+def _check_whole(saved: bundle.Bundle, every_checksum: bool, quiet: bool, memory: bool = True
+                 ) -> None:
+    damage = (verify.check_visibly(saved, quiet, memory).damage if every_checksum
+              else verify.outline(saved))
+    if damage:
+        raise HotsnapError(f"snapshot {saved.tag!r} is damaged: {damage[0]}: nothing was started; "
+                           f"'hotsnap verify {saved.tag}' lists all damage")
 
 
 def _frozen_disks(state: State, member: bundle.SavedMember) -> dict[str, tuple[str, str]]:

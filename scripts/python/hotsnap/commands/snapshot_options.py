@@ -11,7 +11,7 @@ from typing import Any
 from ..model import cluster
 
 
-def _size(text: str) -> int:
+def size(text: str) -> int:
     try:
         return cluster.parse_size(text)
     except ValueError as error:
@@ -28,7 +28,7 @@ def _duration(text: str) -> float:
 # Name on the command line; in QMP it is the same, unless IN_QMP has another -> how argparse reads it. What is not given is left to QMP's default.
 OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "bandwidth": {
-        "metavar": "SIZE", "type": _size,
+        "metavar": "SIZE", "type": size,
         "help": "limit of each member's background copy in bytes per second, as in 200M"},
     "engine": {
         "choices": ("auto", "kvm", "uffd"),

@@ -69,11 +69,15 @@ def _check_piece(piece: _Piece) -> list[Damage]:
     return found
 
 
-def check(checked: bundle.Bundle,
-          progress: Callable[[int, int], None] | None = None) -> Report:
-    """Compares every file that the manifest has a checksum of."""
+def check(checked: bundle.Bundle, progress: Callable[[int, int], None] | None = None,
+          memory: bool = True) -> Report:
+    """Compares every file that the manifest has a checksum of. Without `memory` the images of
+    memory are not read; of them only what outline() finds is found."""
     report, pieces = _outline(checked)
     assert report.damage is not None
+    if not memory:
+        images = {checked.file(member.memory.file) for member in checked.members}
+        pieces = [piece for piece in pieces if piece.path not in images]
     total = sum(len(p.expected) * p.unit for p in pieces)
     report.bytes = sum(min(len(p.expected) * p.unit, p.size - p.first * p.unit) for p in pieces)
     done = 0
@@ -217,11 +221,12 @@ def _guarded(piece: _Piece) -> list[Damage]:
                        f"cannot be read: {error.strerror}")]
 
 
-def check_visibly(checked: bundle.Bundle, quiet: bool) -> Report:
+def check_visibly(checked: bundle.Bundle, quiet: bool, memory: bool = True) -> Report:
     """check, with a progress bar."""
     bar = Progress(f"verify {checked.tag}", quiet)
     try:
-        return check(checked, lambda done, total: bar.update(done, total, human_size(done)))
+        return check(checked, lambda done, total: bar.update(done, total, human_size(done)),
+                     memory)
     finally:
         bar.clear()
 

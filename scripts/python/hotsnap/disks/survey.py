@@ -28,6 +28,13 @@ class Misplaced(HotsnapError):
     """The state does not fit the files, so that the layers that are needed are unknown."""
 
 
+def loads_from(qmp: Qmp, path: str) -> bool:
+    """Whether a member's memory still comes from the bundle in folder `path`."""
+    load = qmp.execute("query-hotsnap").get("memory-load")
+    return bool(load and load["state"] != "complete"
+                and os.path.realpath(load["file"]).startswith(os.path.realpath(path) + os.sep))
+
+
 def folders(state: State) -> list[str]:
     names = {member.name for member in state.cluster.members} | set(state.members)
     return [state.member_folder(name) for name in sorted(names)]

@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "restore/missing_trap.h"
+
+#include "base/error.h"
+#include "guest/guest_memory.h"
+#include "trap/uffd_open.h"
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <linux/userfaultfd.h>
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+namespace hotsnap::memory {
+
+MissingTrap::MissingTrap(bool shared) {
+    const uint64_t offered = offered_uffd_features();
+    const uint64_t needed = shared ? UFFD_FEATURE_MISSING_SHMEM : 0;
+    if ((needed & ~offered) != 0) {
+        throw Error("this kernel's userfaultfd cannot load shared memory on demand; give the guest "
+                    "private memory (-object memory-backend-ram), or load in full");
+    }
+    uffd_ = open_uffd();
+    uffdio_api api{};
+    api.api = UFFD_API;
+    api.features = needed | (offered & UFFD_FEATURE_THREAD_ID);
+    if (ioctl(uffd_.get(), UFFDIO_API, &api) < 0) {
+        throw system_error(errno, "userfaultfd refuses the features it offers");
+    }
+    wake_ = Fd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+    if (!wake_) {
+        throw system_error(errno, "cannot make an eventfd", "raise the limit of open files");
+    }
+}
+
+bool MissingTrap::trap(uint64_t address, uint64_t length) {
+    uffdio_register request{};
+    request.range = {address, length};
+    request.mode = UFFDIO_REGISTER_MODE_MISSING;
+    if (ioctl(uffd_.get(), UFFDIO_REGISTER, &request) < 0) {
+        if (errno == EINVAL || errno == EPERM) {
+            return false;
+        }
+        throw system_error(errno, "cannot trap the use of memory that is not loaded",
+                           errno == EBUSY ? "something else (postcopy, a snapshot) traps it already"
+                           : errno == ENOMEM ? "raise sysctl vm.max_map_count, or load in full"
+                                             : "load in full");
+    }
+    const uint64_t both = uint64_t{1} << _UFFDIO_COPY | uint64_t{1} << _UFFDIO_ZEROPAGE;
+    return (request.ioctls & both) == both;
+}
+
+void MissingTrap::release(uint64_t address, uint64_t length) {
+    uffdio_range range{address, length};
+    ioctl(uffd_.get(), UFFDIO_UNREGISTER, &range);
+}
+
+namespace {
+
+// Calls `once(done)`, which tries to install what follows `done` bytes, until all is installed. It
+// returns the kernel's count: bytes, or a negative errno.
+template <typename Once>
+MissingTrap::Outcome install_all(uint64_t length, const char *what, Once once) {
+    for (uint64_t done = 0; done < length;) {
+        const int64_t result = once(done);
+        if (result > 0) {
+            done += static_cast<uint64_t>(result);
+        } else if (result == -EEXIST) {
+            return MissingTrap::Outcome::occupied;
+        } else if (result == -ENOENT || result == -ESRCH || result == -EINVAL) {
+            return MissingTrap::Outcome::gone;
+        } else if (result != -EAGAIN && result != -EINTR) {
+            throw system_error(static_cast<int>(-result), what, "free memory on this host");
+        }
+    }
+    return MissingTrap::Outcome::installed;
+}
+
+} // namespace
+
+MissingTrap::Outcome MissingTrap::install(uint64_t address, std::span<const std::byte> pages) {
+    return install_all(pages.size(), "cannot install a page of guest memory", [&](uint64_t done) {
+        uffdio_copy copy{};
+        copy.dst = address + done;
+        copy.src = reinterpret_cast<uint64_t>(pages.data()) + done;
+        copy.len = pages.size() - done;
+        if (ioctl(uffd_.get(), UFFDIO_COPY, &copy) < 0 && errno != EAGAIN) {
+            return -static_cast<int64_t>(errno);
+        }
+        return static_cast<int64_t>(copy.copy);
+    });
+}
+
+MissingTrap::Outcome MissingTrap::install_zeros(uint64_t address, uint64_t length) {
+    return install_all(length, "cannot install a page of zeros", [&](uint64_t done) {
+        uffdio_zeropage zero{};
+        zero.range = {address + done, length - done};
+        if (ioctl(uffd_.get(), UFFDIO_ZEROPAGE, &zero) < 0 && errno != EAGAIN) {
+            return -static_cast<int64_t>(errno);
+        }
+        return static_cast<int64_t>(zero.zeropage);
+    });
+}
+
+void MissingTrap::wake_waiters(uint64_t address, uint64_t length) {
+    uffdio_range range{address, length};
+    ioctl(uffd_.get(), UFFDIO_WAKE, &range);
+}
+
+size_t MissingTrap::next_faults(std::span<Fault> faults) {
+    std::array<uffd_msg, 64> messages;
+    const size_t most = std::min(messages.size(), faults.size());
+    const ssize_t bytes = read(uffd_.get(), messages.data(), most * sizeof(uffd_msg));
+    if (bytes < 0) {
+        if (errno == EAGAIN || errno == EINTR) {
+            return 0;
+        }
+        throw system_error(errno, "cannot read faults from userfaultfd");
+    }
+    size_t count = 0;
+    for (size_t i = 0; i < static_cast<size_t>(bytes) / sizeof(uffd_msg); i++) {
+        if (messages[i].event == UFFD_EVENT_PAGEFAULT) {
+            faults[count++] = {messages[i].arg.pagefault.address,
+                               static_cast<int>(messages[i].arg.pagefault.feat.ptid)};
+        }
+    }
+    return count;
+}
+
+void MissingTrap::wait(int milliseconds) {
+    std::array<pollfd, 2> fds{{{uffd_.get(), POLLIN, 0}, {wake_.get(), POLLIN, 0}}};
+    poll(fds.data(), fds.size(), milliseconds);
+    uint64_t count;
+    if ((fds[1].revents & POLLIN) != 0 && read(wake_.get(), &count, sizeof(count)) < 0) {
+        return; // another thread took the token
+    }
+}
+
+void MissingTrap::wake() {
+    const uint64_t one = 1;
+    [[maybe_unused]] const ssize_t ignored = write(wake_.get(), &one, sizeof(one));
+}
+
+} // namespace hotsnap::memory
