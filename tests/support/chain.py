@@ -22,7 +22,7 @@ from .shell import Shell
 PORT = 7777
 BLOCK = 4096
 # The device of each disk, by its serial, as the guest's init finds it.
-_FIND = ("find_disk() { for d in /sys/block/[vs]d*; do s=; "
+FIND = ("find_disk() { for d in /sys/block/[vs]d*; do s=; "
          "if [ -e $d/serial ]; then read -r s <$d/serial; "
          "elif [ -e $d/device/vpd_pg80 ]; then "
          "s=$(tail -c +5 $d/device/vpd_pg80 | tr -d ' \\0'); fi; "
@@ -57,7 +57,7 @@ def begin(cluster: Cluster) -> None:
     for index, one in reversed(list(enumerate(cluster.members))):
         following = cluster.members[(index + 1) % len(cluster.members)]
         names = " ".join(f"$(find_disk {serial})" for serial in one.options["more_disks"])
-        said = shell(one).run(f"{_FIND}; (perl -e '{_LINK}' {int(index == 0)} {PORT} "
+        said = shell(one).run(f"{FIND}; (perl -e '{_LINK}' {int(index == 0)} {PORT} "
                               f"{following.ip} {names} >/dev/console 2>&1 &); echo $?")
         check(said.strip().endswith("0"), f"{one.name}: {said}")
     wait_until(lambda: number_now(cluster.members[-1]) > 0, "no number reaches the end")
@@ -66,7 +66,7 @@ def begin(cluster: Cluster) -> None:
 def number_now(one: Member) -> int:
     """The number that is on a guest's last disk."""
     disk = one.options["more_disks"][-1]
-    return int(shell(one).run(f"{_FIND}; od -A n -t u8 -N 8 $(find_disk {disk})").split()[0])
+    return int(shell(one).run(f"{FIND}; od -A n -t u8 -N 8 $(find_disk {disk})").split()[0])
 
 
 def on_disk(entry: dict[str, Any]) -> int:
