@@ -35,7 +35,10 @@ typedef struct HotsnapRun HotsnapRun;
 
 /* Events in a part that no call causes. Any thread. */
 typedef struct HotsnapRunOps {
-    /* The copy of memory is complete, or failed for @error. */
+    /*
+     * The copy of memory is complete, or failed for @error. A run without
+     * memory says so right after the cut.
+     */
     void (*memory_done)(HotsnapRun *r, const char *error);
     /* The run cannot go on. Takes @err. */
     void (*failed)(HotsnapRun *r, Error *err);

@@ -11,7 +11,7 @@ import sys
 
 sys.path.insert(0, __file__.rpartition("/tests/")[0] + "/tests")
 from support import chain
-from support.cluster import Cluster
+from support.cluster import Cluster, Member
 from support.cuts import snapshot_late
 from support.outcome import Report, check
 from support.paths import QEMU_IMG
@@ -19,6 +19,11 @@ from support.workplace import Workplace
 from hotsnap.qemu.qmp import QmpError
 
 SNAPSHOTS = 20
+
+
+def standstills(member: Member) -> set[str]:
+    """The events of a pause that the member told of since it was asked last."""
+    return {event["event"] for event in member.vm.qmp.events()} & {"STOP", "RESUME"}
 
 
 def run(report: Report) -> None:
@@ -38,6 +43,8 @@ def run(report: Report) -> None:
 
         def many() -> None:
             before, holds = 0, []
+            for member in cluster.members:
+                member.vm.qmp.events()
             for number in range(SNAPSHOTS):
                 manifest = cluster.snapshot(f"s{number}", content="disks")
                 found = chain.numbers(cluster, manifest)
@@ -47,14 +54,21 @@ def run(report: Report) -> None:
                 check(manifest["version"] == 2 and manifest["content"] == "disks", "its kind")
                 check(not any("memory" in m or "pause" in m for m in manifest["members"]),
                       "a member has a memory or a pause")
-                holds.append(manifest["cut"]["hold_max_us"])
-            print(f"# numbers at the end {found}; hold median {sorted(holds)[len(holds) // 2]} us, "
-                  f"longest {max(holds)} us")
+                holds += [(hold["end_ns"] - hold["begin_ns"],
+                           " ".join(f"{step['name']} {step['us']}" for step in hold["steps"]))
+                          for hold in (m["hold"] for m in manifest["members"])]
+            holds.sort()
+            print(f"# numbers at the end {found}; hold median "
+                  f"{holds[len(holds) // 2][0] // 1000} us, longest {holds[-1][0] // 1000} us: "
+                  f"{holds[-1][1]}")
             for member in cluster.members:
+                check(not standstills(member), f"{member.name} was stopped")
                 info = member.vm.qmp.execute("query-hotsnap")["snapshot"]
                 check(info["content"] == "disks" and "engine" not in info, f"{info}")
                 check(info["pause-us"] == 0 and info["hold-us"] > 0, f"{info}")
                 check(not {"stop", "resume"} & {s["name"] for s in info["pause-steps"]}, f"{info}")
+            shown = cluster["a"].vm.qmp.hmp("info hotsnap")
+            check("hold:" in shown and "pause:" not in shown and "engine" not in shown, shown)
             files = {disk["file"] for m in manifest["members"] for disk in m["disks"]}
             for path in files:
                 done = subprocess.run([str(QEMU_IMG), "check", "-U", path], capture_output=True,
@@ -62,6 +76,12 @@ def run(report: Report) -> None:
                 check(done.returncode == 0, f"{path}: {done.stdout} {done.stderr}")
             here = {path.name for path in (cluster.bundles / "s0" / "a").iterdir()}
             check(all(name.endswith(".sums") for name in here), f"{here}")
+
+        def control_of_pause() -> None:
+            """A snapshot with memory does tell of its pause."""
+            cluster.snapshot("memory")
+            for member in cluster.members:
+                check(standstills(member), f"{member.name}: no event of a pause is seen")
 
         def named() -> None:
             """Only the named disks; a member without one takes part in the cut."""
@@ -111,6 +131,7 @@ def run(report: Report) -> None:
             check(not (cluster.bundles / "wrong.partial").exists(), "wrong.partial is left")
 
         report.run("numbers-never-grow", many)
+        report.run("control-with-memory", control_of_pause)
         report.run("named-disks", named)
         report.run("red-frame-makes-the-cut", colored)
         report.run("control-without-coloring", control)

@@ -4,6 +4,8 @@
 group's snapshot is restored: its disk is as it was, the guest boots and writes on; the other disk
 and the other member go on as they are."""
 
+# tier: all
+
 import json
 import subprocess
 import sys
