@@ -78,6 +78,23 @@ Json backoff(const Request &request, const RunRecord &record) {
     return cut;
 }
 
+/*
+ * Without a pause: only disk requests were held. No vCPU stood still, so no connection backed off.
+ */
+Json holds(const RunRecord &record) {
+    uint64_t longest = 0;
+    for (const MemberRecord &member : record.members) {
+        if (const std::optional<Pause> hold = pause_of(member)) {
+            longest = std::max(longest, hold->end_ns - hold->begin_ns);
+        }
+    }
+    return {{"downtime_max_us", 0},
+            {"hold_max_us", microseconds(longest)},
+            {"comparable", comparable(record)},
+            {"backoff_max_us", nullptr},
+            {"pairs", Json::array()}};
+}
+
 Json timeline(const RunLog &log) {
     Json json = Json::array();
     for (const RunLog::Moment &moment : log.timeline) {
@@ -89,6 +106,7 @@ Json timeline(const RunLog &log) {
 } // namespace
 
 Json snapshot_manifest(const Request &request, const RunRecord &record, const RunLog &log) {
+    const bool disks_only = request.content == Request::Content::disks;
     Json members = Json::array();
     uint64_t recorded = 0, lost = record.lost_between, white = 0, unmarked = 0;
     for (size_t i = 0; i < record.members.size(); i++) {
@@ -96,7 +114,7 @@ Json snapshot_manifest(const Request &request, const RunRecord &record, const Ru
         // The member's own report came last and prevails; it says more about the channel.
         Json json = member.prepared.info;
         json["nics"] = network::nics_to_json(member.prepared.nics);
-        json["pause"] = member.cut.pause;
+        json[disks_only ? "hold" : "pause"] = member.cut.pause;
         json["cause"] = member.cut.cause;
         json["channel"] = {{"frames", member.channels.recorded}, {"lost", member.channels.lost}};
         json.merge_patch(member.report);
@@ -110,21 +128,27 @@ Json snapshot_manifest(const Request &request, const RunRecord &record, const Ru
             white += segments;
         }
     }
-    Json cut = backoff(request, record);
+    Json cut = disks_only ? holds(record) : backoff(request, record);
     cut["coloring"] = request.coloring;
     cut["white_sent"] = white;
     cut["recorded"] = recorded;
     cut["lost"] = lost;
     cut["lost_between"] = record.lost_between;
     cut["unmarked"] = unmarked;
-    return {{"format", "hotsnap-bundle"},
-            {"version", 1},
-            {"tag", request.tag},
-            {"epoch", record.epoch},
-            {"initiator", request.members[request.self].name},
-            {"members", std::move(members)},
-            {"cut", std::move(cut)},
-            {"timeline", timeline(log)}};
+    Json manifest = {{"format", "hotsnap-bundle"},
+                     {"version", 1},
+                     {"tag", request.tag},
+                     {"epoch", record.epoch},
+                     {"initiator", request.members[request.self].name},
+                     {"members", std::move(members)},
+                     {"cut", std::move(cut)},
+                     {"timeline", timeline(log)}};
+    if (disks_only) {
+        // A reader that knows no such bundle must not look for the memory of this one.
+        manifest["version"] = 2;
+        manifest["content"] = "disks";
+    }
+    return manifest;
 }
 
 Json restore_result(const Request &request, const RunRecord &record, const RunLog &log) {

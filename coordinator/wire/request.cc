@@ -50,6 +50,11 @@ Request Request::parse(Kind kind, const std::string &self_name, const Json &json
             throw BadInput("'bundle' is empty; name the folder of the bundle to restore");
         }
     }
+    const std::string content = get_string(json, "content", "all");
+    if (content != "all" && content != "disks") {
+        throw BadInput("'content' must be 'all' or 'disks', not '" + content + "'");
+    }
+    request.content = content == "disks" ? Request::Content::disks : Request::Content::all;
     request.coloring = get_bool(json, "coloring", true);
     request.strict = get_bool(json, "strict", false);
     request.options = get_object(json, "options", Json::object());

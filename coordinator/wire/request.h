@@ -18,6 +18,7 @@ void check_place(const std::string &tag, const std::string &directory);
 
 struct Request {
     enum class Kind : uint8_t { snapshot, restore };
+    enum class Content : uint8_t { all, disks };
     struct Target {
         std::string name;
         std::string address; // may be empty for the initiator itself
@@ -29,6 +30,7 @@ struct Request {
     std::string bundle;
     std::vector<Target> members; // in the order given; the initiator is added in front if missing
     size_t self = 0;             // index of the initiator in it
+    Content content = Content::all; // what the snapshot is of, for its manifest
     bool coloring = true;
     uint64_t duration_us = 0; // from the cut to the end of all copies; 0: as soon as each can
     bool strict = false;      // the run fails when a member cannot end by then

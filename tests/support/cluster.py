@@ -63,11 +63,14 @@ class Member:
         if self.options.get("disktag"):
             self.disks.append(("hsdisktag", img_create(directory / "tag.raw", "16M",
                                                        image_format="raw")))
+        for serial in self.options.get("more_disks", []):
+            self.disks.append((serial, img_create(directory / f"{serial}.qcow2", "16M")))
 
     def disk_args(self, disks: list[tuple[str, Path]]) -> list[str]:
         args: list[str] = []
         for index, (serial, path) in enumerate(disks):
-            device = self.options.get("disk_device", "virtio-blk-pci").format(index=index)
+            device = self.options.get("devices", {}).get(
+                serial, self.options.get("disk_device", "virtio-blk-pci")).format(index=index)
             image_format = "raw" if path.suffix == ".raw" else "qcow2"
             cache = self.options.get("cache", "none")
             aio = "native" if cache == "none" else "threads"

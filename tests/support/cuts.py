@@ -24,11 +24,11 @@ HELD = 8  # seconds at most; the timeout of the cut is 10
 
 def snapshot_late(cluster: Cluster, tag: str, late: str, enough: Callable[[], bool],
                   coloring: bool = True, meanwhile: Callable[[], object] | None = None,
-                  members: list[Member] | None = None) -> dict[str, Any]:
+                  members: list[Member] | None = None, **arguments: Any) -> dict[str, Any]:
     """SNAPSHOT reaches member `late` only when `enough` is true, after the others have taken their
     cuts: the first member, which takes the snapshot, and the peers. `meanwhile` is done when the
-    late member colors its frames and no member has been cut. `members`: all, if not given. Returns
-    the manifest."""
+    late member colors its frames and no member has been cut. `members`: all, if not given.
+    `arguments` are further ones of hotsnap-cluster. Returns the manifest."""
     members = members or cluster.members
 
     def address(member: Member, way: Gate) -> dict[str, str]:
@@ -38,7 +38,7 @@ def snapshot_late(cluster: Cluster, tag: str, late: str, enough: Callable[[], bo
     with Gate(cluster[late].socket, cluster.place.path / f"{tag}.sock", "SNAPSHOT") as way, \
             Gate(way.path, cluster.place.path / f"{tag}-armed.sock", held_back="ARMED") as armed:
         outer = armed if meanwhile else way
-        cluster.begin_snapshot(tag, coloring=coloring,
+        cluster.begin_snapshot(tag, coloring=coloring, **arguments,
                                members=[address(member, outer) for member in members])
         if meanwhile:
             cluster[late].vm.reach("arm", "snapshot")

@@ -93,6 +93,7 @@ void hs_coordinator_free(hs_coordinator *c);
  *   {"tag":"t1", "directory":"/where/bundles/are",
  *    "members":[{"name":"db","address":"unix:/run/db.sock"}, ...],   (this member included or not)
  *    "coloring":true, "options":{..passed through to the machine..},
+ *    "content":"all" or "disks" (the manifest says it; the machine learns it from the options),
  *    and, all optional, in microseconds (default in parentheses):
  *    "prepare_timeout_us" (60 s, connecting included), "arm_timeout_us" (30 s, INSTALL and ARM
  *    each), "cut_timeout_us" (10 s), "drain_us" (200 ms: frames not received by then are declared

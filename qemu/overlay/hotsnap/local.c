@@ -287,8 +287,7 @@ static HotsnapSnapshotInfo *run_info(HotsnapLocal *l)
 {
     HotsnapSnapshotInfo *info = g_new0(HotsnapSnapshotInfo, 1);
 
-    hotsnap_run_info(l->run, info);
-    if (!info->engine) { /* not begun with, or undone already */
+    if (!hotsnap_run_info(l->run, info)) {
         qapi_free_HotsnapSnapshotInfo(info);
         return NULL;
     }
@@ -508,10 +507,7 @@ void hotsnap_local_set_epoch(HotsnapLocal *l, uint64_t epoch)
 
 bool hotsnap_local_set_bandwidth(HotsnapLocal *l, uint64_t bandwidth)
 {
-    if (l->run) {
-        hotsnap_run_set_bandwidth(l->run, bandwidth);
-    }
-    return l->run;
+    return l->run && hotsnap_run_set_bandwidth(l->run, bandwidth);
 }
 
 HotsnapLocal *hotsnap_local_new(const char *name, HotsnapNetwork *network,

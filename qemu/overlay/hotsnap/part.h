@@ -5,7 +5,8 @@
  * A part is something of the VM that is saved: memory (with the devices'
  * state), disks, network. All parts are behind one interface, so that the
  * code that drives a run (run.c, pause.c) knows none of them. Parts are called
- * in the order of the table in run.c, for an undo in the reverse order.
+ * in the order of the table in run.c, for an undo in the reverse order. The
+ * run's content says which parts take part in it.
  *
  * Threads
  *   main loop   under the BQL
@@ -20,6 +21,7 @@
 #include "priority.h"
 #include "qapi/qapi-types-hotsnap.h"
 #include "qemu/atomic.h"
+#include "qemu/bitops.h"
 #include "qobject/qdict.h"
 #include "queue.h"
 
@@ -33,7 +35,10 @@ typedef struct HotsnapRun HotsnapRun;
 
 /* Events in a part that no call causes. Any thread. */
 typedef struct HotsnapRunOps {
-    /* The copy of memory is complete, or failed for @error. */
+    /*
+     * The copy of memory is complete, or failed for @error. A run without
+     * memory says so right after the cut.
+     */
     void (*memory_done)(HotsnapRun *r, const char *error);
     /* The run cannot go on. Takes @err. */
     void (*failed)(HotsnapRun *r, Error *err);
@@ -63,6 +68,7 @@ struct HotsnapRun {
  */
 typedef struct HotsnapPart {
     const char *name;
+    unsigned contents; /* BIT(HotsnapContent) of the runs with this part */
 
     /*
      * Main loop, the VM runs; quick. Refuses a VM that cannot be saved, and
@@ -77,8 +83,9 @@ typedef struct HotsnapPart {
     bool (*arm)(void *opaque, Error **errp);
 
     /*
-     * Main loop, in the pause: vCPUs stand still, disks are drained. The
-     * part's instant. Notes its steps with hotsnap_pause_step().
+     * Main loop, in the pause: vCPUs stand still, disks are drained; or in the
+     * hold: vCPUs run, disks are drained. The part's instant. Notes its steps
+     * with hotsnap_pause_step().
      */
     bool (*cut)(void *opaque, Error **errp);
 
@@ -118,6 +125,12 @@ typedef struct HotsnapPart {
     /* A thread of its own, last: frees the rest, which may take time. */
     void (*free)(void *opaque);
 } HotsnapPart;
+
+static inline HotsnapContent hotsnap_run_content(const HotsnapRun *r)
+{
+    return r->options->has_content ? r->options->content
+                                   : HOTSNAP_CONTENT_ALL;
+}
 
 /*
  * Any thread: the task under way ends soon. An error after that has this

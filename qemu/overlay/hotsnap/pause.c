@@ -15,6 +15,24 @@
  *   undrain, resume
  *
  * No step waits for storage to sync: flushes are done before and after.
+ *
+ * The hold, of a run that saves no memory, has no `stop` and `resume`: vCPUs
+ * run on. A vCPU that needs the BQL waits for it, as for any other work of the
+ * main loop.
+ *
+ *   drain      As above; new requests of the guest wait, in a virtqueue or in
+ *              the block layer. They are in no saved state, but none is needed:
+ *              to the snapshot they were never issued. All disks are drained,
+ *              also when only some are saved: to put an overlay on one, the
+ *              block layer waits for the requests of all.
+ *   the parts  Disks, color. Their instants are one to everything that could
+ *              tell them apart: a request is held until `undrain`, and a frame
+ *              passes the mediator under the BQL.
+ *   undrain
+ *
+ * So a write that is complete before the hold is in the snapshot, and the news
+ * of any later one leaves in a red frame. docs/internals/groups.md has the
+ * argument for the cluster.
  */
 #include "qemu/osdep.h"
 #include "block/block.h"
@@ -30,17 +48,51 @@ static bool cut_parts(HotsnapRun *r, const HotsnapPart *const *parts,
                       Error **errp)
 {
     for (int i = 0; i < HOTSNAP_PARTS; i++) {
-        if (!parts[i]->cut || parts[i]->cut(r->part[i], errp)) {
+        if (!r->part[i] || !parts[i]->cut ||
+            parts[i]->cut(r->part[i], errp)) {
             continue;
         }
         while (--i >= 0) {
-            if (parts[i]->uncut) {
+            if (r->part[i] && parts[i]->uncut) {
                 parts[i]->uncut(r->part[i]);
             }
         }
         return false;
     }
     return true;
+}
+
+static bool cut_drained(HotsnapRun *r, const HotsnapPart *const *parts,
+                        Error **errp)
+{
+    bool ok;
+
+    bdrv_drain_all_begin();
+    hotsnap_pause_step(&r->pause, "drain");
+
+    ok = cut_parts(r, parts, errp);
+
+    bdrv_drain_all_end();
+    hotsnap_pause_step(&r->pause, "undrain");
+    return ok;
+}
+
+static void trace_steps(const hs_pause *pause)
+{
+    for (unsigned i = 0; i < pause->count; i++) {
+        trace_hotsnap_pause_step(pause->step[i].name, pause->step[i].us);
+    }
+}
+
+bool hotsnap_hold_and_cut(HotsnapRun *r, const HotsnapPart *const *parts,
+                          Error **errp)
+{
+    bool ok;
+
+    hotsnap_pause_begin(&r->pause);
+    ok = cut_drained(r, parts, errp);
+    trace_steps(&r->pause);
+    return ok;
 }
 
 bool hotsnap_pause_and_cut(HotsnapRun *r, const HotsnapPart *const *parts,
@@ -56,21 +108,12 @@ bool hotsnap_pause_and_cut(HotsnapRun *r, const HotsnapPart *const *parts,
     vm_pause_unflushed(RUN_STATE_SAVE_VM);
     hotsnap_pause_step(pause, "stop");
 
-    bdrv_drain_all_begin();
-    hotsnap_pause_step(pause, "drain");
-
-    ok = cut_parts(r, parts, errp);
-
-    bdrv_drain_all_end();
-    hotsnap_pause_step(pause, "undrain");
+    ok = cut_drained(r, parts, errp);
 
     if (was_live) {
         vm_start();
     }
     hotsnap_pause_step(pause, "resume");
-
-    for (unsigned i = 0; i < pause->count; i++) {
-        trace_hotsnap_pause_step(pause->step[i].name, pause->step[i].us);
-    }
+    trace_steps(pause);
     return ok;
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The transient snapshot: the steps of the pause.
+ * The transient snapshot: the steps of the pause, or of the hold.
  */
 #ifndef HOTSNAP_PAUSE_H
 #define HOTSNAP_PAUSE_H
@@ -13,5 +13,12 @@
  */
 bool hotsnap_pause_and_cut(HotsnapRun *r, const HotsnapPart *const *parts,
                            Error **errp);
+
+/*
+ * The same for a run without memory: vCPUs run on, and disk requests are held
+ * while each part takes its instant.
+ */
+bool hotsnap_hold_and_cut(HotsnapRun *r, const HotsnapPart *const *parts,
+                          Error **errp);
 
 #endif

@@ -63,7 +63,8 @@ static void raise_thread(HotsnapPriority *p, int tid)
     }
 }
 
-void hotsnap_priority_armed(HotsnapPriority *p, int iothread_tid)
+void hotsnap_priority_armed(HotsnapPriority *p, int iothread_tid,
+                            bool stops_vcpus)
 {
     CPUState *cpu;
 
@@ -72,7 +73,9 @@ void hotsnap_priority_armed(HotsnapPriority *p, int iothread_tid)
     CPU_FOREACH(cpu) {
         int tid = cpu->thread_id;
 
-        g_array_append_val(p->vcpus, tid);
+        if (stops_vcpus) {
+            g_array_append_val(p->vcpus, tid);
+        }
     }
     raise_thread(p, qemu_get_thread_id());
     if (iothread_tid) {

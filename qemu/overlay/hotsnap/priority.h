@@ -14,8 +14,10 @@ void hotsnap_priority_free(HotsnapPriority *p);
 
 /*
  * Main loop: this thread and @iothread_tid, if not 0, come first from now on.
+ * @stops_vcpus: the cut will do so; else vCPUs are left alone.
  */
-void hotsnap_priority_armed(HotsnapPriority *p, int iothread_tid);
+void hotsnap_priority_armed(HotsnapPriority *p, int iothread_tid,
+                            bool stops_vcpus);
 
 /*
  * Any thread: so do the vCPUs, since they will be stopped at once. Before the

@@ -47,7 +47,13 @@ void hotsnap_report_pause_info(const hs_pause *pause,
 {
     HotsnapPauseStepList **tail = &info->pause_steps;
 
-    info->pause_us = (pause->end_ns - pause->begin_ns) / 1000;
+    uint64_t us = (pause->end_ns - pause->begin_ns) / 1000;
+
+    if (info->content == HOTSNAP_CONTENT_ALL) {
+        info->pause_us = us;
+    } else {
+        info->hold_us = us;
+    }
     for (unsigned i = 0; i < pause->count; i++) {
         HotsnapPauseStep *step = g_new0(HotsnapPauseStep, 1);
 

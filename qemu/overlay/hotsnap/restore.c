@@ -21,8 +21,10 @@
 #include "parts/playback.h"
 #include "qapi/error.h"
 #include "qapi/qapi-commands-migration.h"
+#include "qapi/qapi-types-hotsnap.h"
 #include "qemu/lockable.h"
 #include "qemu/timer.h"
+#include "qobject/qjson.h"
 #include "restore.h"
 #include "system/runstate.h"
 #include "system/system.h"
@@ -183,11 +185,42 @@ static bool begin_load(HotsnapRestore *r, const char *path, Error **errp)
     return true;
 }
 
+/* A bundle of disks only has no state to load, and its manifest says so. */
+static bool has_memory(const char *bundle, Error **errp)
+{
+    g_autofree char *path = g_build_filename(bundle, "manifest.json", NULL);
+    g_autofree char *text = NULL;
+    QObject *manifest = NULL;
+    QDict *dict;
+    bool only_disks = false;
+
+    if (g_file_get_contents(path, &text, NULL, NULL)) {
+        manifest = qobject_from_json(text, NULL);
+    }
+    dict = qobject_to(QDict, manifest);
+    if (dict) {
+        const char *content = qdict_get_try_str(dict, "content");
+
+        only_disks = content && !strcmp(content, HotsnapContent_str(
+                                                     HOTSNAP_CONTENT_DISKS));
+    }
+    qobject_unref(manifest);
+    if (only_disks) {
+        error_setg(errp, "'%s' is a snapshot of disks only: there is no "
+                   "memory to load; start VMs on overlays over its disks, "
+                   "without -incoming, as 'hotsnap restore' does", bundle);
+    }
+    return !only_disks;
+}
+
 static bool begin(HotsnapRestore *r, const char *bundle, const char *member,
                   const HotsnapRestoreOptions *options, Error **errp)
 {
     g_autofree char *path = g_build_filename(r->folder, "state", NULL);
 
+    if (access(path, F_OK) && !has_memory(bundle, errp)) {
+        return false;
+    }
     if (load_timer) {
         error_setg(errp, "A restore that was given up is still loading; start "
                    "this QEMU again with -incoming defer");

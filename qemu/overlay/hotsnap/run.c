@@ -146,8 +146,10 @@ HotsnapRun *hotsnap_run_begin(const HotsnapRunPlace *place,
     hotsnap_lazy_lift_guard();
     ok = hotsnap_guard_check(errp);
     for (int i = 0; ok && i < HOTSNAP_PARTS; i++) {
-        r->part[i] = parts[i]->begin(r, errp);
-        ok = r->part[i];
+        if (parts[i]->contents & BIT(hotsnap_run_content(r))) {
+            r->part[i] = parts[i]->begin(r, errp);
+            ok = r->part[i];
+        }
     }
     ok = ok && hotsnap_guard_enter(&s->guard,
                                    "A cluster snapshot is in progress", errp);
@@ -174,7 +176,7 @@ static bool goes_on(Snapshot *s, Error **errp)
     ({                                                                 \
         bool ok_ = true;                                               \
         for (int i_ = 0; ok_ && i_ < HOTSNAP_PARTS; i_++) {            \
-            ok_ = !parts[i_]->step ||                                  \
+            ok_ = !(s)->base.part[i_] || !parts[i_]->step ||           \
                   (goes_on(s, errp) &&                                 \
                    parts[i_]->step((s)->base.part[i_], errp));         \
         }                                                              \
@@ -196,7 +198,7 @@ static bool undo(Snapshot *s, Error **errp)
         s->stopping = false;
     }
     for (int i = HOTSNAP_PARTS - 1; i >= 0; i--) {
-        if (parts[i]->undo) {
+        if (s->base.part[i] && parts[i]->undo) {
             parts[i]->undo(s->base.part[i], s->base.cancel_reason ?: "");
         }
     }
@@ -234,7 +236,8 @@ static void task_ended(void *opaque)
     qemu_thread_join(&s->worker);
     s->task_running = false;
     if (s->task == HS_TASK_ARM && !error) {
-        hotsnap_priority_armed(s->base.priority, s->iothread_tid);
+        hotsnap_priority_armed(s->base.priority, s->iothread_tid,
+                               s->base.part[MEMORY]);
     }
     s->task_done(s->base.opaque, s->task, error);
 }
@@ -293,13 +296,16 @@ bool hotsnap_run_cut(HotsnapRun *r, Error **errp)
     if (!goes_on(s, errp)) {
         return false;
     }
-    ok = hotsnap_pause_and_cut(r, parts, errp);
-    /* No vCPU has run guest code yet: each needs the BQL first. */
+    ok = r->part[MEMORY] ? hotsnap_pause_and_cut(r, parts, errp)
+                         : hotsnap_hold_and_cut(r, parts, errp);
+    /* If they were stopped, no vCPU has run yet: each needs the BQL first. */
     hotsnap_priority_end(r->priority);
     if (ok && !EACH_PART(s, resume, &err)) {
         /* The cut is taken, but the snapshot fails. */
         r->ops->memory_done(r, error_get_pretty(err));
         error_free(err);
+    } else if (ok && !r->part[MEMORY]) {
+        r->ops->memory_done(r, NULL); /* none is to be copied */
     }
     return ok;
 }
@@ -309,42 +315,51 @@ QDict *hotsnap_run_report(HotsnapRun *r)
     QDict *json = qdict_new();
 
     for (int i = 0; i < HOTSNAP_PARTS; i++) {
-        if (parts[i]->report) {
+        if (r->part[i] && parts[i]->report) {
             parts[i]->report(r->part[i], json);
         }
     }
     return json;
 }
 
-void hotsnap_run_info(HotsnapRun *r, HotsnapSnapshotInfo *info)
+bool hotsnap_run_info(HotsnapRun *r, HotsnapSnapshotInfo *info)
 {
     for (int i = 0; i < HOTSNAP_PARTS; i++) {
-        if (parts[i]->info) {
+        if (r->part[i] && parts[i]->info) {
             parts[i]->info(r->part[i], info);
         }
     }
+    info->content = hotsnap_run_content(r);
+    return info->engine || !r->part[MEMORY];
 }
 
 void hotsnap_run_progress(HotsnapRun *r, uint64_t *done, uint64_t *total,
                           uint64_t *expected_us)
 {
-    hotsnap_memory_progress(r->part[MEMORY], done, total, expected_us);
+    if (r->part[MEMORY]) {
+        hotsnap_memory_progress(r->part[MEMORY], done, total, expected_us);
+    }
 }
 
 void hotsnap_run_set_finish(HotsnapRun *r, uint64_t finish_us)
 {
-    hotsnap_memory_set_finish(r->part[MEMORY], finish_us);
+    if (r->part[MEMORY]) {
+        hotsnap_memory_set_finish(r->part[MEMORY], finish_us);
+    }
 }
 
-void hotsnap_run_set_bandwidth(HotsnapRun *r, uint64_t bandwidth)
+bool hotsnap_run_set_bandwidth(HotsnapRun *r, uint64_t bandwidth)
 {
-    hotsnap_memory_set_bandwidth(r->part[MEMORY], bandwidth);
+    if (r->part[MEMORY]) {
+        hotsnap_memory_set_bandwidth(r->part[MEMORY], bandwidth);
+    }
+    return r->part[MEMORY];
 }
 
 void hotsnap_run_undo(HotsnapRun *r)
 {
     for (int i = HOTSNAP_PARTS - 1; i >= 0; i--) {
-        if (parts[i]->undo_main) {
+        if (r->part[i] && parts[i]->undo_main) {
             parts[i]->undo_main(r->part[i]);
         }
     }
@@ -355,7 +370,7 @@ static void *stop(void *opaque)
     HotsnapRun *r = opaque;
 
     for (int i = 0; i < HOTSNAP_PARTS; i++) {
-        if (parts[i]->stop) {
+        if (r->part[i] && parts[i]->stop) {
             parts[i]->stop(r->part[i], r->cancel_reason);
         }
     }

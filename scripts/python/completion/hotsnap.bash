@@ -41,14 +41,18 @@ _hotsnap() {
         mapfile -t COMPREPLY < <(compgen -W 'lazy full' -- "$current")
         return
         ;;
+    --group)
+        mapfile -t COMPREPLY < <(compgen -W "$(_hotsnap_names name group ls)" -- "$current")
+        return
+        ;;
     --bandwidth | --timeout | --within | --keep | --keep-hourly | --keep-daily | --prefix | \
         --max-failures) return ;;
     esac
 
     case $command in
-    '') words='up ps snapshot every ls show verify restore rm down --file --version --help' ;;
+    '') words='up ps snapshot group every ls show verify restore rm down --file --version --help' ;;
     up) words='--fresh' ;;
-    snapshot) words='--initiator --bandwidth --engine --within --strict --timeout' ;;
+    snapshot) words='--initiator --group --bandwidth --engine --within --strict --timeout' ;;
     every)
         words='--keep --keep-hourly --keep-daily --prefix --max-failures --status'
         words+=' --initiator --bandwidth --engine --within --strict --timeout'

@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from . import __version__, errors
-from .commands import every, every_options, lifecycle, listing, snapshot, snapshot_options, verify
+from .commands import (every, every_options, group, lifecycle, listing, snapshot,
+                       snapshot_options, verify)
 from .errors import HotsnapError, Interrupted, UsageError
 from .model import bundle, cluster
 from .model.state import State
@@ -86,9 +87,20 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("tag", metavar="TAG")
     sub.add_argument("--initiator", metavar="MEMBER",
                      help="the member that leads the snapshot (default: the first)")
+    sub.add_argument("--group", metavar="NAME",
+                     help="save the disks of this group only, without memory and without a pause: "
+                          "all as of one instant, as after a power failure")
     snapshot_options.add_to(sub)
     sub.add_argument("--timeout", metavar="SECONDS", type=float,
                      help="cancel the snapshot when it takes longer (default: no limit)")
+    sub = command("group", _group, "name sets of disks, for snapshots of disks")
+    sub.add_argument("action", metavar="add|rm|ls", choices=("add", "rm", "ls"),
+                     help="add: make a group, or add disks to it; rm: remove a group, or disks "
+                          "from it; ls: list all groups")
+    sub.add_argument("name", metavar="NAME", nargs="?", help="the group")
+    sub.add_argument("disks", metavar="MEMBER[:DISK]", nargs="*",
+                     help="all disks of a member, or one, by its number in the cluster file "
+                          "(disk0 is the first) or its serial")
     sub = command("every", _every, "take snapshots regularly, and remove old ones", json=False)
     every_options.add_to(sub)
     command("ls", _ls, "list the snapshots, incomplete and damaged ones included")
@@ -98,7 +110,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub = command("verify", _verify, "check every checksum of a snapshot")
     sub.add_argument("tag", metavar="TAG|PATH")
     sub = command("restore", _restore, "bring the cluster back from a snapshot; what its disks "
-                  "hold since then is dropped")
+                  "hold since then is dropped. From one of disks, its members boot")
     sub.add_argument("tag", metavar="TAG|PATH")
     sub.add_argument("--replace", "--force-stop", action="store_true",
                      help="end the cluster first if it runs")
@@ -163,13 +175,22 @@ def _ps(options: argparse.Namespace) -> int:
 
 def _snapshot(options: argparse.Namespace) -> int:
     state, fleet = _open(options)
+    chosen = snapshot_options.chosen(options)
+    if options.group and chosen:
+        raise UsageError(f"a snapshot of disks copies no memory: leave out --"
+                         f"{', --'.join(snapshot_options.OPTIONS)} with --group")
     with state.locked():
         made = snapshot.snapshot(state, fleet, options.tag, options.initiator, options.timeout,
-                                 options.json, **snapshot_options.chosen(options))
+                                 options.json, options.group, **chosen)
     if options.json:
         print_json(listing.summary(state.bundles, made.tag))
     else:
         print(listing.report(made))
+    return 0
+
+
+def _group(options: argparse.Namespace) -> int:
+    group.run(_open(options)[0], options.action, options.name, options.disks, options.json)
     return 0
 
 
@@ -210,15 +231,21 @@ def _restore(options: argparse.Namespace) -> int:
     path = _bundle_path(options)
     with state.locked():
         saved = bundle.read(path)
-        how = snapshot.restore(state, fleet, saved, options.replace, options.timeout,
-                               not options.no_verify, options.json, options.memory,
-                               options.bandwidth)
+        names = fleet.names()
+        if saved.only_disks:
+            names = group.restore(state, fleet, saved, options.replace, not options.no_verify,
+                                  options.json)
+            how, told = None, "boot from its disks"
+        else:
+            how = snapshot.restore(state, fleet, saved, options.replace, options.timeout,
+                                   not options.no_verify, options.json, options.memory,
+                                   options.bandwidth)
+            told = ("go on; memory is loaded on demand, and the rest in the background"
+                    if how == "lazy" else "go on; memory was loaded in full")
     if options.json:
-        print_json({"restored": saved.tag, "members": fleet.names(), "memory": how})
+        print_json({"restored": saved.tag, "members": names, "memory": how})
     else:
-        memory = ("memory is loaded on demand, and the rest in the background" if how == "lazy"
-                  else "memory was loaded in full")
-        print(f"restored {saved.tag}: {', '.join(fleet.names())} go on; {memory}")
+        print(f"restored {saved.tag}: {', '.join(names)} {told}")
     return 0
 
 

@@ -38,6 +38,7 @@ TEST(ManifestTest, HoldsAll) {
     const Json json = Epoch(3).manifest();
     EXPECT_EQ(json["format"], "hotsnap-bundle");
     EXPECT_EQ(json["version"], 1);
+    EXPECT_FALSE(json.contains("content"));
     EXPECT_EQ(json["tag"], "t1");
     EXPECT_EQ(json["epoch"], 7);
     EXPECT_EQ(json["initiator"], "m0");
@@ -56,6 +57,28 @@ TEST(ManifestTest, HoldsAll) {
     EXPECT_EQ(json["cut"]["lost_between"], 0);
     EXPECT_EQ(json["cut"]["white_sent"], 15);
     EXPECT_EQ(json["cut"]["coloring"], true);
+}
+
+// No VM was paused, and a reader of version 1 must not look for its memory.
+TEST(ManifestTest, DisksOnly) {
+    Epoch epoch(3);
+    epoch.request.content = Request::Content::disks;
+    for (MemberRecord &member : epoch.record.members) {
+        member.report = {{"disks", Json::array()}};
+    }
+    const Json json = epoch.manifest();
+    EXPECT_EQ(json["version"], 2);
+    EXPECT_EQ(json["content"], "disks");
+    EXPECT_EQ(json["members"][1], Json::parse(R"({
+        "name":"m1","address":"unix:m1","boot_id":"x","qemu":"10.0",
+        "nics":[{"nic":"net0","mac":"52:54:00:00:00:01","sources":["52:54:00:00:00:02"],
+                 "complete":false}],
+        "hold":{"begin_ns":1100000,"end_ns":3200000},"cause":"snapshot","disks":[],
+        "channel":{"frames":3,"lost":1}})"));
+    EXPECT_EQ(json["cut"]["downtime_max_us"], 0);
+    EXPECT_EQ(json["cut"]["hold_max_us"], 2200);
+    EXPECT_EQ(json["cut"]["backoff_max_us"], nullptr);
+    EXPECT_EQ(json["cut"]["pairs"], Json::array());
 }
 
 TEST(ManifestTest, WhatNoMemberGotIsLostToo) {

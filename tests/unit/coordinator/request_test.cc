@@ -27,6 +27,7 @@ TEST(RequestTest, DefaultsAsDocumented) {
     EXPECT_EQ(r.tag, "t1");
     EXPECT_EQ(r.members.size(), 2u);
     EXPECT_EQ(r.self, 0u);
+    EXPECT_EQ(r.content, Request::Content::all);
     EXPECT_TRUE(r.coloring);
     EXPECT_EQ(r.prepare_timeout_us, 60'000'000u);
     EXPECT_EQ(r.arm_timeout_us, 30'000'000u);
@@ -51,6 +52,14 @@ TEST(RequestTest, TheInitiatorIsAMemberAnyway) {
     Json alone = base();
     alone["members"] = Json::array();
     EXPECT_EQ(Request::parse(Request::Kind::snapshot, "x", alone).members.size(), 1u);
+}
+
+TEST(RequestTest, Content) {
+    Json json = base();
+    json["content"] = "disks";
+    EXPECT_EQ(Request::parse(Request::Kind::snapshot, "a", json).content, Request::Content::disks);
+    json["content"] = "memory";
+    EXPECT_NE(refusal(json).find("'all' or 'disks'"), std::string::npos);
 }
 
 TEST(RequestTest, RefusesWithAReason) {

@@ -137,7 +137,8 @@ class Manifest(unittest.TestCase):
     def test_altered(self):
         cases = (
             (lambda m: m.update(format="zip"), "format"),
-            (lambda m: m.update(version=2), "version 2"),
+            (lambda m: m.update(version=3), "version 3"),
+            (lambda m: m.update(version=2), "content"),
             (lambda m: m.pop("members"), "'members' is missing"),
             (lambda m: m["members"][1]["memory"].pop("sums_xxh3"),
              r"members\[1\]: memory: 'sums_xxh3' is missing"),

@@ -134,6 +134,25 @@ static QObject *options_json(HotsnapClusterArguments *args)
     return json;
 }
 
+/* An option that has no meaning with the content is a mistake. */
+static bool check_content(const HotsnapClusterArguments *args, Error **errp)
+{
+    if (!args->has_content || args->content == HOTSNAP_CONTENT_ALL) {
+        if (args->has_disks) {
+            error_setg(errp, "'disks' needs 'content' \"disks\"; a snapshot "
+                       "with memory is of all disks");
+        }
+        return !args->has_disks;
+    }
+    if (args->has_engine || args->has_bandwidth || args->has_duration ||
+        args->strict || args->x_dump || args->has_x_open_trap) {
+        error_setg(errp, "A snapshot of disks copies no memory: leave out "
+                   "'engine', 'bandwidth', 'duration' and 'strict'");
+        return false;
+    }
+    return true;
+}
+
 static char *snapshot_request(HotsnapClusterArguments *args,
                               int64_t duration_us)
 {
@@ -149,6 +168,9 @@ static char *snapshot_request(HotsnapClusterArguments *args,
                   (args->has_drain_ms ? args->drain_ms : DRAIN_MS) * 1000LL);
     qdict_put_int(request, "duration_us", duration_us);
     qdict_put_bool(request, "strict", args->strict);
+    if (args->has_content) {
+        qdict_put_str(request, "content", HotsnapContent_str(args->content));
+    }
     if (args->x_dump) {
         /* The pause is O(RAM): no member must give up waiting for it. */
         qdict_put_int(request, "cut_timeout_us", DUMP_CUT_TIMEOUT_US);
@@ -166,7 +188,7 @@ void coroutine_fn qmp_hotsnap_cluster(HotsnapClusterArguments *args,
     Claim claim = { .args = args };
     int64_t duration = 0;
 
-    if (!m || !may_begin(m, errp) ||
+    if (!m || !may_begin(m, errp) || !check_content(args, errp) ||
         !duration_us(args->duration, &duration, errp)) {
         return;
     }

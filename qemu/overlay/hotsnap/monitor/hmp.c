@@ -96,15 +96,23 @@ void hmp_info_hotsnap(Monitor *mon, const QDict *qdict)
         HotsnapSnapshotInfo *s = info->snapshot;
 
         monitor_printf(mon, "tag:     %s\n", s->tag);
-        monitor_printf(mon, "memory:  %" PRIu64 " of %" PRIu64 " MiB saved, "
-                       "engine %s\n", s->bytes_done >> 20,
-                       s->bytes_total >> 20, s->engine);
-        monitor_printf(mon, "pages:   %" PRIu64 " background, %" PRIu64
-                       " guest, %" PRIu64 " dma, %" PRIu64 " kvm; %" PRIu64
-                       " zero\n", s->pages->background,
-                       s->pages->guest_write, s->pages->dma_write,
-                       s->pages->kvm_write, s->pages->zero);
-        monitor_printf(mon, "pause:   %" PRIu64 " us", s->pause_us);
+        if (s->engine) {
+            monitor_printf(mon, "memory:  %" PRIu64 " of %" PRIu64
+                           " MiB saved, engine %s\n", s->bytes_done >> 20,
+                           s->bytes_total >> 20, s->engine);
+        }
+        if (s->pages) {
+            monitor_printf(mon, "pages:   %" PRIu64 " background, %" PRIu64
+                           " guest, %" PRIu64 " dma, %" PRIu64 " kvm; %" PRIu64
+                           " zero\n", s->pages->background,
+                           s->pages->guest_write, s->pages->dma_write,
+                           s->pages->kvm_write, s->pages->zero);
+        }
+        if (s->content == HOTSNAP_CONTENT_DISKS) {
+            monitor_printf(mon, "hold:    %" PRIu64 " us", s->hold_us);
+        } else {
+            monitor_printf(mon, "pause:   %" PRIu64 " us", s->pause_us);
+        }
         for (HotsnapPauseStepList *p = s->pause_steps; p; p = p->next) {
             monitor_printf(mon, ", %s %" PRIu64, p->value->name,
                            p->value->us);

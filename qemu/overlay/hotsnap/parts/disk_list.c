@@ -104,6 +104,51 @@ static bool check_kind(BlockBackend *blk, BlockDriverState *bs,
     return true;
 }
 
+/* Whether the run's options name the disk, or no disk of any member. */
+static bool is_named(HotsnapDisks *disks, const char *device)
+{
+    const HotsnapSnapshotOptions *o = disks->run->options;
+    HotsnapDiskNameList *name = o->disks;
+
+    while (name && (strcmp(name->value->member, disks->run->member) ||
+                    strcmp(name->value->device, device))) {
+        name = name->next;
+    }
+    return !o->has_disks || name;
+}
+
+static bool is_wanted(HotsnapDisks *disks, BlockBackend *blk)
+{
+    g_autofree char *device = device_label(blk);
+
+    return is_named(disks, device);
+}
+
+/* A name that fits no disk is a mistake, not a disk less. */
+static bool check_names(HotsnapDisks *disks, Error **errp)
+{
+    HotsnapDiskNameList *name = disks->run->options->disks;
+    HotsnapDisk *d;
+
+    for (; name; name = name->next) {
+        if (strcmp(name->value->member, disks->run->member)) {
+            continue;
+        }
+        QTAILQ_FOREACH(d, &disks->list, next) {
+            if (!strcmp(d->device, name->value->device)) {
+                break;
+            }
+        }
+        if (!d) {
+            error_setg(errp, "There is no disk '%s' that the guest can write "
+                       "to; query-block tells their names",
+                       name->value->device);
+            return false;
+        }
+    }
+    return true;
+}
+
 static bool add_disk(HotsnapDisks *disks, BlockBackend *blk,
                      BlockDriverState *bs, Error **errp)
 {
@@ -149,11 +194,12 @@ bool hotsnap_disk_list_fill(HotsnapDisks *disks, Error **errp)
     while ((blk = blk_all_next(blk))) {
         BlockDriverState *bs = written_node(blk);
 
-        if (bs && !disk_of(disks, bs) && !add_disk(disks, blk, bs, errp)) {
+        if (bs && !disk_of(disks, bs) && is_wanted(disks, blk) &&
+            !add_disk(disks, blk, bs, errp)) {
             return false;
         }
     }
-    return true;
+    return check_names(disks, errp);
 }
 
 static bool is_open_here(const struct stat *file)
@@ -262,7 +308,7 @@ bool hotsnap_disk_list_holds(HotsnapDisks *disks, Error **errp)
         if (d && d->sectors == bs->total_sectors &&
             !strcmp(d->name, bs->exact_filename)) {
             d->attached = true;
-        } else if (bs) {
+        } else if (bs && (d || is_wanted(disks, blk))) {
             g_autofree char *device = device_label(blk);
 
             error_setg(errp, "Disk '%s' was changed while the snapshot was "

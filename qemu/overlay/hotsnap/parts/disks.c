@@ -3,7 +3,8 @@
  * Redirect-on-write disks: each writable disk gets a qcow2 overlay, made and
  * opened before the pause and put on top in it. The file that was in use
  * until then is the snapshot's disk: it is flushed and made read-only after
- * the pause, before the snapshot is declared complete.
+ * the pause, before the snapshot is declared complete. A run that saves disks
+ * only has a hold in place of the pause (pause.c).
  */
 #include "qemu/osdep.h"
 #include "block/block_int.h"
@@ -398,6 +399,7 @@ static void disks_undo_main(void *opaque)
 
 const HotsnapPart hotsnap_disks_part = {
     .name = "disks",
+    .contents = BIT(HOTSNAP_CONTENT_ALL) | BIT(HOTSNAP_CONTENT_DISKS),
     .begin = disks_begin,
     .prepare = disks_prepare,
     .arm = disks_arm,

@@ -450,6 +450,7 @@ void hotsnap_memory_progress(void *part, uint64_t *done, uint64_t *total,
 
 const HotsnapPart hotsnap_memory_part = {
     .name = "memory",
+    .contents = BIT(HOTSNAP_CONTENT_ALL),
     .begin = memory_begin,
     .prepare = memory_prepare,
     .arm = memory_arm,

@@ -180,6 +180,12 @@ static char *channel_file(const char *folder, const char *suffix)
     return g_strdup_printf("%s/channel.%s", folder, suffix);
 }
 
+/* A guest that boots from its disk has no use for frames on their way. */
+static bool has_record(const Channel *c)
+{
+    return hotsnap_run_content(c->run) == HOTSNAP_CONTENT_ALL;
+}
+
 /* Reads the mediator without the BQL; hotsnap/member.h says why it may. */
 static bool network_finish(void *opaque, Error **errp)
 {
@@ -188,6 +194,9 @@ static bool network_finish(void *opaque, Error **errp)
     g_autofree char *vnet = channel_file(c->run->folder, "vnet");
     char *error = NULL;
 
+    if (!has_record(c)) {
+        return true;
+    }
     if (!hs_mediator_write_channel(c->run->network->mediator, pcap, vnet,
                                    &error) ||
         !hs_file_xxh3(pcap, &c->pcap_xxh3, &error) ||
@@ -207,10 +216,12 @@ static void network_report(void *opaque, QDict *json)
     g_autofree char *vnet = channel_file(c->run->member, "vnet");
     QDict *channel = qdict_new();
 
-    qdict_put_str(channel, "file", pcap);
-    qdict_put_str(channel, "vnet", vnet);
-    hotsnap_report_xxh3(channel, "pcap_xxh3", c->pcap_xxh3);
-    hotsnap_report_xxh3(channel, "vnet_xxh3", c->vnet_xxh3);
+    if (has_record(c)) {
+        qdict_put_str(channel, "file", pcap);
+        qdict_put_str(channel, "vnet", vnet);
+        hotsnap_report_xxh3(channel, "pcap_xxh3", c->pcap_xxh3);
+        hotsnap_report_xxh3(channel, "vnet_xxh3", c->vnet_xxh3);
+    }
     qdict_put_int(channel, "frames", s.recorded);
     qdict_put_int(channel, "bytes", s.recorded_bytes);
     HOTSNAP_REPORT_COUNTERS(HS_MEDIATOR_COUNTERS, channel, s);
@@ -229,6 +240,7 @@ static void network_undo(void *opaque, const char *reason)
 
 const HotsnapPart hotsnap_network_part = {
     .name = "network",
+    .contents = BIT(HOTSNAP_CONTENT_ALL) | BIT(HOTSNAP_CONTENT_DISKS),
     .begin = network_begin,
     .cut = network_cut,
     .finish = network_finish,

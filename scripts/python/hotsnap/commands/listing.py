@@ -31,8 +31,10 @@ def summary(directory: str, name: str) -> dict[str, Any]:
     except HotsnapError as error:
         row.update(status="damaged", error=str(error))
         return row
-    backoff = found.backoff_max_ms()
-    row.update(created=found.manifest.created, epoch=found.manifest.epoch,
+    backoff, hold = found.backoff_max_ms(), found.hold_max_ms()
+    row.update(content=found.content,
+               disks=[f"{member.name}:{disk.device}" for member, disk in found.layers()],
+               hold_max_ms=None if hold is None else round(hold, 3), created=found.manifest.created, epoch=found.manifest.epoch,
                initiator=found.manifest.initiator,
                members=[member.name for member in found.members],
                downtime_max_ms=round(found.downtime_max_ms(), 3),
@@ -50,11 +52,12 @@ def ls(state: State, as_json: bool) -> None:
     if as_json:
         print_json({"directory": state.bundles, "bundles": rows})
         return
-    print(table(("TAG", "STATUS", "CREATED", "MEMBERS", "DOWNTIME", "BACKOFF", "FRAMES", "SIZE"),
-                [(r["tag"], r["status"], r["created"], len(r["members"]),
+    print(table(("TAG", "STATUS", "CONTENT", "CREATED", "MEMBERS", "DOWNTIME", "BACKOFF", "FRAMES",
+                 "SIZE"),
+                [(r["tag"], r["status"], r["content"], r["created"], len(r["members"]),
                   f"{r['downtime_max_ms']:.1f}ms", _or_dash(r["backoff_max_ms"]), r["frames"],
                   human_size(r["bytes"])) if r["status"] == "complete"
-                 else (r["tag"], r["status"], *"------") for r in rows],
+                 else (r["tag"], r["status"], *"-------") for r in rows],
                 right="MEMBERS DOWNTIME BACKOFF FRAMES SIZE"))
     for row in rows:
         if row["error"]:
@@ -64,6 +67,8 @@ def ls(state: State, as_json: bool) -> None:
 def report(found: bundle.Bundle) -> str:
     """What `snapshot` and `show` print: pauses, backoff, pages by manner, channels, disks."""
     manifest = found.manifest
+    if found.only_disks:
+        return _disks_report(found)
     backoff = found.backoff_max_ms()
     lines = [f"{found.tag}: {len(found.members)} members, led by {manifest.initiator}, "
              f"{manifest.created}, epoch {manifest.epoch}",
@@ -77,10 +82,24 @@ def report(found: bundle.Bundle) -> str:
         [(m.name, f"{m.pause.ms:.2f}ms", m.cause or "-", m.memory.pages.total,
           m.memory.pages.zero, *(getattr(m.memory.pages, key) for key, _ in MANNERS),
           "-" if m.memory.faults is None else m.memory.faults, m.channel.frames)
-         for m in found.members],
+         for m in found.members if m.pause and m.memory],
         right="PAUSE PAGES ZERO BACKGROUND GUEST DMA KVM FAULTS FRAMES"))
     lines += ["", "PAGES are of 4 KiB: ZERO of them take no space; BACKGROUND to KVM tell in "
                   "which manner they were saved"]
+    if doubts := found.doubts():
+        lines += ["", *(f"warning: {doubt}" for doubt in doubts)]
+    return "\n".join(lines)
+
+
+def _disks_report(found: bundle.Bundle) -> str:
+    manifest = found.manifest
+    lines = [f"{found.tag}: {sum(1 for _ in found.layers())} disks, {len(found.members)} members "
+             f"in the cut, led by {manifest.initiator}, {manifest.created}, epoch {manifest.epoch}",
+             f"no pause; disk requests were held for {found.hold_max_ms():.2f} ms at most", ""]
+    lines.append(table(("MEMBER", "HOLD", "DRAIN", "CAUSE", "DISKS"),
+                       [(m.name, f"{m.cut.ms:.2f}ms", f"{m.drain_ms:.2f}ms", m.cause or "-",
+                         len(m.disks)) for m in found.members], right="HOLD DRAIN DISKS"))
+    lines += ["", "DRAIN is the part of HOLD in which requests in flight were waited for"]
     if doubts := found.doubts():
         lines += ["", *(f"warning: {doubt}" for doubt in doubts)]
     return "\n".join(lines)
@@ -100,12 +119,13 @@ def _finish(finish: bundle.Finish | None) -> list[str]:
 
 def details(found: bundle.Bundle) -> str:
     lines = [report(found), ""]
-    lines.append(table(("PAIR", "BACKOFF"),
-                       [(f"{pair.a} - {pair.b}", f"{pair.us / 1000:.2f}ms")
-                        for pair in found.manifest.cut.pairs], right="BACKOFF"))
-    lines.append("")
-    steps = [step.name for step in found.members[0].pause.steps] if found.members else []
-    lines.append(table(("PAUSE (us)", *(m.name for m in found.members)),
+    if not found.only_disks:
+        lines.append(table(("PAIR", "BACKOFF"),
+                           [(f"{pair.a} - {pair.b}", f"{pair.us / 1000:.2f}ms")
+                            for pair in found.manifest.cut.pairs], right="BACKOFF"))
+        lines.append("")
+    steps = [step.name for step in found.members[0].cut.steps] if found.members else []
+    lines.append(table((f"{'HOLD' if found.only_disks else 'PAUSE'} (us)", *(m.name for m in found.members)),
                        [(name, *(_step(m, name) for m in found.members)) for name in steps],
                        right=" ".join(m.name for m in found.members)))
     lines.append("")
@@ -115,7 +135,7 @@ def details(found: bundle.Bundle) -> str:
 
 
 def _step(member: bundle.SavedMember, name: str) -> str:
-    return next((f"{step.us:.0f}" for step in member.pause.steps if step.name == name), "-")
+    return next((f"{step.us:.0f}" for step in member.cut.steps if step.name == name), "-")
 
 
 def rm(state: State, fleet: Fleet, tag: str, quiet: bool = False) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 from ..disks import merge
 from ..errors import HotsnapError, UsageError
 from ..host import userfault
-from ..model import bundle
+from ..model import bundle, groups
 from ..model.state import State
 from ..qemu import binaries, jobs, machine
 from ..qemu.fleet import Fleet
@@ -50,16 +50,25 @@ class _Watcher:
 
 
 def snapshot(state: State, fleet: Fleet, tag: str, initiator: str | None = None,
-             timeout: float | None = None, quiet: bool = False, **options: Any) -> bundle.Bundle:
-    """Takes a snapshot of the whole cluster; the caller holds the lock. `options` are those of
-    hotsnap-cluster, as snapshot_options.chosen() gives them."""
+             timeout: float | None = None, quiet: bool = False, group: str | None = None,
+             **options: Any) -> bundle.Bundle:
+    """Takes a snapshot of the whole cluster, or of the disks of a group; the caller holds the lock.
+    `options` are those of hotsnap-cluster, as snapshot_options.chosen() gives them."""
     bundle.check_tag(tag)
+    wanted = groups.resolve(state, group) if group else None
     recovery.recover(state, fleet, quiet)
     names = fleet.names()
     stopped = [name for name in names if not fleet.running(name)]
+    if wanted is not None:
+        # The others that run take part as well: packets may take their way through them.
+        names = [name for name in names if name not in stopped]
+        stopped = [name for name in stopped if name in wanted]
+        options.update(content="disks", disks=[
+            {"member": name, "device": f"{disk.id}-dev"}
+            for name, disks in wanted.items() for disk in disks])
     if stopped:
-        raise HotsnapError(f"{', '.join(stopped)} does not run: a snapshot is of the whole "
-                           "cluster; run 'hotsnap up' first")
+        whole = f"group {group!r} has disks of it" if group else "a snapshot is of the whole cluster"
+        raise HotsnapError(f"{', '.join(stopped)} does not run: {whole}; run 'hotsnap up' first")
     initiator = initiator or names[0]
     state.cluster.member(initiator)
     path = os.path.join(state.bundles, tag)
@@ -204,8 +213,10 @@ def _check_whole(saved: bundle.Bundle, every_checksum: bool, quiet: bool, memory
                            f"'hotsnap verify {saved.tag}' lists all damage")
 
 
-def _frozen_disks(state: State, member: bundle.SavedMember) -> dict[str, tuple[str, str]]:
-    """Disk id to the frozen layer and its format. The manifest names the guest's device."""
+def frozen_layers(state: State, member: bundle.SavedMember) -> dict[str, tuple[str, str]]:
+    """Disk id to the frozen layer and its format, of disks that the cluster file gives to the
+    member. The manifest names the guest's device."""
+    wanted = {d.id for d in state.cluster.member(member.name).disks if not d.read_only}
     found = {}
     for entry in member.disks:
         # An id, or the QOM path of a part of the device, its slashes perhaps replaced.
@@ -215,7 +226,16 @@ def _frozen_disks(state: State, member: bundle.SavedMember) -> dict[str, tuple[s
                                "not one that 'hotsnap up' has made: restore it by hand "
                                "(docs/user-guide.md)")
         state.check_images([entry.file])
+        if match[1] not in wanted:
+            raise HotsnapError(f"member {member.name} was saved with disk {match[1]}, which "
+                               f"{state.cluster.file} does not give it: put the cluster file back")
         found[match[1]] = (entry.file, entry.format)
+    return found
+
+
+def _frozen_disks(state: State, member: bundle.SavedMember) -> dict[str, tuple[str, str]]:
+    """The same, and all of them."""
+    found = frozen_layers(state, member)
     wanted = {d.id for d in state.cluster.member(member.name).disks if not d.read_only}
     if set(found) != wanted:
         raise HotsnapError(f"member {member.name} was saved with disks "

@@ -129,8 +129,8 @@ def large_files(checked: bundle.Bundle) -> list[tuple[str, str, str]]:
     """(file, its sums file, the XXH3-64 of that one) of memory images and disk layers."""
     found = []
     for member in checked.members:
-        memory = member.memory
-        found.append((checked.file(memory.file), checked.file(memory.sums), memory.sums_xxh3))
+        if memory := member.memory:
+            found.append((checked.file(memory.file), checked.file(memory.sums), memory.sums_xxh3))
         for disk in member.disks:
             found.append((disk.file, checked.file(disk.sums), disk.sums_xxh3))
     return found
@@ -140,8 +140,9 @@ def small_files(checked: bundle.Bundle) -> list[tuple[str, str]]:
     found = []
     for member in checked.members:
         channel = member.channel
-        found.append((checked.file(channel.file), channel.pcap_xxh3))
-        found.append((checked.file(channel.vnet), channel.vnet_xxh3))
+        for file, digest in ((channel.file, channel.pcap_xxh3), (channel.vnet, channel.vnet_xxh3)):
+            if file and digest:
+                found.append((checked.file(file), digest))
     return found
 
 
@@ -177,12 +178,15 @@ def _contradictions(checked: bundle.Bundle) -> list[Damage]:
     if checked.manifest.initiator not in names:
         wrong(f"the initiator {checked.manifest.initiator!r} is not a member")
     for member in checked.members:
-        memory, name, pages = member.memory, member.name, member.memory.pages
+        name = member.name
+        if member.cut.end_ns < member.cut.begin_ns:
+            wrong(f"member {name}: its {'pause' if member.pause else 'hold'} ends before it begins")
+        if not member.memory:
+            continue
+        memory, pages = member.memory, member.memory.pages
         saved = pages.background + pages.by_writes
         if saved != pages.total or pages.zero > pages.total:
             wrong(f"member {name}: {saved} pages were saved, of {pages.total}")
-        if member.pause.end_ns < member.pause.begin_ns:
-            wrong(f"member {name}: its pause ends before it begins")
         image = checked.file(memory.file)
         if os.path.exists(image) and os.stat(image).st_size != memory.size:
             wrong(f"member {name}: memory size {memory.size}, but the file has "

@@ -15,7 +15,7 @@ from ..host.atomic import sync_folder, write_json
 from ..record import Malformed, Record
 
 FORMAT = "hotsnap-bundle"
-VERSION = 1
+CONTENTS = {1: "all", 2: "disks"}  # by version
 PARTIAL = ".partial"
 TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -86,14 +86,15 @@ class SavedNic(Record):
 
 @dataclass
 class Channel(Record):
-    """A member's recorded packets; file names are relative to the bundle's folder."""
+    """A member's recorded packets; file names are relative to the bundle's folder. A bundle of disks
+    has the counts only."""
 
-    file: str
-    vnet: str
     frames: int
     lost: int
-    pcap_xxh3: str
-    vnet_xxh3: str
+    file: str | None = None
+    vnet: str | None = None
+    pcap_xxh3: str | None = None
+    vnet_xxh3: str | None = None
     held: int | None = None
     uncolored: int | None = None
     routed_sent: int | None = None
@@ -124,11 +125,23 @@ class SavedMember(Record):
     machine: str
     argv: list[str]
     nics: list[SavedNic]
-    memory: Memory
     disks: list[SavedDisk]
     channel: Channel
-    pause: Pause
+    memory: Memory | None = None  # both are there unless the bundle is of disks
+    pause: Pause | None = None
+    hold: Pause | None = None     # in place of the pause: the time without disk requests
     cause: str | None = None  # of its cut: the message, or a red frame
+
+    @property
+    def cut(self) -> Pause:
+        found = self.pause or self.hold
+        assert found  # read() has seen to it
+        return found
+
+    @property
+    def drain_ms(self) -> float:
+        """Of the cut, the wait for disk requests in flight."""
+        return sum(step.us for step in self.cut.steps if step.name == "drain") / 1e3
 
 
 @dataclass
@@ -193,6 +206,8 @@ class Manifest(Record):
     cut: Cut
     timeline: list[Instant] = field(default_factory=list)
     finish: Finish | None = None
+    version: int = 1
+    content: str = "all"  # as the version says; a bundle of version 1 does not name it
 
 
 # --- the bundle ----------------------------------------------------------------------------------
@@ -221,8 +236,21 @@ class Bundle:
             for disk in member.disks:
                 yield member, disk
 
+    @property
+    def content(self) -> str:
+        return CONTENTS[self.manifest.version]
+
+    @property
+    def only_disks(self) -> bool:
+        return self.content == "disks"
+
     def downtime_max_ms(self) -> float:
-        return max((member.pause.ms for member in self.members), default=0.0)
+        return max((member.pause.ms for member in self.members if member.pause), default=0.0)
+
+    def hold_max_ms(self) -> float | None:
+        """The longest time for which disk requests were held; None if the members were paused."""
+        return max((member.cut.ms for member in self.members), default=0.0) if self.only_disks \
+            else None
 
     def backoff_max_ms(self) -> float | None:
         """None when the members' clocks could not be compared."""
@@ -244,6 +272,10 @@ class Bundle:
         # A frame may be in both sums: sent to the router, and received from it.
         routed = max(sum(channel.routed_sent or 0 for channel in channels),
                      sum(channel.routed_received or 0 for channel in channels))
+        if self.only_disks:  # lost packets mean nothing to guests that boot
+            return [f"{routed} frames between members took their way through a router that is no "
+                    "member, or a non-member has a member's IP address: a disk may hold the effect "
+                    "of such a frame, and another one lack its cause"] if routed else []
         counted = (
             (self.lost(), "frames on their way at the cut are in no record: the network lost them, "
              "or they came too late or had no room; restored guests miss them"),
@@ -287,13 +319,32 @@ def read(path: str) -> Bundle:
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise BundleError(f"{manifest_file} is damaged: it does not say \"format\": \"{FORMAT}\"")
     version = manifest.get("version")
-    if version != VERSION:
-        raise BundleError(f"{manifest_file} has version {version}; this program reads version "
-                          f"{VERSION}: use the one that wrote it")
+    if not isinstance(version, int) or version not in CONTENTS:
+        raise BundleError(f"{manifest_file} has version {version}; this program reads versions "
+                          f"{' and '.join(map(str, CONTENTS))}: use the one that wrote it")
     try:
-        return Bundle(os.path.abspath(path), Manifest.parse(manifest, manifest_file))
+        found = Bundle(os.path.abspath(path), Manifest.parse(manifest, manifest_file))
+        _check_content(found, manifest_file)
+        return found
     except Malformed as error:
         raise BundleError(str(error)) from error
+
+
+def _check_content(found: Bundle, where: str) -> None:
+    """A bundle of each version has what its content needs."""
+    if found.manifest.content != found.content:
+        raise Malformed(f"{where}: version {found.manifest.version} is of {found.content}, but "
+                        f"content is {found.manifest.content!r}")
+    for number, member in enumerate(found.members):
+        needed = {"hold": member.hold} if found.only_disks else {
+            "memory": member.memory, "pause": member.pause,
+            **{f"channel: {key}": getattr(member.channel, key)
+               for key in ("file", "vnet", "pcap_xxh3", "vnet_xxh3")}}
+        for key, value in needed.items():
+            if value is None:
+                *above, key = key.split(": ")
+                raise Malformed(": ".join([where, f"members[{number}]", *above,
+                                           f"{key!r} is missing"]))
 
 
 def folders(directory: str) -> list[str]:

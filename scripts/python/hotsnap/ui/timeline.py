@@ -25,7 +25,8 @@ def draw(bundle: Bundle, path: str) -> None:
     y = _pauses(picture, bundle, y)
     y = _steps(picture, bundle, y)
     y = _epoch(picture, bundle, y)
-    y = _pages(picture, bundle, y)
+    if not bundle.only_disks:
+        y = _pages(picture, bundle, y)
     picture.save(path, y + 10)
 
 
@@ -34,8 +35,9 @@ def _head(picture: Drawing, bundle: Bundle) -> float:
     picture.text(30, 42, bundle.tag, 22, bold=True)
     picture.text(30, 64, f"{len(bundle.members)} members, led by {manifest.initiator}  ·  "
                          f"{manifest.created}  ·  epoch {manifest.epoch}", 12, MUTED)
-    backoff = bundle.backoff_max_ms()
-    figures = ((f"{bundle.downtime_max_ms():.2f} ms", "longest pause"),
+    backoff, hold = bundle.backoff_max_ms(), bundle.hold_max_ms()
+    figures = ((f"{hold:.2f} ms", "longest hold of disk requests"),
+               (str(sum(1 for _ in bundle.layers())), "disks")) if hold is not None else ((f"{bundle.downtime_max_ms():.2f} ms", "longest pause"),
                ("unknown" if backoff is None else f"{backoff:.2f} ms", "longest TCP backoff"),
                (str(bundle.frames()), "frames of channel state"), (str(bundle.lost()), "lost"))
     x = float(WIDTH - RIGHT)
@@ -77,17 +79,20 @@ def _name(picture: Drawing, y: float, name: str) -> None:
 def _pauses(picture: Drawing, bundle: Bundle, y: float) -> float:
     members = bundle.members
     comparable = bundle.manifest.cut.comparable
-    first = min(m.pause.begin_ns for m in members)
+    first = min(m.cut.begin_ns for m in members)
 
     def span(member: SavedMember) -> tuple[float, float]:
-        begin = (member.pause.begin_ns - first) / 1e6 if comparable else 0.0
-        return begin, begin + member.pause.ms
+        begin = (member.cut.begin_ns - first) / 1e6 if comparable else 0.0
+        return begin, begin + member.cut.ms
 
     end = max(span(m)[1] for m in members)
-    note = ("from the first suspend to the last resume" if comparable else
-            "members were on different hosts: each begins at its own zero")
+    held = bundle.only_disks
+    note = ("from the first request that was held to the last one released" if held else
+            "from the first suspend to the last resume") if comparable else (
+                "members were on different hosts: each begins at its own zero")
     height = 44 + 22 + ROW * len(members) + 34
-    top = _panel(picture, y, "When each member paused", note, height)
+    top = _panel(picture, y, "When each member held its disk requests" if held else
+                 "When each member paused", note, height)
     bottom = top + 22 + ROW * len(members)
     at = _axis(picture, 0, end, top + 16, bottom, "ms")
     if comparable:
@@ -117,32 +122,32 @@ def _pauses(picture: Drawing, bundle: Bundle, y: float) -> float:
 def _steps(picture: Drawing, bundle: Bundle, y: float) -> float:
     names: list[str] = []
     for member in bundle.members:
-        names += [step.name for step in member.pause.steps if step.name not in names]
+        names += [step.name for step in member.cut.steps if step.name not in names]
     if not names:
         return y
     color = {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(names)}
-    longest = max(max(sum(step.us for step in m.pause.steps) / 1000, m.pause.ms)
+    longest = max(max(sum(step.us for step in m.cut.steps) / 1000, m.cut.ms)
                   for m in bundle.members)
     # A first picture, which is thrown away, tells how many lines the legend takes.
     keys = [(name, color[name]) for name in names]
     legend_height = Drawing(WIDTH, "").legend(LEFT, 0, keys, WIDTH - 40)
     height = 44 + ROW * len(bundle.members) + 34 + legend_height
-    top = _panel(picture, y, "What each pause consisted of",
-                 "each from its own suspend; what no step accounts for is left blank", height)
+    top = _panel(picture, y, f"What each {'hold' if bundle.only_disks else 'pause'} consisted of",
+                 "each from its own begin; what no step accounts for is left blank", height)
     bottom = top + ROW * len(bundle.members)
     at = _axis(picture, 0, longest, top - 4, bottom, "ms")
     for row, member in enumerate(bundle.members):
         line = top + 4 + ROW * row
         _name(picture, line, member.name)
-        picture.rect(at(0), line, at(member.pause.ms) - at(0), BAR, "#ffffff", 2)
+        picture.rect(at(0), line, at(member.cut.ms) - at(0), BAR, "#ffffff", 2)
         begin = 0.0
-        for step in member.pause.steps:
+        for step in member.cut.steps:
             stop = begin + step.us / 1000
             picture.rect(at(begin), line, at(stop) - at(begin), BAR, color[step.name],
                          tip=f"{member.name}: {step.name} {step.us:.0f} us")
             begin = stop
-        picture.text(at(max(begin, member.pause.ms)) + 8, line + 13,
-                     f"{member.pause.ms:.2f} ms", 11, MUTED)
+        picture.text(at(max(begin, member.cut.ms)) + 8, line + 13,
+                     f"{member.cut.ms:.2f} ms", 11, MUTED)
     picture.legend(LEFT, bottom + 38, keys, WIDTH - 40)
     return y + height + 14
 
@@ -173,10 +178,11 @@ def _pages(picture: Drawing, bundle: Bundle, y: float) -> float:
     top = _panel(picture, y, "In which manner pages were saved",
                  "pages that are not zero in full color, zero pages pale; of 4 KiB each", height)
     bottom = top + ROW * len(bundle.members)
-    largest = max(m.memory.pages.total for m in bundle.members)
+    largest = max(m.memory.pages.total for m in bundle.members if m.memory)
     at = _axis(picture, 0, largest, top - 4, bottom, "pages")
     for row, member in enumerate(bundle.members):
         line = top + 4 + ROW * row
+        assert member.memory
         pages = member.memory.pages
         _name(picture, line, member.name)
         picture.rect(at(0), line, at(pages.total) - at(0), BAR, PALETTE[0], 0,
