@@ -84,8 +84,29 @@ bool hs_coordinator_set_duration(hs_coordinator *c, uint64_t duration_us, uint64
 
 void hs_coordinator_link_up(hs_coordinator *c, hs_link link, bool inbound, const char *address,
                             uint64_t now_us) {
-    event(c, now_us,
-          [&](Coordinator &it) { it.link_up(link, inbound, text_or(address, ""), now_us); });
+    hs_coordinator_link_up_as(c, link, inbound, address, nullptr, now_us);
+}
+
+void hs_coordinator_link_up_as(hs_coordinator *c, hs_link link, bool inbound, const char *address,
+                               const char *const *names, uint64_t now_us) {
+    event(c, now_us, [&](Coordinator &it) {
+        std::optional<std::vector<std::string>> proved;
+        if (names) {
+            proved.emplace();
+            for (const char *const *name = names; *name; name++) {
+                proved->emplace_back(*name);
+            }
+        }
+        it.link_up(link, inbound, text_or(address, ""), std::move(proved), now_us);
+    });
+}
+
+void hs_coordinator_link_refused(hs_coordinator *c, hs_link link, bool inbound, const char *address,
+                                 const char *reason, uint64_t now_us) {
+    event(c, now_us, [&](Coordinator &it) {
+        it.link_refused(link, inbound, text_or(address, ""), text_or(reason, "not allowed"),
+                        now_us);
+    });
 }
 
 void hs_coordinator_link_down(hs_coordinator *c, hs_link link, const char *address,
@@ -95,8 +116,11 @@ void hs_coordinator_link_down(hs_coordinator *c, hs_link link, const char *addre
     });
 }
 
-bool hs_coordinator_wants(hs_coordinator *c, const char *address) {
-    return guarded(nullptr, false, [&] { return c->impl.wants(text_or(address, "")); });
+const char *hs_coordinator_wants(hs_coordinator *c, const char *address) {
+    return guarded<const char *>(nullptr, nullptr, [&] {
+        const std::string *name = c->impl.wants(text_or(address, ""));
+        return name ? name->c_str() : nullptr;
+    });
 }
 
 void hs_coordinator_bytes(hs_coordinator *c, hs_link link, const uint8_t *data, size_t size,

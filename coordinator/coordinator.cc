@@ -64,9 +64,17 @@ void Coordinator::local(const member::LocalEvent &event, uint64_t now_us) {
 
 // Links.
 
-void Coordinator::link_up(hs_link id, bool inbound, const std::string &address, uint64_t now_us) {
+void Coordinator::link_up(hs_link id, bool inbound, const std::string &address, ProvedNames names,
+                          uint64_t now_us) {
     advance(now_us);
-    links_.up(id, inbound, address, now_us_);
+    links_.up(id, inbound, address, std::move(names), now_us_);
+    after_event();
+}
+
+void Coordinator::link_refused(hs_link id, bool inbound, const std::string &address,
+                               const std::string &reason, uint64_t now_us) {
+    advance(now_us);
+    links_.refuse(id, inbound, address, reason);
     after_event();
 }
 

@@ -27,11 +27,14 @@ class Coordinator final : private PeerOutlet, private InitiatorOutlet, private L
     void cancel(const std::string &reason, uint64_t now_us);
     void set_duration(uint64_t duration_us, uint64_t now_us); // throws BadInput
 
-    void link_up(hs_link link, bool inbound, const std::string &address, uint64_t now_us);
+    void link_up(hs_link link, bool inbound, const std::string &address, ProvedNames names,
+                 uint64_t now_us);
+    void link_refused(hs_link link, bool inbound, const std::string &address,
+                      const std::string &reason, uint64_t now_us);
     void link_down(hs_link link, const std::string &address, const std::string &reason,
                    uint64_t now_us);
-    // Whether the present run still waits for a connection to that address.
-    bool wants(const std::string &address) const { return links_.wants(address); }
+    // The member for which the present run still waits for a connection to that address, or null.
+    const std::string *wants(const std::string &address) const { return links_.wants(address); }
     void bytes(hs_link link, std::span<const uint8_t> data, uint64_t now_us);
     void tick(uint64_t now_us);
     void local(const member::LocalEvent &event, uint64_t now_us);

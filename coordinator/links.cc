@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "links.h"
 
+#include <algorithm>
+
 namespace hotsnap::cluster {
 
 namespace {
@@ -17,6 +19,14 @@ std::shared_ptr<const std::string> encoded(const Message &message, std::string &
         return nullptr;
     }
     return std::make_shared<const std::string>(wire::frame(text));
+}
+
+std::string quoted(const std::vector<std::string> &names) {
+    std::string text;
+    for (const std::string &name : names) {
+        text += (text.empty() ? "'" : ", '") + name + "'";
+    }
+    return text.empty() ? "nobody" : text;
 }
 
 } // namespace
@@ -64,7 +74,8 @@ void Links::disconnect(size_t target) {
 
 // Connections.
 
-void Links::up(hs_link id, bool inbound, const std::string &address, uint64_t now_us) {
+void Links::up(hs_link id, bool inbound, const std::string &address, ProvedNames names,
+               uint64_t now_us) {
     if (id == 0 || links_.contains(id)) {
         user_.on_ignored();
         return;
@@ -83,11 +94,28 @@ void Links::up(hs_link id, bool inbound, const std::string &address, uint64_t no
     link.inbound = inbound;
     link.address = address;
     link.target = target;
+    link.proved = std::move(names);
+    if (link.proved) { // a certificate may hold any text; no other member has such a name
+        std::erase_if(*link.proved, [](const auto &name) { return !network::is_valid_name(name); });
+    }
     link.decoder.set_limit(largest_before_hello);
     link.hello_deadline_us = after(now_us, hello_timeout_us);
     hello_waits_.insert({link.hello_deadline_us, id});
     if (!inbound) {
         send(id, Hello{protocol_version, self_});
+    }
+}
+
+void Links::refuse(hs_link id, bool inbound, const std::string &address,
+                   const std::string &reason) {
+    if (id == 0 || links_.contains(id)) {
+        user_.on_ignored();
+        return;
+    }
+    send(id, ErrorMessage{reason});
+    user_.emit({.kind = HS_DO_CLOSE, .link = id, .text = reason});
+    if (!inbound) {
+        down(0, address, reason);
     }
 }
 
@@ -118,7 +146,7 @@ void Links::drop(hs_link id, const std::string &reason) {
         return;
     }
     send(id, ErrorMessage{reason});
-    user_.emit({.kind = HS_DO_CLOSE, .link = id});
+    user_.emit({.kind = HS_DO_CLOSE, .link = id, .text = reason});
     on_down(forget(at), id, reason);
 }
 
@@ -234,6 +262,11 @@ void Links::on_hello(hs_link id, const Hello &hello) {
     if (target && hello.name != target->name) {
         drop(id, "at " + link.address + " there is member '" + hello.name + "', not '" +
                      target->name + "'; correct the address");
+        return;
+    }
+    if (link.proved && std::ranges::find(*link.proved, hello.name) == link.proved->end()) {
+        drop(id, "a certificate of " + quoted(*link.proved) + " does not prove that this is '" +
+                     hello.name + "'; give each member a certificate of its own name");
         return;
     }
     link.name = hello.name;

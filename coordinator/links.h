@@ -19,6 +19,9 @@
 
 namespace hotsnap::cluster {
 
+// What the other side of a connection is proved to be; nothing when nobody has looked for a proof.
+using ProvedNames = std::optional<std::vector<std::string>>;
+
 // Takes the events of the links. A target is a member in the list of Links::set_targets().
 class LinkUser {
   public:
@@ -45,7 +48,10 @@ class Links {
     void disconnect(size_t target);
 
     // Events.
-    void up(hs_link id, bool inbound, const std::string &address, uint64_t now_us);
+    void up(hs_link id, bool inbound, const std::string &address, ProvedNames names,
+            uint64_t now_us);
+    // A connection that is not to be up: both sides are told why.
+    void refuse(hs_link id, bool inbound, const std::string &address, const std::string &reason);
     void down(hs_link id, const std::string &address, const std::string &reason);
     void feed(hs_link id, std::span<const uint8_t> data);
     // Handles one message of the bytes that were fed; to be called until it returns false. A
@@ -53,8 +59,11 @@ class Links {
     bool take_message(hs_link id);
     void tick(uint64_t now_us);
     uint64_t deadline() const;
-    // Whether the connection to this address is still to be made.
-    bool wants(const std::string &address) const { return target_at(address).has_value(); }
+    // The member that a connection to this address, still to be made, leads to; or null.
+    const std::string *wants(const std::string &address) const {
+        const std::optional<size_t> target = target_at(address);
+        return target ? &targets_[*target].name : nullptr;
+    }
 
     bool contains(hs_link id) const { return links_.contains(id); }
     void send(hs_link id, const Message &message);
@@ -68,6 +77,7 @@ class Links {
         bool inbound = false;
         std::string address = {};
         std::string name = {}; // of the other member; empty until its HELLO
+        ProvedNames proved = {};
         wire::Decoder decoder = {};
         uint64_t hello_deadline_us = never;
         std::optional<size_t> target = {}; // outbound links only

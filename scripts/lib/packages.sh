@@ -14,11 +14,13 @@ declare -A PACKAGE_SETS=(
     [tests]="libgtest-dev librapidcheck-dev"
     # QEMU with the features that scripts/lib/builds.sh enables
     [qemu]="libglib2.0-dev libpixman-1-dev zlib1g-dev libaio-dev libslirp-dev libfdt-dev
-        libcap-ng-dev flex bison perl rsync"
+        libcap-ng-dev libgnutls28-dev flex bison perl rsync"
     # firmware for a QEMU that has none bundled (see --firmwarepath in builds.sh)
     [firmware]="seabios qemu-system-data ipxe-qemu"
     # the operator's command, and the VM tests
     [operator]="python3 python3-xxhash iproute2 util-linux mount e2fsprogs"
+    # certificates for the VM tests
+    [certificates]="gnutls-bin openssl"
     # the patched KVM: kbuild's programs come with the kernel's headers
     [kvm]="gcc make patch xz-utils kmod libelf1 dpkg-dev"
     # to try the package of its modules

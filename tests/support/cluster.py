@@ -112,7 +112,9 @@ class Member:
                 *o.get("memory_args", []),
                 "-kernel", str(GUEST / o.get("kernel", "vmlinuz")),
                 "-initrd", str(GUEST / o.get("initrd", "initrd.img")), "-append", append,
-                "-object", f"hotsnap-member,id=hs0,name={self.name},listen={self.address['address']}",
+                *o.get("before_member", []),
+                "-object", f"hotsnap-member,id=hs0,name={self.name},"
+                           f"listen={self.address['address']}{o.get('member_options', '')}",
                 *self.nic_args(), "-device", "virtio-rng-pci",
                 *o.get("before_disks", []), *self.disk_args(disks or self.disks),
                 *(serial_port(str(self.shell_socket)) if o.get("shell") else []),

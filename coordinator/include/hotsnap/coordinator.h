@@ -52,7 +52,8 @@ typedef uint64_t hs_link; /* a connection, numbered by the caller; never reused;
 typedef enum hs_action_kind {
     HS_DO_CONNECT = 1, /* open a connection to `text` (address), report link_up or link_down */
     HS_DO_SEND,        /* send `data` on `link` */
-    HS_DO_CLOSE,       /* close `link` (after all that was sent); no link_down is expected back */
+    HS_DO_CLOSE,       /* close `link` (after all that was sent); no link_down is expected back.
+                          `text`: what the other side did wrong, or "" */
     HS_DO_TIMER,       /* call hs_coordinator_tick at `deadline_us` (replaces the earlier one);
                           UINT64_MAX = no timer */
     /*
@@ -128,15 +129,29 @@ bool hs_coordinator_set_duration(hs_coordinator *c, uint64_t duration_us, uint64
 /* Links. `inbound`: the other side connected to us; else `address` is that of HS_DO_CONNECT. */
 void hs_coordinator_link_up(hs_coordinator *c, hs_link link, bool inbound, const char *address,
                             uint64_t now_us);
+/*
+ * The same, of a connection whose other side has proved who it is. `names`: what it is proved to
+ * be, up to a NULL. The link is dropped when HELLO states another name. NULL: nothing is proved.
+ */
+void hs_coordinator_link_up_as(hs_coordinator *c, hs_link link, bool inbound, const char *address,
+                               const char *const *names, uint64_t now_us);
+/*
+ * A connection that is not to be up, since its other side has not proved who it is, but on which a
+ * message can be sent: the other side is told the reason, the link is closed (HS_DO_SEND,
+ * HS_DO_CLOSE), and a HS_DO_CONNECT has failed.
+ */
+void hs_coordinator_link_refused(hs_coordinator *c, hs_link link, bool inbound, const char *address,
+                                 const char *reason, uint64_t now_us);
 /* Also for a failed HS_DO_CONNECT: then link is 0, and address tells which one failed. */
 void hs_coordinator_link_down(hs_coordinator *c, hs_link link, const char *address,
                               const char *reason, uint64_t now_us);
 /*
- * Whether the connection that HS_DO_CONNECT asked for is still needed. Ask before another attempt,
- * so that no limit of the caller's own ends a run that may still wait: the run has its deadlines.
- * When the connection is not needed any more, report link_down.
+ * The member that the connection that HS_DO_CONNECT asked for is to lead to; NULL when it is not
+ * needed any more: then report link_down. Ask before another attempt, so that no limit of the
+ * caller's own ends a run that may still wait: the run has its deadlines. The name is valid until
+ * the next call on this coordinator.
  */
-bool hs_coordinator_wants(hs_coordinator *c, const char *address);
+const char *hs_coordinator_wants(hs_coordinator *c, const char *address);
 void hs_coordinator_bytes(hs_coordinator *c, hs_link link, const uint8_t *data, size_t size,
                           uint64_t now_us);
 /* A call too early, or unasked, does no harm. */

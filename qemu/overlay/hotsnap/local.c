@@ -3,8 +3,8 @@
  * Locks. The main loop alone writes l->run, with stop_lock held, and reads it
  * without. The iothread reads it with stop_lock held. A thread that holds
  * stop_lock takes no other lock but the priorities', touches no guest memory,
- * and waits for nothing but the start of a thread. So the iothread never waits for the main
- * loop, whatever the BQL's owner is doing.
+ * and waits for nothing but the start of a thread. So the iothread never waits
+ * for the main loop, whatever the BQL's owner is doing.
  *
  * An abort may meet the previous run while its end still waits in the main
  * loop's queue. That snapshot has finished; hs_snapshot_abort() does nothing

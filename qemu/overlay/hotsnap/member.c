@@ -8,6 +8,7 @@
 #include "qapi/error.h"
 #include "qapi/qapi-events-hotsnap.h"
 #include "qapi/util.h"
+#include "qapi/visitor.h"
 #include "qemu/main-loop.h"
 #include "qobject/qdict.h"
 #include "qobject/qjson.h"
@@ -136,9 +137,45 @@ static void protocol_work(void *opaque, hs_work *work)
     hotsnap_local_work(m->local, work);
 }
 
+typedef struct Authorization {
+    HotsnapMember *member;
+    hs_link link;
+    char *identity;
+} Authorization;
+
+static void authorize(void *opaque)
+{
+    Authorization *a = opaque;
+    HotsnapMember *m = a->member;
+    Error *err = NULL;
+
+    if (m->protocol) { /* else the member goes */
+        hotsnap_tls_authorize(m->tls, a->identity, &err);
+        hotsnap_protocol_authorized(m->protocol, a->link,
+                                    err ? error_get_pretty(err) : NULL);
+    }
+    error_free(err);
+    g_free(a->identity);
+    g_free(a);
+}
+
+/* Iothread. */
+static void protocol_authorize(void *opaque, hs_link link,
+                               const char *identity)
+{
+    HotsnapMember *m = opaque;
+    Authorization *a = g_new0(Authorization, 1);
+
+    a->member = m;
+    a->link = link;
+    a->identity = g_strdup(identity);
+    hotsnap_queue_post(m->main, authorize, a);
+}
+
 static const HotsnapProtocolOps protocol_ops = {
     .work = protocol_work,
     .say = protocol_say,
+    .authorize = protocol_authorize,
 };
 
 static void local_event(void *opaque, hs_event *event)
@@ -178,6 +215,10 @@ static void hotsnap_member_complete(UserCreatable *uc, Error **errp)
         error_setg(errp, "hotsnap-member needs both 'name' and 'listen'");
         return;
     }
+    m->tls = hotsnap_tls_new(&m->tls_options, errp);
+    if (!m->tls) {
+        return;
+    }
     m->main = hotsnap_queue_new(qemu_get_aio_context(), OBJECT(m));
     if (!hotsnap_network_init(&m->network, OBJECT(m), errp)) {
         return;
@@ -187,8 +228,8 @@ static void hotsnap_member_complete(UserCreatable *uc, Error **errp)
     if (!m->local) {
         return;
     }
-    m->protocol = hotsnap_protocol_new(m->name, m->listen, &protocol_ops, m,
-                                       errp);
+    m->protocol = hotsnap_protocol_new(m->name, m->listen, m->tls,
+                                       &protocol_ops, m, errp);
     if (m->protocol) {
         the_member = m;
     }
@@ -231,43 +272,68 @@ static void hotsnap_member_finalize(Object *obj)
     hotsnap_queue_free(m->main);
     g_free(m->name);
     g_free(m->listen);
+    g_free(m->tls_options.creds);
+    g_free(m->tls_options.creds_client);
+    g_free(m->tls_options.authz);
+    hotsnap_tls_free(m->tls);
     g_free(m->role);
     g_free(m->error);
     g_free(m->job_partial);
 }
 
-static char *member_get_name(Object *obj, Error **errp)
+/* What text a property has; none of them can be changed later. */
+typedef struct MemberText {
+    const char *property;
+    size_t offset;
+} MemberText;
+
+static const MemberText member_texts[] = {
+    { "name", offsetof(HotsnapMember, name) },
+    { "listen", offsetof(HotsnapMember, listen) },
+    { "tls-creds", offsetof(HotsnapMember, tls_options.creds) },
+    { "tls-creds-client", offsetof(HotsnapMember, tls_options.creds_client) },
+    { "tls-authz", offsetof(HotsnapMember, tls_options.authz) },
+};
+
+static void member_get_text(Object *obj, Visitor *v, const char *property,
+                            void *opaque, Error **errp)
 {
-    return g_strdup(HOTSNAP_MEMBER(obj)->name);
+    const MemberText *text = opaque;
+    char **value = (void *)obj + text->offset;
+    char *shown = *value ?: (char *)"";
+
+    visit_type_str(v, property, &shown, errp);
 }
 
-static void member_set_name(Object *obj, const char *value, Error **errp)
+static void member_set_text(Object *obj, Visitor *v, const char *property,
+                            void *opaque, Error **errp)
 {
-    HotsnapMember *m = HOTSNAP_MEMBER(obj);
+    const MemberText *text = opaque;
+    char **value = (void *)obj + text->offset;
+    char *given;
 
-    if (m->main) {
-        error_setg(errp, "The name of a member cannot be changed");
+    if (HOTSNAP_MEMBER(obj)->main) {
+        error_setg(errp, "The '%s' of a member cannot be changed", property);
         return;
     }
-    g_free(m->name);
-    m->name = g_strdup(value);
+    if (visit_type_str(v, property, &given, errp)) {
+        g_free(*value);
+        *value = given;
+    }
 }
 
-static char *member_get_listen(Object *obj, Error **errp)
+static bool member_get_insecure(Object *obj, Error **errp)
 {
-    return g_strdup(HOTSNAP_MEMBER(obj)->listen);
+    return HOTSNAP_MEMBER(obj)->tls_options.insecure;
 }
 
-static void member_set_listen(Object *obj, const char *value, Error **errp)
+static void member_set_insecure(Object *obj, bool value, Error **errp)
 {
-    HotsnapMember *m = HOTSNAP_MEMBER(obj);
-
-    if (m->main) {
-        error_setg(errp, "The address of a member cannot be changed");
+    if (HOTSNAP_MEMBER(obj)->main) {
+        error_setg(errp, "'insecure' of a member cannot be changed");
         return;
     }
-    g_free(m->listen);
-    m->listen = g_strdup(value);
+    HOTSNAP_MEMBER(obj)->tls_options.insecure = value;
 }
 
 static void hotsnap_member_init(Object *obj)
@@ -282,10 +348,13 @@ static void hotsnap_member_class_init(ObjectClass *oc, void *data)
     oc->unparent = hotsnap_member_unparent;
     ucc->complete = hotsnap_member_complete;
     ucc->can_be_deleted = hotsnap_member_can_be_deleted;
-    object_class_property_add_str(oc, "name", member_get_name,
-                                  member_set_name);
-    object_class_property_add_str(oc, "listen", member_get_listen,
-                                  member_set_listen);
+    for (size_t i = 0; i < ARRAY_SIZE(member_texts); i++) {
+        object_class_property_add(oc, member_texts[i].property, "string",
+                                  member_get_text, member_set_text, NULL,
+                                  (void *)&member_texts[i]);
+    }
+    object_class_property_add_bool(oc, "insecure", member_get_insecure,
+                                   member_set_insecure);
 }
 
 static const TypeInfo hotsnap_member_info = {

@@ -42,9 +42,12 @@ static void dispatch_one(HotsnapProtocol *p, const hs_action *action)
         hotsnap_links_send(p->links, action->link, data, action->size);
         break;
     }
-    case HS_DO_CLOSE:
-        hotsnap_links_close(p->links, action->link);
+    case HS_DO_CLOSE: {
+        g_autofree char *fault = g_strdup(action->text ?: "");
+
+        hotsnap_links_close(p->links, action->link, fault);
         break;
+    }
     case HS_DO_TIMER:
         if (action->deadline_us == UINT64_MAX) {
             timer_del(p->timer);
@@ -79,6 +82,44 @@ static void dispatch(void *opaque)
         dispatch_one(p, &action);
     }
     p->dispatching = false;
+}
+
+static void authorize(void *opaque, hs_link link, const char *identity)
+{
+    HotsnapProtocol *p = opaque;
+
+    p->ops->authorize(p->opaque, link, identity);
+}
+
+static const HotsnapLinksOps links_ops = {
+    .dispatch = dispatch,
+    .authorize = authorize,
+};
+
+typedef struct AuthorizedCall {
+    HotsnapProtocol *protocol;
+    hs_link link;
+    char *refusal;
+} AuthorizedCall;
+
+static void take_authorized(void *opaque)
+{
+    AuthorizedCall *call = opaque;
+
+    hotsnap_links_authorized(call->protocol->links, call->link, call->refusal);
+    g_free(call->refusal);
+    g_free(call);
+}
+
+void hotsnap_protocol_authorized(HotsnapProtocol *p, hs_link link,
+                                 const char *refusal)
+{
+    AuthorizedCall *call = g_new0(AuthorizedCall, 1);
+
+    call->protocol = p;
+    call->link = link;
+    call->refusal = g_strdup(refusal);
+    hotsnap_queue_post(p->queue, take_authorized, call);
 }
 
 static void tick(void *opaque)
@@ -235,6 +276,7 @@ void hotsnap_protocol_free(HotsnapProtocol *p)
 }
 
 HotsnapProtocol *hotsnap_protocol_new(const char *name, const char *listen,
+                                      const HotsnapTls *tls,
                                       const HotsnapProtocolOps *ops,
                                       void *opaque, Error **errp)
 {
@@ -258,8 +300,8 @@ HotsnapProtocol *hotsnap_protocol_new(const char *name, const char *listen,
     p->queue = hotsnap_queue_new(ctx, NULL);
     p->timer = aio_timer_new(ctx, QEMU_CLOCK_REALTIME, SCALE_US, tick, p);
     p->links = hotsnap_links_new(p->coordinator, ctx,
-                                 iothread_get_g_main_context(p->iothread),
-                                 dispatch, p);
+                                 iothread_get_g_main_context(p->iothread), tls,
+                                 &links_ops, p);
     if (!hotsnap_links_listen(p->links, listen, errp)) {
         goto fail;
     }

@@ -8,6 +8,7 @@
 #define HOTSNAP_PROTOCOL_H
 
 #include "qom/object.h"
+#include "transport/tls.h"
 
 #include <hotsnap/coordinator.h>
 #include <hotsnap/member.h>
@@ -21,10 +22,16 @@ typedef struct HotsnapProtocolOps {
     /* HS_SAY_...: for the user of this member. @text lives in the call. */
     void (*say)(void *opaque, hs_action_kind kind, const char *text,
                 bool failed);
+    /*
+     * May the member with this distinguished name connect? The answer is due
+     * by hotsnap_protocol_authorized().
+     */
+    void (*authorize)(void *opaque, hs_link link, const char *identity);
 } HotsnapProtocolOps;
 
-/* Main loop: listens from now on. */
+/* Main loop: listens from now on. @tls must outlive it. */
 HotsnapProtocol *hotsnap_protocol_new(const char *name, const char *listen,
+                                      const HotsnapTls *tls,
                                       const HotsnapProtocolOps *ops,
                                       void *opaque, Error **errp);
 
@@ -35,6 +42,10 @@ int hotsnap_protocol_thread_id(HotsnapProtocol *p);
 
 /* Any thread: answers of the local side, in their order. Takes @event. */
 void hotsnap_protocol_event(HotsnapProtocol *p, hs_event *event);
+
+/* Main loop. @refusal: why not; NULL: it may. */
+void hotsnap_protocol_authorized(HotsnapProtocol *p, hs_link link,
+                                 const char *refusal);
 
 /* Main loop: this member leads a run from now on, or an error is set. */
 bool hotsnap_protocol_snapshot(HotsnapProtocol *p, const char *request,

@@ -18,6 +18,7 @@
 #include "qapi/qapi-types-hotsnap.h"
 #include "qom/object.h"
 #include "queue.h"
+#include "transport/tls.h"
 
 #define TYPE_HOTSNAP_MEMBER "hotsnap-member"
 OBJECT_DECLARE_SIMPLE_TYPE(HotsnapMember, HOTSNAP_MEMBER)
@@ -27,6 +28,8 @@ struct HotsnapMember {
 
     char *name;
     char *listen;
+    HotsnapTlsOptions tls_options;
+    HotsnapTls *tls;         /* the iothread reads it, too */
 
     HotsnapQueue *main;      /* work for the main loop */
     HotsnapNetwork network;

@@ -21,7 +21,7 @@ def tests_in(folder: str) -> list[str]:
 
 
 def vm(context: Context) -> None:
-    context.packages("operator")
+    context.packages("operator", "certificates")
     context.script("build", "qemu", "stock")
     context.script("guest-image", "--generic")
     run_folder(context, "vm")

@@ -140,8 +140,11 @@ std::string World::execute(const std::string &command) {
     } else if (verb == "connect") { // connect FROM TO: a link without HS_DO_CONNECT
         const hs_link id = next_link_++;
         links_[id] = {words.at(1), words.at(2)};
-        hs_coordinator_link_up(node(words[2]).coordinator.get(), id, true, nullptr, now_us_);
-        drain(words[2]);
+        link_at(words[2], words[1], id, nullptr);
+    } else if (verb == "certify") { // certify MEMBER NAME...: the names that it proves
+        certificates_[words.at(1)] = Words(words.begin() + 2, words.end());
+    } else if (verb == "distrust") { // distrust MEMBER REASON: it refuses every link
+        distrust_[words.at(1)] = rest_after(command, 2);
     } else if (verb == "status") {
         char *status = hs_coordinator_status_json(node(words.at(1)).coordinator.get());
         log(parse_json(status).dump(2));
@@ -301,10 +304,8 @@ void World::deliver(const Event &event) {
         }
         const hs_link id = next_link_++;
         links_[id] = {event.from, event.to};
-        hs_coordinator_link_up(node(event.to).coordinator.get(), id, true, nullptr, now_us_);
-        drain(event.to);
-        hs_coordinator_link_up(from, id, false, event.data.c_str(), now_us_);
-        drain(event.from);
+        link_at(event.to, event.from, id, nullptr);
+        link_at(event.from, event.to, id, event.data.c_str());
         return;
     }
     case Event::Kind::message:
@@ -332,6 +333,28 @@ void World::deliver(const Event &event) {
         drain(event.to);
         return;
     }
+}
+
+// A link to `other` exists at `end`; `address` is where to, if it was made there.
+void World::link_at(const std::string &end, const std::string &other, hs_link id,
+                    const char *address) {
+    hs_coordinator *coordinator = node(end).coordinator.get();
+    const auto distrust = distrust_.find(end);
+    const auto certificate = certificates_.find(other);
+    if (distrust != distrust_.end()) {
+        hs_coordinator_link_refused(coordinator, id, !address, address, distrust->second.c_str(),
+                                    now_us_);
+    } else if (certificate != certificates_.end()) {
+        std::vector<const char *> names;
+        for (const std::string &name : certificate->second) {
+            names.push_back(name.c_str());
+        }
+        names.push_back(nullptr);
+        hs_coordinator_link_up_as(coordinator, id, !address, address, names.data(), now_us_);
+    } else {
+        hs_coordinator_link_up(coordinator, id, !address, address, now_us_);
+    }
+    drain(end);
 }
 
 void World::drain(const std::string &name) {
@@ -370,7 +393,7 @@ void World::act(const std::string &name, const hs_action &action) {
         return;
     }
     case HS_DO_CLOSE: {
-        log(name + " closes a link");
+        log(name + " closes a link" + (*action.text ? " of an offender" : ""));
         const auto at = links_.find(action.link);
         if (at != links_.end()) { // the other end learns of it after all that was sent
             const std::string other = at->second.from == name ? at->second.to : at->second.from;

@@ -56,6 +56,7 @@ class World {
     void cut_link(const std::string &a, const std::string &b, const std::string &reason);
     void crash(const std::string &name);
 
+    void link_at(const std::string &end, const std::string &other, hs_link id, const char *address);
     void deliver(const Event &event);
     void drain(const std::string &name); // takes the actions of a member
     void act(const std::string &name, const hs_action &action);
@@ -73,6 +74,8 @@ class World {
     std::deque<Event> held_connects_;
     std::set<std::pair<std::string, std::string>> held_; // member, "CUT" or "FULL", "connect", ..
     std::set<std::string> frozen_;                       // members that do nothing at all
+    std::map<std::string, std::vector<std::string>> certificates_; // member, its names
+    std::map<std::string, std::string> distrust_;                  // member, why it trusts nobody
     hs_link next_link_ = 1;
     uint64_t now_us_ = 1'000'000;
     std::string output_;

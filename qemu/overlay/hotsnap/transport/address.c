@@ -6,19 +6,27 @@
 #include "qemu/cutils.h"
 #include "qemu/sockets.h"
 
-static bool address_is_loopback(const SocketAddress *addr)
+bool hotsnap_address_is_local(const SocketAddress *addr)
 {
     struct in_addr v4;
     struct in6_addr v6;
 
-    if (addr->type != SOCKET_ADDRESS_TYPE_INET) {
-        return addr->type == SOCKET_ADDRESS_TYPE_UNIX;
+    if (addr->type == SOCKET_ADDRESS_TYPE_UNIX) {
+        return true;
     }
     if (inet_pton(AF_INET, addr->u.inet.host, &v4) == 1) {
         return ntohl(v4.s_addr) >> 24 == 127;
     }
     return inet_pton(AF_INET6, addr->u.inet.host, &v6) == 1 &&
            IN6_IS_ADDR_LOOPBACK(&v6);
+}
+
+static bool is_ip_address(const char *host)
+{
+    struct in6_addr any;
+
+    return inet_pton(AF_INET, host, &any) == 1 ||
+           inet_pton(AF_INET6, host, &any) == 1;
 }
 
 SocketAddress *hotsnap_address_parse(const char *str, Error **errp)
@@ -34,10 +42,14 @@ SocketAddress *hotsnap_address_parse(const char *str, Error **errp)
         g_free(addr->u.inet.host);
         addr->u.inet.host = g_strdup("127.0.0.1");
     }
-    if (!address_is_loopback(addr)) {
-        error_setg(errp, "Address '%s' is neither a Unix socket nor on the "
-                   "loopback interface; the control connection is not "
-                   "encrypted: use unix:PATH or tcp:127.0.0.1:PORT", str);
+    if (addr->type != SOCKET_ADDRESS_TYPE_UNIX &&
+        addr->type != SOCKET_ADDRESS_TYPE_INET) {
+        error_setg(errp, "Address '%s' is neither a Unix socket nor TCP: use "
+                   "unix:PATH or tcp:HOST:PORT", str);
+    } else if (addr->type == SOCKET_ADDRESS_TYPE_INET &&
+               !is_ip_address(addr->u.inet.host)) {
+        error_setg(errp, "'%s' in address '%s' is no IP address; names other "
+                   "than localhost are not looked up", addr->u.inet.host, str);
     } else if (addr->type == SOCKET_ADDRESS_TYPE_INET &&
                (qemu_strtoui(addr->u.inet.port, NULL, 10, &port) < 0 ||
                 port > UINT16_MAX)) {

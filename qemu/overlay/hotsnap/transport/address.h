@@ -9,11 +9,13 @@
 #include <sys/un.h>
 
 /*
- * unix:PATH or tcp:HOST:PORT; HOST must be loopback until there is TLS. No
- * name is looked up, as that can take as long as a name server likes:
- * localhost is 127.0.0.1.
+ * unix:PATH or tcp:HOST:PORT. HOST is an IP address: no name is looked up, as
+ * that can take as long as a name server likes; localhost is 127.0.0.1.
  */
 SocketAddress *hotsnap_address_parse(const char *str, Error **errp);
+
+/* Whether no other host can reach it: a Unix socket, or loopback. */
+bool hotsnap_address_is_local(const SocketAddress *addr);
 
 void hotsnap_unix_sockaddr(const char *path, struct sockaddr_un *un);
 

@@ -65,7 +65,13 @@ static void connect_done(HotsnapConnect *c)
 {
     g_autoptr(QIOChannelSocket) ioc = NULL;
     Error *err = NULL;
+    g_autofree char *name = NULL;
 
+    name = g_strdup(hs_coordinator_wants(c->links->coordinator, c->address));
+    if (!name) {
+        connect_failed(c, "the connection is not needed any more");
+        return;
+    }
     ioc = qio_channel_socket_new_fd(c->fd, &err);
     if (!ioc) {
         connect_failed(c, error_get_pretty(err));
@@ -73,7 +79,7 @@ static void connect_done(HotsnapConnect *c)
         return;
     }
     c->fd = -1;
-    hotsnap_link_new(c->links, ioc, c->address);
+    hotsnap_link_new(c->links, ioc, c->address, name);
     connect_free(c);
 }
 
@@ -112,10 +118,10 @@ static void connect_again(void *opaque)
     } else {
         connect_failed(c, "the connection is not needed any more");
     }
-    ls->dispatch(ls->opaque);
+    ls->ops->dispatch(ls->opaque);
 }
 
-/* Of an address that hotsnap_address_parse() returned. */
+/* Of an address that hotsnap_tls_connect_address() returned. */
 static socklen_t connect_to(HotsnapConnect *c, const SocketAddress *addr)
 {
     const char *host;
@@ -151,7 +157,7 @@ void hotsnap_links_connect(HotsnapLinks *ls, const char *address)
     c->retry = aio_timer_new(ls->ctx, QEMU_CLOCK_REALTIME, SCALE_MS,
                              connect_again, c);
     QLIST_INSERT_HEAD(&ls->connects, c, next);
-    addr = hotsnap_address_parse(address, &err);
+    addr = hotsnap_tls_connect_address(ls->tls, address, &err);
     if (!addr) {
         connect_failed(c, error_get_pretty(err));
         error_free(err);

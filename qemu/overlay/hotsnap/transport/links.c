@@ -6,6 +6,9 @@
  * Sockets are non-blocking; bytes that cannot be written at once wait in the
  * link's queue for G_IO_OUT. Connecting does not block either: connect.c.
  *
+ * With TLS, a link is up once the other side has proved who it is. Until then
+ * the coordinator does not know of it.
+ *
  * A client that can connect must not be able to exhaust the host. So bounds
  * are set to the number of inbound links, to the bytes that a client has not
  * read, and, by the coordinator, to those of an unfinished message.
@@ -13,10 +16,13 @@
 #include "qemu/osdep.h"
 #include "address.h"
 #include "../clock.h"
+#include "crypto/tlssession.h"
+#include "handshake.h"
 #include "io/channel-socket.h"
 #include "links.h"
 #include "qapi/error.h"
 #include "qapi/qapi-visit-sockets.h"
+#include "qemu/cutils.h"
 #include "qemu/sockets.h"
 #include "qemu/units.h"
 #include "../trace.h"
@@ -31,7 +37,10 @@ typedef struct HotsnapLink {
     HotsnapLinks *links;
     hs_link id;
     char *address;        /* that we connected to, or NULL */
-    QIOChannelSocket *ioc;
+    QIOChannel *ioc;             /* a socket, or TLS over one */
+    QIOChannelTLS *tls;          /* is ioc then */
+    HotsnapHandshake *handshake; /* until the link is up */
+    bool heard;                  /* the other side has said something */
     GSource *read_watch;
     GSource *write_watch;
     GByteArray *out;
@@ -50,7 +59,8 @@ static void link_free(gpointer opaque)
         g_source_destroy(l->write_watch);
         g_source_unref(l->write_watch);
     }
-    qio_channel_close(QIO_CHANNEL(l->ioc), NULL);
+    hotsnap_handshake_free(l->handshake);
+    qio_channel_close(l->ioc, NULL);
     object_unref(OBJECT(l->ioc));
     g_byte_array_unref(l->out);
     g_free(l->address);
@@ -62,15 +72,37 @@ static void link_lost(HotsnapLink *l, const char *reason)
     HotsnapLinks *ls = l->links;
     hs_link id = l->id;
     g_autofree char *address = g_strdup(l->address);
+    g_autofree char *text = NULL;
     bool tell = !l->closing;
 
-    trace_hotsnap_link(id, reason);
+    /* Such is the answer of a TLS listener to what it takes for noise. */
+    text = g_strconcat(reason,
+                       address && !strstart(address, "unix:", NULL) &&
+                       !l->heard && !l->tls
+                       ? ", without a word; if it listens with tls-creds, "
+                         "give this member tls-creds-client" : NULL, NULL);
+    trace_hotsnap_link(id, text);
     g_hash_table_remove(ls->links, &l->id);
     if (tell) {
-        hs_coordinator_link_down(ls->coordinator, id, address, reason,
+        hs_coordinator_link_down(ls->coordinator, id, address, text,
                                  hotsnap_now_us());
-        ls->dispatch(ls->opaque);
+        ls->ops->dispatch(ls->opaque);
     }
+}
+
+/* The connection that @l has accepted is not kept. */
+static void link_report(HotsnapLink *l, const char *reason)
+{
+    g_autoptr(SocketAddress) addr = NULL;
+    g_autofree char *from = NULL;
+    QIOChannel *socket = l->tls ? l->tls->master : l->ioc;
+
+    addr = qio_channel_socket_get_remote_address(QIO_CHANNEL_SOCKET(socket),
+                                                 NULL);
+    if (addr && addr->type == SOCKET_ADDRESS_TYPE_INET) {
+        from = socket_uri(addr);
+    }
+    hotsnap_refused(&l->links->refusals, from ?: "a Unix socket", reason);
 }
 
 static gboolean link_readable(QIOChannel *ioc, GIOCondition condition,
@@ -79,8 +111,15 @@ static gboolean link_readable(QIOChannel *ioc, GIOCondition condition,
     HotsnapLink *l = opaque;
     HotsnapLinks *ls = l->links;
     uint8_t buf[16384];
+    struct iovec iov = { .iov_base = buf, .iov_len = sizeof(buf) };
     Error *err = NULL;
-    ssize_t n = qio_channel_read(ioc, (char *)buf, sizeof(buf), &err);
+    /*
+     * The end of the stream has no meaning to the protocol but the loss of
+     * the connection: so it needs no proof, as TLS has one.
+     */
+    ssize_t n = qio_channel_readv_full(l->ioc, &iov, 1, NULL, NULL,
+                                       QIO_CHANNEL_READ_FLAG_RELAXED_EOF,
+                                       &err);
 
     if (n == QIO_CHANNEL_ERR_BLOCK) {
         return G_SOURCE_CONTINUE;
@@ -91,9 +130,11 @@ static gboolean link_readable(QIOChannel *ioc, GIOCondition condition,
         error_free(err);
         return G_SOURCE_REMOVE;
     }
+    l->heard = true;
     if (!l->closing) {
         hs_coordinator_bytes(ls->coordinator, l->id, buf, n, hotsnap_now_us());
-        ls->dispatch(ls->opaque); /* may have freed the link and its watch */
+        /* May free the link and its watch. */
+        ls->ops->dispatch(ls->opaque);
     }
     return G_SOURCE_CONTINUE;
 }
@@ -101,19 +142,23 @@ static gboolean link_readable(QIOChannel *ioc, GIOCondition condition,
 static gboolean link_writable(QIOChannel *ioc, GIOCondition condition,
                               gpointer opaque);
 
-/* Returns false if the link is gone. */
+/*
+ * Returns false if the link is gone. TLS takes no more than 16 KiB at a time:
+ * what is written leaves the queue once, not at each write.
+ */
 static bool link_flush(HotsnapLink *l)
 {
-    while (l->out->len) {
+    size_t written = 0;
+
+    while (written < l->out->len) {
         Error *err = NULL;
-        ssize_t n = qio_channel_write(QIO_CHANNEL(l->ioc),
-                                      (char *)l->out->data, l->out->len,
-                                      &err);
+        ssize_t n = qio_channel_write(l->ioc, (char *)l->out->data + written,
+                                      l->out->len - written, &err);
         if (n == QIO_CHANNEL_ERR_BLOCK) {
+            g_byte_array_remove_range(l->out, 0, written);
             if (!l->write_watch) {
                 l->write_watch = qio_channel_add_watch_source(
-                    QIO_CHANNEL(l->ioc), G_IO_OUT, link_writable, l, NULL,
-                    l->links->gctx);
+                    l->ioc, G_IO_OUT, link_writable, l, NULL, l->links->gctx);
             }
             return true;
         }
@@ -126,8 +171,7 @@ static bool link_flush(HotsnapLink *l)
             trace_hotsnap_link(l->id, error_get_pretty(err));
             error_free(err);
             g_byte_array_set_size(l->out, 0);
-            qio_channel_shutdown(QIO_CHANNEL(l->ioc),
-                                 QIO_CHANNEL_SHUTDOWN_BOTH, NULL);
+            qio_channel_shutdown(l->ioc, QIO_CHANNEL_SHUTDOWN_BOTH, NULL);
             return true;
         }
         if (n < 0) {
@@ -135,8 +179,9 @@ static bool link_flush(HotsnapLink *l)
             error_free(err);
             return false;
         }
-        g_byte_array_remove_range(l->out, 0, n);
+        written += n;
     }
+    g_byte_array_set_size(l->out, 0);
     if (l->closing) {
         g_hash_table_remove(l->links->links, &l->id);
         return false;
@@ -156,28 +201,140 @@ static gboolean link_writable(QIOChannel *ioc, GIOCondition condition,
     return G_SOURCE_REMOVE;
 }
 
+static QCryptoTLSCreds *link_creds(HotsnapLink *l)
+{
+    return l->address ? l->links->tls->client : l->links->tls->server;
+}
+
+static void link_up(HotsnapLink *l)
+{
+    HotsnapLinks *ls = l->links;
+    g_auto(GStrv) names = NULL;
+
+    if (l->tls && !hotsnap_tls_is_psk(link_creds(l))) {
+        names = qcrypto_tls_session_get_peer_names(
+            qio_channel_tls_get_session(l->tls));
+        names = names ?: g_new0(char *, 1); /* nobody's */
+    }
+    g_clear_pointer(&l->handshake, hotsnap_handshake_free);
+    l->read_watch = qio_channel_add_watch_source(l->ioc, G_IO_IN | G_IO_HUP,
+                                                 link_readable, l, NULL,
+                                                 ls->gctx);
+    hs_coordinator_link_up_as(ls->coordinator, l->id, !l->address, l->address,
+                              (const char *const *)names, hotsnap_now_us());
+}
+
+/*
+ * It will not be up. With @secure, the coordinator can still tell the other
+ * side why; the link is closed after that.
+ */
+static void link_refuse(HotsnapLink *l, bool secure, const char *reason)
+{
+    HotsnapLinks *ls = l->links;
+
+    g_clear_pointer(&l->handshake, hotsnap_handshake_free);
+    if (secure) {
+        hs_coordinator_link_refused(ls->coordinator, l->id, !l->address,
+                                    l->address, reason, hotsnap_now_us());
+        return;
+    }
+    if (l->address) {
+        hs_coordinator_link_down(ls->coordinator, 0, l->address, reason,
+                                 hotsnap_now_us());
+    } else {
+        link_report(l, reason);
+    }
+    trace_hotsnap_link(l->id, reason);
+    g_hash_table_remove(ls->links, &l->id);
+}
+
+static void handshake_done(void *opaque, bool secure, const char *error)
+{
+    HotsnapLink *l = opaque;
+    HotsnapLinks *ls = l->links;
+    g_autofree char *identity = NULL;
+    g_autofree char *reason = NULL;
+
+    if (error && secure) {
+        /* Both sides read it. */
+        reason = g_strdup_printf("the certificate of the side that %s is "
+                                 "refused: %s",
+                                 l->address ? "listens" : "connects", error);
+    } else if (error && hotsnap_tls_is_psk(link_creds(l))) {
+        reason = g_strdup_printf("%s; have both sides the same key?", error);
+    }
+    if (error) {
+        link_refuse(l, secure, reason ?: error);
+    } else if (!l->address && ls->tls->authz) {
+        identity = qcrypto_tls_session_get_peer_name(
+            qio_channel_tls_get_session(l->tls));
+        ls->ops->authorize(ls->opaque, l->id, identity ?: "");
+    } else {
+        link_up(l);
+    }
+    ls->ops->dispatch(ls->opaque);
+}
+
+void hotsnap_links_authorized(HotsnapLinks *ls, hs_link link,
+                              const char *refusal)
+{
+    HotsnapLink *l = g_hash_table_lookup(ls->links, &link);
+
+    if (!l || !l->handshake) {
+        return; /* the time was up before */
+    }
+    if (refusal) {
+        g_autofree char *reason = g_strdup_printf(
+            "the certificate of the side that connects is refused: %s",
+            refusal);
+
+        link_refuse(l, true, reason);
+    } else {
+        link_up(l);
+    }
+    ls->ops->dispatch(ls->opaque);
+}
+
+static void link_begin_tls(HotsnapLink *l, const char *name)
+{
+    HotsnapLinks *ls = l->links;
+    QIOChannel *socket = l->ioc;
+    Error *err = NULL;
+
+    l->tls = hotsnap_tls_channel(ls->tls, socket, name, &err);
+    if (!l->tls) {
+        link_refuse(l, false, error_get_pretty(err));
+        error_free(err);
+        return;
+    }
+    l->ioc = QIO_CHANNEL(l->tls);
+    l->handshake = hotsnap_handshake_new(l->tls, socket, ls->ctx, ls->gctx,
+                                         handshake_done, l);
+    object_unref(OBJECT(socket)); /* the channel has its own reference */
+    hotsnap_handshake_start(l->handshake);
+}
+
 void hotsnap_link_new(HotsnapLinks *ls, QIOChannelSocket *ioc,
-                      const char *address)
+                      const char *address, const char *name)
 {
     HotsnapLink *l = g_new0(HotsnapLink, 1);
 
     l->links = ls;
     l->id = ++ls->next_link;
     l->address = g_strdup(address);
-    l->ioc = ioc;
+    l->ioc = QIO_CHANNEL(ioc);
     object_ref(OBJECT(ioc));
     l->out = g_byte_array_new();
     qio_channel_set_name(QIO_CHANNEL(ioc), "hotsnap-link");
     qio_channel_set_blocking(QIO_CHANNEL(ioc), false, NULL);
     qio_channel_set_delay(QIO_CHANNEL(ioc), false);
     g_hash_table_insert(ls->links, &l->id, l);
-    l->read_watch = qio_channel_add_watch_source(QIO_CHANNEL(ioc),
-                                                 G_IO_IN | G_IO_HUP,
-                                                 link_readable, l, NULL,
-                                                 ls->gctx);
     trace_hotsnap_link(l->id, address ?: "inbound");
-    hs_coordinator_link_up(ls->coordinator, l->id, !address, address,
-                           hotsnap_now_us());
+    if (link_creds(l) && ioc->localAddr.ss_family != AF_UNIX) {
+        link_begin_tls(l, name);
+    } else {
+        link_up(l);
+    }
 }
 
 static gboolean link_is_closing(gpointer key, gpointer value, gpointer opaque)
@@ -189,12 +346,15 @@ static gboolean link_is_closing(gpointer key, gpointer value, gpointer opaque)
 
 /*
  * A caller without room is refused by closing: it sees its connection lost. A
- * link that only waits for its last words to be read has no right to a place.
+ * link that only waits for its last words to be read has no right to a place,
+ * and of those in a handshake the oldest makes way: else strangers could keep
+ * all members out. (A handshake takes milliseconds.)
  */
 static bool link_has_room(HotsnapLinks *ls)
 {
     GHashTableIter iter;
     gpointer value;
+    HotsnapLink *oldest = NULL;
     unsigned inbound = 0;
 
     if (g_hash_table_size(ls->links) < INBOUND_MAX) {
@@ -203,7 +363,17 @@ static bool link_has_room(HotsnapLinks *ls)
     g_hash_table_foreach_remove(ls->links, link_is_closing, NULL);
     g_hash_table_iter_init(&iter, ls->links);
     while (g_hash_table_iter_next(&iter, NULL, &value)) {
-        inbound += !((HotsnapLink *)value)->address;
+        HotsnapLink *l = value;
+
+        inbound += !l->address;
+        if (!l->address && l->handshake && (!oldest || l->id < oldest->id)) {
+            oldest = l;
+        }
+    }
+    if (inbound >= INBOUND_MAX && oldest) {
+        link_refuse(oldest, false, "too many connections, and this one has "
+                    "not proved yet who it is");
+        return true;
     }
     return inbound < INBOUND_MAX;
 }
@@ -217,8 +387,8 @@ static void link_accepted(QIONetListener *listener, QIOChannelSocket *ioc,
         trace_hotsnap_link(0, "too many connections");
         return; /* the listener drops its reference, which closes it */
     }
-    hotsnap_link_new(ls, ioc, NULL);
-    ls->dispatch(ls->opaque);
+    hotsnap_link_new(ls, ioc, NULL, NULL);
+    ls->ops->dispatch(ls->opaque);
 }
 
 void hotsnap_links_send(HotsnapLinks *ls, hs_link link, const uint8_t *data,
@@ -240,11 +410,14 @@ void hotsnap_links_send(HotsnapLinks *ls, hs_link link, const uint8_t *data,
     }
 }
 
-void hotsnap_links_close(HotsnapLinks *ls, hs_link link)
+void hotsnap_links_close(HotsnapLinks *ls, hs_link link, const char *fault)
 {
     HotsnapLink *l = g_hash_table_lookup(ls->links, &link);
 
     if (l && !l->closing) {
+        if (*fault && !l->address) {
+            link_report(l, fault);
+        }
         l->closing = true;
         if (!l->out->len) {
             g_hash_table_remove(ls->links, &l->id);
@@ -288,8 +461,9 @@ static bool listen_unix(HotsnapLinks *ls, const char *path, Error **errp)
 bool hotsnap_links_listen(HotsnapLinks *ls, const char *address,
                           Error **errp)
 {
-    g_autoptr(SocketAddress) addr = hotsnap_address_parse(address, errp);
+    g_autoptr(SocketAddress) addr = NULL;
 
+    addr = hotsnap_tls_listen_address(ls->tls, address, errp);
     if (!addr) {
         return false;
     }
@@ -311,15 +485,16 @@ bool hotsnap_links_listen(HotsnapLinks *ls, const char *address,
 }
 
 HotsnapLinks *hotsnap_links_new(hs_coordinator *coordinator, AioContext *ctx,
-                                GMainContext *gctx,
-                                void (*dispatch)(void *opaque), void *opaque)
+                                GMainContext *gctx, const HotsnapTls *tls,
+                                const HotsnapLinksOps *ops, void *opaque)
 {
     HotsnapLinks *ls = g_new0(HotsnapLinks, 1);
 
     ls->coordinator = coordinator;
     ls->ctx = ctx;
     ls->gctx = gctx;
-    ls->dispatch = dispatch;
+    ls->tls = tls;
+    ls->ops = ops;
     ls->opaque = opaque;
     ls->links = g_hash_table_new_full(g_int64_hash, g_int64_equal, NULL,
                                       link_free);
