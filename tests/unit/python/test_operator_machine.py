@@ -51,6 +51,15 @@ class CommandLine(unittest.TestCase):
         self.assertIn("hotsnap-member,id=hs0,name=a,listen=unix:/r/a.hs", values(argv, "-object"))
         self.assertFalse([o for o in line(member(nics=nics), snapshots=False) if "hotsnap" in o])
 
+    def test_only_pci_nics_have_a_boot_rom_to_leave_out(self):
+        for model, has_rom in (("virtio-net-pci", True), ("e1000", True), ("ne2k_isa", False),
+                               ("usb-net", False), ("virtio-net-device", False)):
+            with self.subTest(model):
+                nic = cluster.Nic("net0", "lan", model, "52:54:00:00:00:01")
+                device, = values(line(member(nics=(nic,))), "-device")
+                self.assertTrue(device.startswith(f"{model},"))
+                self.assertEqual(device.endswith(",romfile="), has_rom)
+
     def test_several_queues(self):
         argv = line(member(nics=(cluster.Nic("net0", "lan", "virtio-net-pci", "", 4),)))
         self.assertTrue(values(argv, "-netdev")[0].endswith(",queues=4"))

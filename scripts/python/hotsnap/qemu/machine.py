@@ -51,7 +51,7 @@ def command_line(qemu: str, firmware: Sequence[str], member: Member, accelerator
         line += ["-netdev", tap_netdev(nic.id, taps[nic.id], nic.queues),
                  "-device", f"{nic.model},netdev={nic.id},mac={nic.mac},id={nic.id}-dev"
                             + several_queues(nic.queues)
-                            + ("" if nic.model.endswith("_isa") else ",romfile=")]
+                            + (",romfile=" if _has_boot_rom(nic.model) else "")]
         if snapshots:
             line += ["-object", f"filter-hotsnap,id=hsf-{nic.id},netdev={nic.id},"
                                 f"member={MEMBER_OBJECT}"]
@@ -59,6 +59,11 @@ def command_line(qemu: str, firmware: Sequence[str], member: Member, accelerator
     if incoming:
         line += ["-incoming", "defer", "-S"]
     return line
+
+
+def _has_boot_rom(model: str) -> bool:
+    """PCI devices have the property; those of ISA, USB and virtio-mmio refuse it."""
+    return not (model.endswith(("_isa", "-device")) or model == "usb-net")
 
 
 def _quote(value: str) -> str:
