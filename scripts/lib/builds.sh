@@ -17,9 +17,9 @@ QEMU_CONFIGURE=(
     --enable-cap-ng --enable-vhost-user --enable-vhost-net --enable-vhost-kernel
     --enable-vhost-vdpa --enable-pixman --enable-fdt=system --enable-coroutine-pool
     --extra-cflags=-g1 --enable-membarrier --enable-malloc-trim --enable-vnc --enable-trace-backends=log
+    # For TLS between members; GnuTLS 3.7 takes 1.0 and 1.1 for normal, too.
+    --enable-gnutls --tls-priority=NORMAL:-VERS-TLS1.1:-VERS-TLS1.0
 )
-# The fork's TLS, between members and elsewhere: GnuTLS 3.7 takes 1.0 and 1.1 for normal, too.
-QEMU_TLS_PRIORITY=NORMAL:-VERS-TLS1.1:-VERS-TLS1.0
 # The last is for a test: a process that writes guest memory behind the back of QEMU.
 QEMU_PROGRAMS=(qemu-system-x86_64 qemu-img qemu-io contrib/vhost-user-blk/vhost-user-blk)
 # The sweeps over all commands, devices and machines, and the tests of code that the fork changes.
@@ -147,7 +147,7 @@ build_qemu() {
     import_series "$HOTSNAP_BUILD/qemu-src" "$HOTSNAP_ROOT/qemu"
     # The option exists once the series adds it; then the fork must not be built without.
     ! grep -q "^option('hotsnap'" "$HOTSNAP_BUILD/qemu-src/meson_options.txt" ||
-        hotsnap=(--enable-hotsnap --enable-gnutls "--tls-priority=$QEMU_TLS_PRIORITY")
+        hotsnap=(--enable-hotsnap)
     export PKG_CONFIG_PATH=$HOTSNAP_BUILD/host/meson-uninstalled
     libraries=$(pkg-config --cflags --libs hotsnap)
     build_qemu_tree "$HOTSNAP_BUILD" qemu "the fork of QEMU" "$libraries" "${hotsnap[@]}"
