@@ -24,7 +24,7 @@ CLUSTER = """
 name = "{name}"
 directory = "state"
 accel = "tcg"
-machine = "q35"
+machine = "q35,hpet=off"
 cpu = "max"
 memory = "256M"
 
@@ -86,6 +86,13 @@ class Operator:
         for name in "ab":
             with Qmp.connect(state.paths(name).monitor, PATIENCE) as qmp, suppress(QmpError):
                 qmp.execute("hotsnap-set-bandwidth", {"bandwidth": 0})
+
+    def is_the_machine(self, name: str) -> None:
+        """The machine has its properties of the cluster file, also after a restore."""
+        state = State(cluster.load(str(self.file)))
+        with Qmp.connect(state.paths(name).monitor, PATIENCE) as qmp:
+            has_hpet = qmp.execute("qom-get", {"path": "/machine", "property": "hpet"})
+        check(has_hpet is False, f"{name}: it has another machine than the one that was saved")
 
     def moves(self, name: str) -> None:
         """The guest goes on writing, to its disk too."""

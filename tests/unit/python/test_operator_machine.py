@@ -102,6 +102,23 @@ class CommandLine(unittest.TestCase):
                 other = line(member(**{"disks": (disk(0),), **changes}))
                 self.assertIn(part, machine.hardware_difference(saved, other))
 
+    def test_properties_of_the_machine_are_kept_and_compared(self):
+        of = member(machine="q35,smm=off,hpet=off")
+        saved = line(of)
+        again = line(of, machine_type="pc-q35-10.0")
+        self.assertEqual(values(again, "-machine"), ["pc-q35-10.0,smm=off,hpet=off"])
+        self.assertIsNone(machine.hardware_difference(saved, again))
+        for same in ("hpet=off,type=q35,smm=off", "q35,hpet=off,smm=off,mem-merge=off"):
+            self.assertIsNone(machine.hardware_difference(saved, line(member(machine=same))))
+        for other in ("q35", "q35,smm=off,hpet=on"):
+            with self.subTest(other):
+                self.assertIn("-machine hpet=off",
+                              machine.hardware_difference(saved, line(member(machine=other))))
+
+    def test_displays_and_monitors_are_the_hosts(self):
+        self.assertIsNone(machine.hardware_difference(
+            line(member(args=("-vnc", ":1"))), line(member(args=("-vnc", ":7", "-gdb", "none")))))
+
     def test_a_changed_kernel_file_or_command_line_is_no_other_machine(self):
         self.assertIsNone(machine.hardware_difference(
             line(member()), line(member(kernel="/k2", append="other"))))

@@ -113,6 +113,7 @@ def scenario(report: Report) -> None:
             operator.run("restore", tag, "--replace", *options)
             for name in "ab":
                 operator.moves(name)
+                operator.is_the_machine(name)
 
         def in_use() -> None:
             """A snapshot that memory still comes from is not removed."""

@@ -26,7 +26,7 @@ def command_line(qemu: str, firmware: Sequence[str], member: Member, accelerator
     resolved type of a saved member; `snapshots` False leaves out what only the fork has."""
     line = [qemu, "-name", f"guest={member.name},debug-threads=on", "-no-user-config",
             "-nodefaults", "-display", "none", *firmware,
-            "-machine", machine or member.machine,
+            "-machine", with_type(member.machine, machine),
             "-accel", "tcg,thread=multi" if accelerator == "tcg" else "kvm",
             "-m", f"size={member.memory // MIB}M", "-smp", str(member.cpus)]
     if member.cpu:
@@ -109,14 +109,39 @@ def _disks(disks: Sequence[Disk], files: dict[str, str]) -> list[str]:
 
 # Options that name only where things are on the host, or how it runs the guest.
 _HOST_OPTIONS = {"-L", "-pidfile", "-chardev", "-mon", "-serial", "-incoming", "-accel", "-name",
-                 "-blockdev", "-netdev", "-machine", "-D", "-display"}
+                 "-blockdev", "-netdev", "-D", "-display", "-vnc", "-spice", "-monitor", "-qmp",
+                 "-gdb"}
 # The guest has read these files into its memory: another file makes no other machine, no file does.
 _PRESENCE_OPTIONS = {"-kernel", "-initrd", "-append"}
+# Properties of -machine that are the host's matter.
+_HOST_PROPERTIES = {"accel", "dump-guest-core", "mem-merge", "memory-backend"}
+
+
+def _machine_fields(value: str) -> tuple[str, list[str]]:
+    """Type and properties of -machine, as in q35,hpet=off; the type may also be named by a key."""
+    kind, properties = "", []
+    for number, field in enumerate(value.split(",")):
+        if field.startswith("type="):
+            kind = field.removeprefix("type=")
+        elif number == 0 and "=" not in field:
+            kind = field
+        else:
+            properties.append(field)
+    return kind, properties
+
+
+def with_type(wanted: str, resolved: str | None) -> str:
+    """The machine of the cluster file, of the type that a saved member had: `pc-q35-10.0` for
+    `q35`. Its properties stay."""
+    if resolved is None:
+        return wanted
+    return ",".join([resolved, *_machine_fields(wanted)[1]])
 
 
 def hardware(argv: Sequence[str]) -> list[str]:
     """The options of a command line that the guest can see. The machine type is left out, since the
-    manifest has the resolved one; so are objects of this project and of the host."""
+    manifest has the resolved one, but not its properties; so are objects of this project and of the
+    host."""
     kept: list[str] = []
     position = 1
     while position < len(argv):
@@ -124,6 +149,10 @@ def hardware(argv: Sequence[str]) -> list[str]:
         value = argv[position + 1] if position + 1 < len(argv) else ""
         has_value = not value.startswith("-") and position + 1 < len(argv)
         position += 2 if has_value else 1
+        if option == "-machine":
+            kept += [f"-machine {field}" for field in sorted(_machine_fields(value)[1])
+                     if field.partition("=")[0] not in _HOST_PROPERTIES]
+            continue
         if option in _HOST_OPTIONS or option == "-S":
             continue
         if option == "-object" and value.startswith(("hotsnap-member,", "filter-hotsnap,",
