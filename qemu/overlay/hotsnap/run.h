@@ -36,13 +36,16 @@ void hotsnap_run_task(HotsnapRun *r, hs_task task, char *manifest,
                       void (*done)(void *opaque, hs_task task,
                                    const char *error));
 
-/* The pause, or the hold. On success the background copies have been started. */
+/* The pause, or the hold. On success the background copies have begun. */
 bool hotsnap_run_cut(HotsnapRun *r, Error **errp);
 
 QDict *hotsnap_run_report(HotsnapRun *r);
 /* False when there is nothing to tell: not begun with, or undone already. */
 bool hotsnap_run_info(HotsnapRun *r, HotsnapSnapshotInfo *info);
-/* Without memory nothing is told. @expected_us: the end of the copy, CLOCK_MONOTONIC; 0: it cannot tell. */
+/*
+ * Without memory nothing is told. @expected_us: the end of the copy,
+ * CLOCK_MONOTONIC; 0: it cannot tell.
+ */
 void hotsnap_run_progress(HotsnapRun *r, uint64_t *done, uint64_t *total,
                           uint64_t *expected_us);
 /* False when the run copies nothing. */
