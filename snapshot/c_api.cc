@@ -5,6 +5,7 @@
 
 #include "base/c_boundary.h"
 #include "base/error.h"
+#include "guest/ram_block.h"
 #include "image/checksums.h"
 #include "os/file.h"
 #include "save/session.h"
@@ -74,20 +75,6 @@ SnapshotOptions options_from(const hs_snapshot_options &c) {
     return options;
 }
 
-MemoryBlock block_from(const hs_ram_block &c) {
-    MemoryBlock block;
-    block.idstr = text(c.idstr, "the name of a memory block");
-    block.host = static_cast<std::byte *>(c.host);
-    block.length = c.length;
-    block.page_size = c.page_size;
-    block.fd = c.fd;
-    block.fd_offset = c.fd_offset;
-    block.shared = c.shared;
-    block.read_only = c.read_only;
-    block.save_at_cut = c.save_at_cut;
-    return block;
-}
-
 std::function<bool()> polled(const volatile bool *cancel) {
     return [cancel] { return cancel != nullptr && *cancel; };
 }
@@ -113,10 +100,9 @@ bool hs_engine_probe(const char *engine, bool shared, bool huge, char **error) {
 hs_snapshot *hs_snapshot_new(const hs_snapshot_options *options, const hs_ram_block *blocks,
                              size_t block_count, char **error) {
     return guarded<hs_snapshot *>(error, nullptr, [&] {
-        std::vector<MemoryBlock> memory;
-        std::transform(blocks, blocks + block_count, std::back_inserter(memory), block_from);
         const hs_snapshot_options given = with_defaults(*options);
         auto trap = make_trap(text(given.engine, "engine"), given.kvm_vm_fd, given.x_open_traps);
+        std::vector<MemoryBlock> memory = blocks_from(blocks, block_count);
         return new hs_snapshot(options_from(given), std::move(memory), std::move(trap));
     });
 }

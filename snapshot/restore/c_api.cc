@@ -5,6 +5,7 @@
 
 #include "base/c_boundary.h"
 #include "base/error.h"
+#include "guest/ram_block.h"
 #include "restore/lazy_loader.h"
 
 #include <algorithm>
@@ -48,19 +49,6 @@ LoadOptions options_from(const hs_load_options &given) {
     return options;
 }
 
-MemoryBlock block_from(const hs_ram_block &c) {
-    MemoryBlock block;
-    block.idstr = c.idstr;
-    block.host = static_cast<std::byte *>(c.host);
-    block.length = c.length;
-    block.page_size = c.page_size;
-    block.fd = c.fd;
-    block.fd_offset = c.fd_offset;
-    block.shared = c.shared;
-    block.read_only = c.read_only;
-    return block;
-}
-
 } // namespace
 
 void hs_load_options_init(hs_load_options *options) {
@@ -76,9 +64,7 @@ bool hs_load_attach(hs_load *l, const hs_ram_block *blocks, size_t block_count, 
                     char **error) {
     *changed = false;
     return guarded(error, false, [&] {
-        std::vector<MemoryBlock> memory;
-        std::transform(blocks, blocks + block_count, std::back_inserter(memory), block_from);
-        l->loader.attach(std::move(memory), *changed);
+        l->loader.attach(blocks_from(blocks, block_count), *changed);
         return true;
     });
 }

@@ -3,13 +3,12 @@
 
 #include "base/error.h"
 #include "guest/guest_memory.h"
+#include "trap/uffd_events.h"
 #include "trap/uffd_open.h"
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
 #include <linux/userfaultfd.h>
-#include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
@@ -111,37 +110,15 @@ void MissingTrap::wake_waiters(uint64_t address, uint64_t length) {
 }
 
 size_t MissingTrap::next_faults(std::span<Fault> faults) {
-    std::array<uffd_msg, 64> messages;
-    const size_t most = std::min(messages.size(), faults.size());
-    const ssize_t bytes = read(uffd_.get(), messages.data(), most * sizeof(uffd_msg));
-    if (bytes < 0) {
-        if (errno == EAGAIN || errno == EINTR) {
-            return 0;
-        }
-        throw system_error(errno, "cannot read faults from userfaultfd");
-    }
-    size_t count = 0;
-    for (size_t i = 0; i < static_cast<size_t>(bytes) / sizeof(uffd_msg); i++) {
-        if (messages[i].event == UFFD_EVENT_PAGEFAULT) {
-            faults[count++] = {messages[i].arg.pagefault.address,
-                               static_cast<int>(messages[i].arg.pagefault.feat.ptid)};
-        }
-    }
-    return count;
+    return read_page_faults(uffd_.get(), faults, "cannot read faults from userfaultfd");
 }
 
 void MissingTrap::wait(int milliseconds) {
-    std::array<pollfd, 2> fds{{{uffd_.get(), POLLIN, 0}, {wake_.get(), POLLIN, 0}}};
-    poll(fds.data(), fds.size(), milliseconds);
-    uint64_t count;
-    if ((fds[1].revents & POLLIN) != 0 && read(wake_.get(), &count, sizeof(count)) < 0) {
-        return; // another thread took the token
-    }
+    wait_for_faults(uffd_.get(), wake_.get(), milliseconds);
 }
 
 void MissingTrap::wake() {
-    const uint64_t one = 1;
-    [[maybe_unused]] const ssize_t ignored = write(wake_.get(), &one, sizeof(one));
+    wake_waiter(wake_.get());
 }
 
 } // namespace hotsnap::memory

@@ -2,14 +2,13 @@
 #include "trap/uffd_trap.h"
 
 #include "base/error.h"
+#include "trap/uffd_events.h"
 #include "trap/uffd_open.h"
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
-#include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -152,40 +151,15 @@ void UffdTrap::release(const PageRun &run) {
 }
 
 size_t UffdTrap::next_faults(std::span<WriteFault> faults) {
-    std::array<uffd_msg, 64> messages;
-    const size_t most = std::min(messages.size(), faults.size());
-    const ssize_t bytes = read(uffd_.get(), messages.data(), most * sizeof(uffd_msg));
-    if (bytes < 0) {
-        if (errno == EAGAIN || errno == EINTR) {
-            return 0;
-        }
-        throw system_error(errno, "cannot read write faults from userfaultfd");
-    }
-    size_t count = 0;
-    for (size_t i = 0; i < static_cast<size_t>(bytes) / sizeof(uffd_msg); i++) {
-        const uffd_msg &message = messages[i];
-        // No other event was asked for in the handshake.
-        if (message.event == UFFD_EVENT_PAGEFAULT) {
-            faults[count++] = {message.arg.pagefault.address,
-                               static_cast<int>(message.arg.pagefault.feat.ptid)};
-        }
-    }
-    return count;
+    return read_page_faults(uffd_.get(), faults, "cannot read write faults from userfaultfd");
 }
 
 void UffdTrap::wait() {
-    std::array<pollfd, 2> fds{{{uffd_.get(), POLLIN, 0}, {wake_.get(), POLLIN, 0}}};
-    poll(fds.data(), fds.size(), -1);
-    uint64_t count;
-    if ((fds[1].revents & POLLIN) != 0 && read(wake_.get(), &count, sizeof(count)) < 0) {
-        return; // another thread took the token
-    }
+    wait_for_faults(uffd_.get(), wake_.get(), -1);
 }
 
 void UffdTrap::wake() {
-    const uint64_t one = 1;
-    // EAGAIN: the counter is full, which wakes as well.
-    [[maybe_unused]] const ssize_t ignored = write(wake_.get(), &one, sizeof(one));
+    wake_waiter(wake_.get());
 }
 
 void UffdTrap::detach(bool all_released) {

@@ -169,11 +169,9 @@ static void set_run(HotsnapLocal *l, HotsnapRun *r)
  * that are not in Unicode, for one. Other members can send those. An option
  * that is not known here is refused, not left out.
  */
-static HotsnapSnapshotOptions *options_from_json(const char *json,
-                                                 Error **errp)
+static Visitor *options_visitor(const char *json, Error **errp)
 {
     QObject *object = qobject_from_json(json, errp);
-    HotsnapSnapshotOptions *options = NULL;
     Visitor *v;
 
     if (!object) {
@@ -181,9 +179,20 @@ static HotsnapSnapshotOptions *options_from_json(const char *json,
         return NULL;
     }
     v = qobject_input_visitor_new(object);
-    visit_type_HotsnapSnapshotOptions(v, NULL, &options, errp);
-    visit_free(v);
     qobject_unref(object);
+    return v;
+}
+
+static HotsnapSnapshotOptions *options_from_json(const char *json,
+                                                 Error **errp)
+{
+    Visitor *v = options_visitor(json, errp);
+    HotsnapSnapshotOptions *options = NULL;
+
+    if (v) {
+        visit_type_HotsnapSnapshotOptions(v, NULL, &options, errp);
+        visit_free(v);
+    }
     return options;
 }
 
@@ -325,18 +334,13 @@ static void loaded(void *opaque, Error *err)
 static HotsnapRestoreOptions *restore_options_from_json(const char *json,
                                                         Error **errp)
 {
-    QObject *object = qobject_from_json(json, errp);
+    Visitor *v = options_visitor(json, errp);
     HotsnapRestoreOptions *options = NULL;
-    Visitor *v;
 
-    if (!object) {
-        error_prepend(errp, "QEMU cannot read what it was asked to do: ");
-        return NULL;
+    if (v) {
+        visit_type_HotsnapRestoreOptions(v, NULL, &options, errp);
+        visit_free(v);
     }
-    v = qobject_input_visitor_new(object);
-    visit_type_HotsnapRestoreOptions(v, NULL, &options, errp);
-    visit_free(v);
-    qobject_unref(object);
     return options;
 }
 

@@ -20,37 +20,21 @@ sys.path.insert(0, __file__.rpartition("/tests/")[0] + "/tests")
 from support.outcome import Failed, Report, check, wait_until
 from support.paths import PATIENCE
 from support.vm import Vm
+from support.wire import Wire
 from support.workplace import Workplace
 
 
-class Link:
+class Link(Wire):
     """A connection to a member; the test plays the other member."""
 
     def __init__(self, path: Path, hello: bool = True, who: str = "y",
                  patience: float = PATIENCE):
-        self.socket = socket.socket(socket.AF_UNIX)
+        super().__init__(socket.socket(socket.AF_UNIX))
         self.socket.settimeout(patience)
         self.socket.connect(str(path))
         if hello:
-            self.say(type="HELLO", protocol=2, name=who)
+            self.hello(who)
             check(self.hear()["type"] == "HELLO", "no HELLO came back")
-
-    def say(self, **message: Any) -> None:
-        # Unescaped: the other side's parser would judge an escaped character otherwise.
-        text = json.dumps(message, ensure_ascii=False).encode()
-        self.socket.sendall(struct.pack(">I", len(text)) + text)
-
-    def hear(self) -> dict[str, Any]:
-        size = struct.unpack(">I", self.take(4))[0]
-        return json.loads(self.take(size))
-
-    def take(self, size: int) -> bytes:
-        data = b""
-        while len(data) < size:
-            piece = self.socket.recv(size - len(data))
-            check(piece, "the member closed the connection")
-            data += piece
-        return data
 
     def closed(self, timeout: float = 0) -> bool:
         """Reads all that comes. Returns whether the connection is closed."""

@@ -8,7 +8,6 @@ import json
 import os
 import socket
 import ssl
-import struct
 import sys
 import threading
 import time
@@ -25,6 +24,7 @@ from support.cutcheck import check_bundle
 from support.outcome import Failed, Report, check, wait_until
 from support.paths import PATIENCE
 from support.vm import Vm
+from support.wire import Wire
 from support.workplace import Workplace
 from hotsnap.host.netns import Network
 
@@ -44,35 +44,13 @@ def inside(network: Network) -> Iterator[None]:
             libc.setns(home.fileno(), CLONE_NEWNET)
 
 
-class Link:
+class Link(Wire):
     """One end of a connection between members, in this test's hands."""
 
-    def __init__(self, end: socket.socket):
-        self.end = end
-
-    def say(self, **message: object) -> None:
-        text = json.dumps(message).encode()
-        self.end.sendall(struct.pack(">I", len(text)) + text)
-
-    def hello(self, name: str) -> None:
-        self.say(type="HELLO", protocol=2, name=name)
-
-    def hear(self) -> dict:
-        size, = struct.unpack(">I", self.take(4))
-        return json.loads(self.take(size))
-
-    def take(self, size: int) -> bytes:
-        data = b""
-        while len(data) < size:
-            piece = self.end.recv(size - len(data))
-            check(piece, "the connection was closed")
-            data += piece
-        return data
-
     def closed(self, patience: float) -> bool:
-        self.end.settimeout(patience)
+        self.socket.settimeout(patience)
         try:
-            while self.end.recv(65536):
+            while self.socket.recv(65536):
                 pass
         except TimeoutError:
             return False
@@ -111,7 +89,7 @@ def serves(cluster: Cluster, folder: Path) -> None:
     link = Link(context(folder).wrap_socket(call(cluster)))
     link.hello("a")
     check(link.hear()["type"] == "HELLO", "the true member a is not served any more")
-    link.end.close()
+    link.socket.close()
 
 
 class Lab:
@@ -389,7 +367,7 @@ def configuration(report: Report) -> None:
                     "tls-creds-client": "tls-client"})
                 with inside(network):
                     stranger = Link(socket.create_connection(("127.0.0.1", 7070)))
-                stranger.end.sendall(b"\x16\x03\x01")
+                stranger.socket.sendall(b"\x16\x03\x01")
                 time.sleep(0.2)
                 vm.qmp.execute("object-del", {"id": "hs0"})
                 check(stranger.closed(5), "the connection is kept")
