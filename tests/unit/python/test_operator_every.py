@@ -160,6 +160,31 @@ class Taking(SeriesOfFolders):
         self.assertEqual(self.tags(), [tag_of(0), tag_of(60)])
         self.assertEqual(self.record().missed, 0)
 
+    def test_interrupted_when_it_is_complete(self):
+        """The signal comes between the end of a snapshot and its entry in the record; also when a
+        member is not at rest at first. The snapshot is one of the series."""
+        for busy in (0, 3):
+            with self.subTest(busy=busy):
+                shutil.rmtree(os.path.join(self.folder, "state"), ignore_errors=True)
+                self.clock.offset, self.clock.now = NOON, 0.0
+                stop, real, calls = every.Stop(), series_work.settle_pending, []
+
+                def settle(*arguments, busy=busy, stop=stop, real=real, calls=calls):
+                    calls.append(1)
+                    if len(calls) == 1:
+                        stop._handle(signal.SIGTERM, None)  # pylint: disable=protected-access
+                    if len(calls) <= 2 + busy:
+                        raise survey.Busy("member a is in a snapshot")
+                    return real(*arguments)
+
+                with mock.patch.object(series_work, "settle_pending", settle):
+                    events, _ = self.run_it(50, stop=stop)
+                self.assertEqual(self.tags(), [tag_of(0)])
+                self.assertEqual([event["tag"] for event in named(events, "taken")], self.tags())
+                record = self.record()
+                self.assertIsNone(record.pending)
+                self.assertEqual((record.taken, record.missed), (1, 0))
+
     def test_a_signal_that_other_code_passes_over(self):
         stop = every.Stop()
         with self.assertRaises(Interrupted):

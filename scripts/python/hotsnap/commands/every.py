@@ -108,6 +108,7 @@ class Every:
             try:
                 return self._go_on()
             except (Interrupted, KeyboardInterrupt):
+                self._settle_cancelled()
                 self._tell("ended", "ended; the next start goes on with the same series",
                            reason=self.stop.reason)
                 raise
@@ -246,11 +247,30 @@ class Every:
         made = self._when_free(until, lambda state, fleet: series_work.settle_pending(
             self.record, state, fleet))
         if made:
-            self.schedule.settle(made.slot)
-            self.record.settled = self.schedule.settled
-            self._tell("taken", f"taken {made.tag}, which went on without its command",
-                       tag=made.tag, due=utc(made.slot))
+            self._went_on(made)
         self._save()
+
+    def _went_on(self, made: Made) -> None:
+        self.schedule.settle(made.slot)
+        self.record.settled = self.schedule.settled
+        self._tell("taken", f"taken {made.tag}, which went on without its command",
+                   tag=made.tag, due=utc(made.slot))
+
+    def _settle_cancelled(self) -> None:
+        """A snapshot that was cancelled may be complete: the cancel came too late, or between its
+        end and its entry. That is noted now, if it can be soon; else the next start looks."""
+        until = self.clock.steady() + LEAST_PATIENCE
+        while self.record.pending and self.clock.steady() < until:
+            try:
+                with self._cluster() as (state, fleet):
+                    made = series_work.settle_pending(self.record, state, fleet)
+            except (Interrupted, KeyboardInterrupt):
+                return  # a second signal
+            except (HotsnapError, OSError):
+                self.clock.sleep(POLL)
+                continue
+            if made:
+                self._went_on(made)
 
     def _doomed(self) -> list[Made]:
         record, prefix = self.record, self.plan.wanted.prefix
