@@ -28,7 +28,7 @@ GROUPS = {
 
 # These prepare first, and then their programs run together: many of them wait for guests most of
 # the time, and the longest of one group goes well with the short ones of another.
-TOGETHER = ("patches", "vm", "qtest", "kvm")
+TOGETHER = ("simulation", "sanitize", "patches", "vm", "qtest", "kvm")
 
 DESCRIPTION = """\
 Installs what is missing, builds, runs the tests, and ends with the line
