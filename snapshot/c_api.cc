@@ -59,6 +59,7 @@ SnapshotOptions options_from(const hs_snapshot_options &c) {
     SnapshotOptions options;
     options.image_path = text(c.image_path, "image_path");
     options.sums_path = text(c.sums_path, "sums_path");
+    options.access_path = c.access_path == nullptr ? "" : c.access_path;
     options.tuning = c.tuning;
     const auto *head = static_cast<const std::byte *>(c.stream_head);
     options.stream.head.assign(head, head + c.stream_head_size);

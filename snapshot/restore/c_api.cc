@@ -35,6 +35,10 @@ LoadOptions options_from(const hs_load_options &given) {
     options.image_path = c.image_path;
     options.sums_path = c.sums_path;
     options.sums_xxh3 = c.sums_xxh3;
+    options.access_path = c.access_path == nullptr ? "" : c.access_path;
+    if (c.window != HS_WINDOW_AUTO) {
+        options.window = c.window / page_bytes;
+    }
     options.section_id = c.ram_section_id;
     options.bandwidth = c.bandwidth;
     options.vcpu_tids.assign(c.vcpu_tids, c.vcpu_tids + c.vcpu_tid_count);
@@ -54,6 +58,7 @@ LoadOptions options_from(const hs_load_options &given) {
 void hs_load_options_init(hs_load_options *options) {
     *options = {};
     options->struct_size = sizeof(*options);
+    options->window = HS_WINDOW_AUTO;
 }
 
 hs_load *hs_load_open(const hs_load_options *options, char **error) {
@@ -71,6 +76,14 @@ bool hs_load_attach(hs_load *l, const hs_ram_block *blocks, size_t block_count, 
 
 bool hs_load_takes(hs_load *l, const char *idstr, uint64_t length, uint64_t pages_offset) {
     return guarded(nullptr, false, [&] { return l->loader.takes(idstr, length, pages_offset); });
+}
+
+bool hs_load_ready(hs_load *l) {
+    return guarded(nullptr, true, [&] { return l->loader.ready(); });
+}
+
+void hs_load_running(hs_load *l) {
+    guarded([&] { l->loader.running(); });
 }
 
 void hs_load_get_stats(hs_load *l, hs_load_stats *stats) {

@@ -5,8 +5,9 @@
 //   hs-demand  answers faults: reads the page and its neighbors, compares their checksums, installs
 //              them. A faulting thread never waits for the background load, except for the copying
 //              of the very pages that it touched.
-//   hs-load    brings the other pages, in the order of the file, at a limited rate. It calls
-//              on_failed and on_complete, so that whatever these do keeps no fault waiting.
+//   hs-load    brings the other pages: first the working set (prefetch.h), then all in the order of
+//              the file, these at a limited rate. It calls on_failed and on_complete, so that
+//              whatever these do keeps no fault waiting.
 //
 // Why is each page installed exactly once, and never an unchecked one? A thread first reads pages
 // into a buffer of its own and compares their checksums; then it claims those that are good and
@@ -30,12 +31,14 @@
 #ifndef HOTSNAP_RESTORE_LAZY_LOADER_H
 #define HOTSNAP_RESTORE_LAZY_LOADER_H
 
+#include "access/access_log.h"
 #include "guest/guest_memory.h"
 #include "guest/page_ledger.h"
 #include "hotsnap/restore.h"
 #include "restore/image_index.h"
 #include "restore/load_plan.h"
 #include "restore/missing_trap.h"
+#include "restore/prefetch.h"
 #include "restore/verified_file.h"
 #include "save/fault_counts.h"
 #include "save/token_bucket.h"
@@ -58,6 +61,8 @@ namespace hotsnap::memory {
 struct LoadOptions {
     std::string image_path;
     std::string sums_path;
+    std::string access_path;        // empty: no working set
+    std::optional<uint64_t> window; // in pages
     uint64_t sums_xxh3 = 0;
     uint32_t section_id = 0;
     uint64_t bandwidth = 0;
@@ -84,6 +89,8 @@ class LazyLoader {
     void attach(std::vector<MemoryBlock> blocks, bool &changed);
     bool takes(const std::string &idstr, uint64_t length, uint64_t pages_offset) const;
     bool may_end() const { return !touched_ || complete_; }
+    bool ready() const;
+    void running();
 
     void get_stats(hs_load_stats &stats) const;
     std::optional<Failure> failure() const;
@@ -93,6 +100,9 @@ class LazyLoader {
     void forget(const void *host);
 
   private:
+    static constexpr size_t most_accesses = 1 << 18;
+    static constexpr uint64_t load_pages = 256; // read at once in the background
+
     // Trapped pages of one block that lie together. The ledger numbers the pages of all ranges.
     struct Range {
         const ImageBlock *image = nullptr;
@@ -138,6 +148,9 @@ class LazyLoader {
     void serve_faults();
     bool serve(const Waiting &waiting);
     void load_all();
+    void load_working_set();
+    bool load_image_run(const AccessMap::Run &run);
+    void learn();
     void load_ranges();
     uint64_t load_run(const Range &range, const PageSpan &run, bool stored); // bytes read
     void load_damaged();
@@ -163,7 +176,10 @@ class LazyLoader {
     VerifiedFile file_;
     const std::vector<ImageBlock> index_;
     std::unique_ptr<MissingTrap> trap_;
-    std::vector<Range> ranges_; // by address
+    std::vector<Range> ranges_;          // by address
+    std::vector<const Range *> in_file_; // the same by place in the image
+    Prefetch prefetch_;
+    AccessLog accesses_{most_accesses}; // pages that somebody had to wait for
     std::unique_ptr<PageLedger> ledger_;
     AlignedBuffer demand_buffer_;
     AlignedBuffer load_buffer_;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "save/page_saver.h"
 
+#include "base/clock.h"
 #include "base/error.h"
 #include "guest/zero_page.h"
 
@@ -37,6 +38,9 @@ PageSaver::~PageSaver() {
 
 bool PageSaver::save(const PageRun &run, const std::vector<bool> &absent, Manner manner,
                      Wanted wanted) {
+    for (uint64_t i = 0; i < wanted.count; i++) {
+        note_access(*run.block, wanted.first + i);
+    }
     if (run.block->by_unit()) {
         return save_unit(run, manner, wanted);
     }
@@ -144,6 +148,7 @@ bool PageSaver::save_kernels(const PageRun &page, const std::byte *copy) {
     if (!get_slots(1)) {
         return false;
     }
+    note_access(*page.block, page.first);
     if (!parts_.ledger.claim_kernels(page.number())) {
         throw Error("internal: KVM saved a page that was saved before; report this, the image was "
                     "not kept");
@@ -158,6 +163,10 @@ bool PageSaver::save_kernels(const PageRun &page, const std::byte *copy) {
         spare_.pop_back();
     }
     return true;
+}
+
+void PageSaver::note_access(const MemoryBlock &block, uint64_t page) {
+    parts_.accesses.note(parts_.layout.page_offset(block, page) / page_bytes, now_ns());
 }
 
 bool PageSaver::get_slots(size_t count) {

@@ -17,6 +17,7 @@
 #ifndef HOTSNAP_SAVE_PAGE_SAVER_H
 #define HOTSNAP_SAVE_PAGE_SAVER_H
 
+#include "access/access_log.h"
 #include "guest/guest_memory.h"
 #include "guest/page_ledger.h"
 #include "image/image_layout.h"
@@ -39,6 +40,7 @@ struct SaveParts {
     const PageReader &reader;
     const ImageLayout &layout;
     ImageWriter &writer;
+    AccessLog &accesses; // writes after the cut
 };
 
 class PageSaver {
@@ -85,6 +87,7 @@ class PageSaver {
   private:
     bool save_group(const PageRun &group, GroupMask absent, Manner manner, Wanted wanted);
     bool save_unit(const PageRun &unit, Manner manner, Wanted wanted);
+    void note_access(const MemoryBlock &block, uint64_t page);
     bool get_slots(size_t count);
     GroupMask copy(const PageRun &group, GroupMask mask, Slot slot);
     void stage(const PageRun &group, GroupMask data, Slot slot);

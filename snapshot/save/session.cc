@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "save/session.h"
 
+#include "access/access_file.h"
 #include "base/clock.h"
 #include "base/error.h"
 #include "image/image_dump.h"
@@ -77,7 +78,7 @@ void Session::prepare() {
     sums_fd_ = create_exclusive(options_.sums_path, direct);
     writer_ =
         std::make_unique<ImageWriter>(options_.image_path, layout_.pages_end(), pool_, aborter());
-    const SaveParts parts{*trap_, ledger_, pool_, *reader_, layout_, *writer_};
+    const SaveParts parts{*trap_, ledger_, pool_, *reader_, layout_, *writer_, accesses_};
     faults_ = std::make_unique<FaultService>(memory_, parts, dirty_, options_.vcpu_tids,
                                              cluster_pages, aborter());
     arming_ = std::make_unique<Arming>(memory_, *trap_, dirty_, aborter());
@@ -165,12 +166,13 @@ void Session::cut() {
         const std::lock_guard lock(state_mutex_);
         phase_ = Phase::cut;
     }
+    accesses_.begin(begin);
     cut_us_ = ns_to_us(now_ns() - begin);
 }
 
 // Saves, in the pause, the blocks that are written where no trap sees it.
 void Session::save_untrapped() {
-    PageSaver saver({*trap_, ledger_, pool_, *reader_, layout_, *writer_},
+    PageSaver saver({*trap_, ledger_, pool_, *reader_, layout_, *writer_, accesses_},
                     StagingPool::User::fault);
     for (const MemoryBlock &block : memory_.blocks()) {
         if (!block.save_at_cut) {
@@ -268,6 +270,9 @@ void Session::complete_image() {
     writer_->finish(image_size_);
     sums_xxh3_ = write_sums(writer_->sums(), sums_fd_.get(), options_.sums_path);
     durable_ns_ = now_ns();
+    if (!options_.access_path.empty()) {
+        write_access_file(options_.access_path, AccessMap(accesses_.accesses()), sums_xxh3_);
+    }
 }
 
 void Session::abort(const std::string &reason) {

@@ -45,6 +45,7 @@ namespace hotsnap::memory {
 struct SnapshotOptions {
     std::string image_path;
     std::string sums_path;
+    std::string access_path; // empty: the working set is not written
     hs_tuning tuning{};
     StreamFormat stream;
     std::vector<int> vcpu_tids;
@@ -74,6 +75,8 @@ class Session {
     void set_deadline(uint64_t deadline_ns) { pace_.set_deadline(deadline_ns); }
 
   private:
+    static constexpr size_t most_accesses = 1 << 18; // 1 GiB of pages, 2 MiB of notes
+
     enum class Phase { created, armed, cut, copying, finished };
 
     void prepare();
@@ -92,6 +95,7 @@ class Session {
     ImageLayout layout_;
     PageLedger ledger_;
     StagingPool pool_;
+    AccessLog accesses_{most_accesses};
     Pace pace_;
     DirtyList dirty_;
     std::unique_ptr<PageReader> reader_;

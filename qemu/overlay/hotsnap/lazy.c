@@ -280,6 +280,8 @@ static hs_load *open_load(const char *bundle, const char *member,
     g_autofree char *image = g_build_filename(bundle, member, "state", NULL);
     g_autofree char *sums = g_build_filename(bundle, member, "state.sums",
                                              NULL);
+    g_autofree char *accesses = g_build_filename(bundle, member, "access",
+                                                 NULL);
     g_autoptr(GArray) tids = hotsnap_vmstate_vcpus();
     hs_load_options o;
     char *error = NULL;
@@ -293,6 +295,8 @@ static hs_load *open_load(const char *bundle, const char *member,
     o.sums_path = sums;
     o.ram_section_id = HOTSNAP_RAM_SECTION_ID;
     o.bandwidth = options->has_bandwidth ? options->bandwidth : 0;
+    o.access_path = accesses;
+    o.window = options->has_window ? options->window : HS_WINDOW_AUTO;
     o.vcpu_tids = (const int *)tids->data;
     o.vcpu_tid_count = tids->len;
     o.on_failed = on_failed;
@@ -398,6 +402,18 @@ bool hotsnap_lazy_check(Error **errp)
         qapi_free_HotsnapMemoryLoadFailure(f);
     }
     return !f;
+}
+
+bool hotsnap_lazy_ready(void)
+{
+    return !load || hs_load_ready(load);
+}
+
+void hotsnap_lazy_running(void)
+{
+    if (load) {
+        hs_load_running(load);
+    }
 }
 
 bool hotsnap_lazy_loading(void)

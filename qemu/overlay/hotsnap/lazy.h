@@ -26,6 +26,12 @@ void hotsnap_lazy_state_ended(void);
 /* Before the VM starts: false, with @errp set, if a page cannot be loaded. */
 bool hotsnap_lazy_check(Error **errp);
 
+/* Whether enough of the working set is there for the VM to start. */
+bool hotsnap_lazy_ready(void);
+
+/* The VM starts: what it waits for from now on is learned. */
+void hotsnap_lazy_running(void);
+
 /* After it has started: stops it, if a page cannot be loaded. */
 void hotsnap_lazy_look(void);
 

@@ -131,7 +131,8 @@ static void load_poll(void *opaque)
     HotsnapQueue *main = opaque;
     bool good;
 
-    if (load_has_ended(&good)) {
+    /* The working set follows the devices, until the VM can start. */
+    if (load_has_ended(&good) && (!good || hotsnap_lazy_ready())) {
         hotsnap_queue_post(main, load_ended, NULL);
     } else {
         timer_mod(load_timer,
@@ -280,6 +281,7 @@ QDict *hotsnap_restore_start(HotsnapRestore *r)
     size_t played;
 
     qdict_put_int(json, "start_ns", hotsnap_now_ns());
+    hotsnap_lazy_running();
     if (runstate_is_live(global_state_get_runstate())) {
         vm_start(); /* else it was paused at the cut, and stays so */
         hotsnap_lazy_look(); /* memory may have turned out to be damaged */

@@ -58,7 +58,7 @@ _hotsnap() {
         words+=' --initiator --bandwidth --engine --within --strict --timeout'
         ;;
     show) words='--svg' ;;
-    restore) words='--replace --force-stop --memory --bandwidth --no-verify --timeout' ;;
+    restore) words='--replace --force-stop --memory --bandwidth --window --no-verify --timeout' ;;
     down) words='--force' ;;
     esac
     if [[ $command ]]; then

@@ -121,6 +121,10 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--bandwidth", metavar="SIZE", type=snapshot_options.size,
                      help="with --memory lazy: limit of each member's load in the background, in "
                           "bytes per second, as in 200M")
+    sub.add_argument("--window", metavar="SIZE", type=snapshot_options.size,
+                     help="with --memory lazy: how much of its working set each member loads before "
+                          "it goes on (default: as much as it needs so that loading stays ahead of "
+                          "the guest)")
     sub.add_argument("--no-verify", action="store_true",
                      help="do not check every checksum first: the guests start sooner, but may "
                           "find damaged disks, and damaged memory if it is loaded in full")
@@ -239,7 +243,7 @@ def _restore(options: argparse.Namespace) -> int:
         else:
             how = snapshot.restore(state, fleet, saved, options.replace, options.timeout,
                                    not options.no_verify, options.json, options.memory,
-                                   options.bandwidth)
+                                   options.bandwidth, options.window)
             told = ("go on; memory is loaded on demand, and the rest in the background"
                     if how == "lazy" else "go on; memory was loaded in full")
     if options.json:

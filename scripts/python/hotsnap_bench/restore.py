@@ -1,18 +1,21 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """scripts/bench restore: from the command to a VM that runs, and to the first reply of its guest, with
-memory on demand, with memory in full, and with stock QEMU; the image in the page cache, or not.
+memory on demand (with the working set that one restore before has learned, and without prefetching),
+with memory in full, and with stock QEMU; the image in the page cache, or not.
 
 What is not measured has no figure: clients' rates, backoff, and many members."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import datetime
 import os
+import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,7 +36,8 @@ LOAD = "hs.role=writer hs.writer.mib=64 hs.writer.rate=2000"
 FILLED = 0.6            # of the guest's memory is data, which is not looked at again
 FILL_TIMEOUT = 900.0
 LOAD_TIMEOUT = 900.0
-LAZY, FULL, STOCK = "lazy", "full", "stock"
+LAZY, BARE, FULL, STOCK = "lazy", "lazy without prefetching", "full", "stock"
+ON_DEMAND = (LAZY, BARE)
 TEMPERATURES = ("cold", "warm")
 
 
@@ -66,6 +70,14 @@ class Starts:
         found = self.by.get((size, how, temperature))
         return found.running.median if found else None
 
+    def demand_fault_ratio(self) -> float | None:
+        """How many of the waits for a page are left by prefetching, at the smallest size, cold."""
+        def faults(how: str) -> float | None:
+            found = self.by.get((self.sizes[0], how, "cold"))
+            return statistics.median(load["faults"] for load in found.loads) if found else None
+
+        return ratio(faults(LAZY), faults(BARE))
+
     def size_ratio(self) -> float | None:
         if len(self.sizes) < 2:
             return None
@@ -80,6 +92,8 @@ class Starts:
                       Line(f"first reply of the shell: {name}", start.reply)]
             if start.complete.samples:
                 found.append(Line(f"all memory there: {name}", start.complete))
+        found.append(Line("accesses that wait: with prefetching to without",
+                          self.demand_fault_ratio(), target="at most 0.05"))
         return [*found, Line(f"running on demand, cold: {self.sizes[-1]} GiB to {self.sizes[0]} GiB",
                              self.size_ratio(), target="at most 1.3")]
 
@@ -95,6 +109,8 @@ class Starts:
                                                 running.items() if value is not None}}
         if (over := self.size_ratio()) is not None:
             found["size_ratio"] = rounded(over)
+        if (left := self.demand_fault_ratio()) is not None:
+            found["demand_fault_ratio"] = rounded(left)
         found["starts"] = {f"{size} GiB {how} {temperature}": start.report()
                            for (size, how, temperature), start in sorted(self.by.items())}
         return found
@@ -159,7 +175,7 @@ class Restored:
                 self._load_stock(qmp)
             else:
                 qmp.execute("hotsnap-restore", {
-                    "job-id": JOB, "bundle": self.saved.path, "memory": how,
+                    "job-id": JOB, "bundle": self.saved.path, "memory": "lazy" if how in ON_DEMAND else how,
                     "members": [{"name": NAME, "address": self.state.address(NAME)}]})
             running = since(began, qmp.wait_event("RESUME", LOAD_TIMEOUT))
             self.guest.shell.run("true", LOAD_TIMEOUT)
@@ -167,12 +183,12 @@ class Restored:
             into.running.add(running)
             if how != STOCK:
                 jobs.follow(qmp, JOB, LOAD_TIMEOUT)
-            if how == LAZY:
+            if how in ON_DEMAND:
                 load = self._complete(qmp)
                 into.complete.add(load["elapsed-us"] / 1e6)
                 into.loads.append({key: load[key] for key in (
                     "total", "untrapped", "background", "demand-guest", "demand-device",
-                    "neighbors", "faults", "fault-us-max", "fault-us-sum", "attach-us")})
+                    "neighbors", "planned", "prefetched", "faults", "fault-us-max", "fault-us-sum", "attach-us")})
 
     def _load_stock(self, qmp: Qmp) -> None:
         qmp.execute("migrate-set-capabilities", {
@@ -195,6 +211,17 @@ class Restored:
         return load
 
 
+@contextlib.contextmanager
+def unknown(saved: bundle.Bundle) -> Iterator[None]:
+    """The working set is not known meanwhile, and what is learned is forgotten."""
+    path = os.path.join(os.path.dirname(saved.file(saved.members[0].memory.file)), "access")
+    os.rename(path, f"{path}.aside")
+    try:
+        yield
+    finally:
+        os.rename(f"{path}.aside", path)
+
+
 def saved_machine(guest: Guest, size: int) -> Snapshot:
     """Fills a part of the memory, and saves the machine; it is ended."""
     guest.start()
@@ -214,7 +241,10 @@ def measure_size(found: Starts, folder: str, files: str, qemu: str, stock: str |
     say(f"  start a VM with {size} GiB")
     with Guest(os.path.join(folder, f"restore-{size}"), files, qemu, size, LOAD) as guest:
         saved = saved_machine(guest, size).saved
-        manners = [LAZY, FULL] if userfault.permitted() else [FULL]
+        manners = [LAZY, BARE, FULL] if userfault.permitted() else [FULL]
+        if LAZY in manners:
+            with Restored(guest, saved, None) as restored:
+                restored.measure(LAZY, Start())  # it learns the working set
         manners += [STOCK] if stock else []
         for turn in range(repeat):
             for temperature in TEMPERATURES:
@@ -225,7 +255,8 @@ def measure_size(found: Starts, folder: str, files: str, qemu: str, stock: str |
                     with restored:
                         for path in (memory.file, memory.sums):
                             (forget if temperature == "cold" else remember)(saved.file(path))
-                        restored.measure(how, into)
+                        with unknown(saved) if how == BARE else contextlib.nullcontext():
+                            restored.measure(how, into)
                     guest.state.cluster = dataclasses.replace(guest.state.cluster, qemu=qemu)
                     say(f"  {turn + 1}/{repeat}: {size} GiB, {how}, {temperature}: running after "
                         f"{into.running.samples[-1]:.0f} ms, reply after "

@@ -14,8 +14,11 @@
  *     hs_load_open     VM not made    the image's checksums, heads and devices are checked; nothing
  *                                     is changed
  *     hs_load_attach   VM stands still  memory becomes absent: its content is dropped, and each
- * page comes from the image when it is touched first on_complete      VM runs        all pages are
- * there hs_load_free
+ *                                     page comes from the image when it is touched first
+ *     hs_load_ready    VM stands still  enough of the working set is there
+ *     hs_load_running  VM runs
+ *     on_complete      VM runs        all pages are there
+ *     hs_load_free
  *
  * No page is installed before its checksum was compared. A page that cannot be read, or is damaged,
  * stays absent: threads that touch it wait until it can be loaded (hs_load_retry, and on its own
@@ -40,6 +43,8 @@ extern "C" {
 
 typedef struct hs_load hs_load;
 
+#define HS_WINDOW_AUTO UINT64_MAX
+
 typedef struct hs_load_options {
     size_t struct_size;      /* sizeof(hs_load_options) */
     const char *image_path;  /* mapped-ram stream */
@@ -57,6 +62,13 @@ typedef struct hs_load_options {
     /* Once, from a library thread: all memory is there, and trapped no more. */
     void (*on_complete)(void *opaque);
     void *opaque;
+    /*
+     * The working set (docs/formats/access.md): it is loaded first, and written anew with what is
+     * learned. It need not be there, and nothing in it can do harm. NULL: none.
+     */
+    const char *access_path;
+    uint64_t window; /* bytes of it that hs_load_ready waits for; HS_WINDOW_AUTO: as many as
+                        prefetching needs to stay ahead of the guest */
 } hs_load_options;
 
 /*
@@ -75,6 +87,8 @@ typedef struct hs_load_options {
  *   fault_us_max   the longest time from the fault's message to the page's installation
  *   fault_us_sum   of all of them
  *   bytes_read     from the image
+ *   planned        pages of the working set, as far as it is known
+ *   prefetched     of them, those that were brought, or found, ahead of all others
  *   attach_us      time of hs_load_attach
  *   elapsed_us     from hs_load_attach until all was there, or now
  */
@@ -92,6 +106,8 @@ typedef struct hs_load_options {
     X(fault_us_max)                                                                                \
     X(fault_us_sum)                                                                                \
     X(bytes_read)                                                                                  \
+    X(planned)                                                                                     \
+    X(prefetched)                                                                                  \
     X(attach_us)                                                                                   \
     X(elapsed_us)
 
@@ -112,7 +128,7 @@ typedef struct hs_load_failure {
     uint64_t file_offset;
 } hs_load_failure;
 
-/* Zeroes `options` and sets struct_size. */
+/* Zeroes `options`, and sets struct_size and an automatic window. */
 void hs_load_options_init(hs_load_options *options);
 
 /* Blocking: reads the checksums, the bitmaps and the devices' state. */
@@ -128,6 +144,15 @@ bool hs_load_attach(hs_load *l, const hs_ram_block *blocks, size_t block_count, 
 
 /* Whether this load brings the pages of a block, so that nobody else must. Any thread. */
 bool hs_load_takes(hs_load *l, const char *idstr, uint64_t length, uint64_t pages_offset);
+
+/*
+ * Any thread: whether the VM may start, since enough of its working set is there, or there will be
+ * no more before it starts. It may start at any time.
+ */
+bool hs_load_ready(hs_load *l);
+
+/* Any thread: the VM starts now. What it waits for is learned. */
+void hs_load_running(hs_load *l);
 
 /* Any thread. */
 void hs_load_get_stats(hs_load *l, hs_load_stats *stats);

@@ -103,6 +103,11 @@ typedef struct hs_snapshot_options {
     void *opaque;
     int kvm_vm_fd;         /* file descriptor of the VM in KVM; -1 = none, and no engine "kvm" */
     uint32_t x_open_traps; /* for tests: HS_OPEN_TRAP_..., engine "kvm"; the image will be torn */
+    /*
+     * Where the pages that were written after the cut are listed (docs/formats/access.md) once the
+     * image is complete. A hint: it is no failure if it cannot be written. NULL: nowhere.
+     */
+    const char *access_path;
 } hs_snapshot_options;
 
 /*

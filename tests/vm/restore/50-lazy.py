@@ -8,61 +8,15 @@ import json
 import re
 import sys
 import time
-from pathlib import Path
 
 sys.path.insert(0, __file__.rpartition("/tests/")[0] + "/tests")
-from support.cluster import Cluster
 from support.image import Image, compare
 from support.lazy import (TRICKLE, complete, differing, flipped, load_of, offset_in, set_bandwidth,
                           truncated, writers_pages)
 from support.outcome import Failed, Report, check, wait_until
-from support.vm import Vm
+from support.solo import MIB, SIZE, Solo
 from support.workplace import Workplace
 from hotsnap.qemu.qmp import QmpError
-
-MIB = 192
-SIZE = MIB << 20
-WRITER = r"^writer solo pages=(\d+) disk=(\d+)"
-APPEND = "hs.writer.mib=48 hs.writer.rate=3000 hs.writer.disk=20"
-
-
-class Solo:
-    """A cluster of one member that writes to memory and disk, saved twice: stopped, as `still`, and
-    while it ran, as `live`."""
-
-    def __init__(self, place: Workplace, **options):
-        self.cluster = Cluster(place, [("solo", "writer", {
-            "append": APPEND, "memory": MIB, "disktag": True, **options})])
-        self.folder = place.path
-        self.cluster.up()
-        self.vm.wait_console(r"writer solo pages=[1-9]\d* disk=[1-9]")
-        self.cluster.snapshot("live")
-        self.vm.qmp.execute("stop")
-        self.cluster.snapshot("still")
-        self.cluster.kill()
-
-    @property
-    def vm(self) -> Vm:
-        return self.cluster["solo"].vm
-
-    def image(self, tag: str) -> Path:
-        return self.cluster.bundles / tag / "solo" / "state"
-
-    def restore(self, tag: str, **arguments) -> None:
-        self.cluster.kill()
-        self.cluster.restore(tag, memory="lazy", **arguments)
-
-    def lines(self, offset: int = 0) -> list[int]:
-        """The counts of pages that the writer told of."""
-        return [int(pages) for pages, _ in re.findall(WRITER, self.vm.text()[offset:], re.M)]
-
-    def goes_on(self, lines: int = 3) -> None:
-        before = len(self.lines())
-        wait_until(lambda: len(self.lines()) >= before + lines,
-                   lambda: f"the writer stands still: {self.vm.text()[-300:]!r}")
-        told = self.lines()[before:]
-        check(told == sorted(set(told)), f"the writer's count does not grow: {told}")
-
 
 def identical(solo: Solo) -> None:
     """Every page by a fault of QEMU's main loop, and then again in the image of a new snapshot."""

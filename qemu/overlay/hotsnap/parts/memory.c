@@ -54,7 +54,7 @@ typedef struct HotsnapMemory {
     hs_snapshot_options options;
     GByteArray *head;
     GArray *blocks, *tids;
-    char *image, *sums;
+    char *image, *sums, *accesses;
 } HotsnapMemory;
 
 static uint32_t open_traps(const HotsnapSnapshotOptions *o)
@@ -135,12 +135,14 @@ static void plan_in_main(void *opaque)
     m->blocks = hotsnap_vmstate_blocks();
     m->image = g_build_filename(m->run->folder, "state", NULL);
     m->sums = g_build_filename(m->run->folder, "state.sums", NULL);
+    m->accesses = g_build_filename(m->run->folder, "access", NULL);
 
     hs_snapshot_options_init(&m->options);
     m->options.engine = HotsnapEngine_str(o->has_engine ? o->engine
                                                   : HOTSNAP_ENGINE_AUTO);
     m->options.image_path = m->image;
     m->options.sums_path = m->sums;
+    m->options.access_path = m->accesses;
     m->options.stream_head = m->head->data;
     m->options.stream_head_size = m->head->len;
     m->options.section_footer = hotsnap_vmstate_has_footers();
@@ -163,6 +165,7 @@ static void plan_clear(HotsnapMemory *m)
     g_clear_pointer(&m->head, g_byte_array_unref);
     g_clear_pointer(&m->image, g_free);
     g_clear_pointer(&m->sums, g_free);
+    g_clear_pointer(&m->accesses, g_free);
 }
 
 /*
@@ -367,7 +370,9 @@ static void memory_stop(void *opaque, const char *reason)
 
 static void memory_undo(void *opaque, const char *reason)
 {
-    static const char *const files[] = { "state", "state.sums", "state.dump" };
+    static const char *const files[] = {
+        "state", "state.sums", "state.dump", "access"
+    };
     HotsnapMemory *m = opaque;
     hs_snapshot *doomed;
 

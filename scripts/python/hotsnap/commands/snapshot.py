@@ -123,7 +123,7 @@ def _note_disks(state: State, fleet: Fleet) -> None:
 def restore(state: State, fleet: Fleet, saved: bundle.Bundle, replace: bool = False,
             timeout: float | None = None, every_checksum: bool = True,
             quiet: bool = False, memory: str | None = None,
-            bandwidth: int | None = None) -> str:
+            bandwidth: int | None = None, window: int | None = None) -> str:
     """Brings the cluster back from a bundle; the caller holds the lock. Returns how memory is
     loaded: `memory` ("lazy" or "full"), or if that is None, lazy where it is possible, else full.
 
@@ -167,7 +167,7 @@ def restore(state: State, fleet: Fleet, saved: bundle.Bundle, replace: bool = Fa
                      "members": member_addresses(state, names)}
         with fleet.qmp(initiator) as qmp:
             try:
-                qmp.execute("hotsnap-restore", {**arguments, **_memory(how, bandwidth)})
+                qmp.execute("hotsnap-restore", {**arguments, **_memory(how, bandwidth, window)})
                 jobs.follow(qmp, RESTORE_JOB, timeout, watcher)
             except jobs.JobFailed as error:
                 if memory or how == "full" or not _ON_DEMAND_REFUSED.search(str(error)):
@@ -198,10 +198,11 @@ def restore(state: State, fleet: Fleet, saved: bundle.Bundle, replace: bool = Fa
 _ON_DEMAND_REFUSED = re.compile(r"load (it )?in full")
 
 
-def _memory(how: str, bandwidth: int | None) -> dict[str, Any]:
+def _memory(how: str, bandwidth: int | None, window: int | None) -> dict[str, Any]:
     if how == "full":
         return {}
-    return {"memory": how, **({"bandwidth": bandwidth} if bandwidth else {})}
+    return {"memory": how, **({"bandwidth": bandwidth} if bandwidth else {}),
+            **({"window": window} if window is not None else {})}
 
 
 def _check_whole(saved: bundle.Bundle, every_checksum: bool, quiet: bool, memory: bool = True
