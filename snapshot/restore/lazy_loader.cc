@@ -22,6 +22,7 @@ namespace {
 constexpr uint64_t untrapped_gap = 512;    // zero pages in a row that get no trap: 2 MiB
 constexpr size_t most_spans = 1024;        // of a block
 constexpr uint64_t direct_bytes = 1 << 20; // smaller blocks are not worth a trap
+constexpr uint64_t largest_page = 2 << 20;
 constexpr uint64_t untrappable_bytes = 64 << 20;
 constexpr int poll_ms = 20;
 
@@ -33,8 +34,9 @@ void check_kind(const MemoryBlock &block) {
     if (block.read_only) {
         refuse(block, "is mapped read-only and cannot be loaded on demand");
     }
-    if (block.huge()) {
-        refuse(block, "has huge pages, which cannot be loaded on demand yet");
+    if (block.page_size > largest_page) {
+        refuse(block, "has huge pages of more than 2 MiB, of which each would make the guest wait "
+                      "too long");
     }
 }
 
@@ -96,15 +98,19 @@ std::vector<std::byte> LazyLoader::read_block(const ImageBlock &image) const {
 }
 
 bool LazyLoader::trap_block(const ImageBlock &image, const MemoryBlock &block) {
-    if (block.length <= direct_bytes || (block.fd >= 0 && !block.shared)) {
+    // What is absent in private memory would come from the file; that of huge pages is empty.
+    if (block.length <= direct_bytes || (block.fd >= 0 && !block.shared && !block.huge())) {
         return false;
     }
-    for (const PageSpan &span : trapped_spans(image, untrapped_gap, most_spans)) {
+    const uint64_t unit = block.page_size / page_bytes;
+    for (const PageSpan &span :
+         in_units(trapped_spans(image, untrapped_gap, most_spans), unit, image.pages())) {
         Range range;
         range.image = &image;
         range.block_host = block.host;
         range.span = span;
-        if (!trap_->trap(range.address(), range.bytes())) {
+        range.unit = unit;
+        if (!trap_->trap(range.address(), range.bytes(), block.huge())) {
             std::erase_if(ranges_, [&](const Range &r) { return r.block_host == block.host; });
             return false;
         }
@@ -140,10 +146,16 @@ void LazyLoader::attach(std::vector<MemoryBlock> blocks, bool &changed) {
     std::vector<Direct> direct;
     bool any_shared = false;
     uint64_t found = 0;
+    uint64_t largest = page_bytes;
     for (const MemoryBlock &block : blocks) {
         any_shared = any_shared || block.shared;
+        largest = std::max(largest, std::min(block.page_size, largest_page));
     }
-    trap_ = std::make_unique<MissingTrap>(any_shared);
+    trap_ = std::make_unique<MissingTrap>(any_shared, largest > page_bytes);
+    if (largest > page_bytes) {
+        demand_buffer_ = AlignedBuffer(std::max(largest, group_bytes));
+        load_buffer_ = AlignedBuffer(std::max(largest, load_pages * page_bytes));
+    }
     for (const MemoryBlock &block : blocks) {
         const ImageBlock *image = block.length == 0 ? nullptr : image_of(block);
         if (image == nullptr) {

@@ -51,6 +51,7 @@
 #include <mutex>
 #include <optional>
 #include <shared_mutex>
+#include <span>
 #include <string>
 #include <thread>
 #include <utility>
@@ -109,12 +110,14 @@ class LazyLoader {
         std::byte *block_host = nullptr;
         PageSpan span;             // pages of the block
         uint64_t ledger_first = 0; // number of its first page in the ledger
+        uint64_t unit = 1;         // pages that are there together: those of a huge page
         bool forgotten = false;    // under installing_
 
         std::byte *host(uint64_t page) const { return block_host + page * page_bytes; }
         uint64_t number(uint64_t page) const { return ledger_first + page - span.first; }
-        uint64_t address() const { return reinterpret_cast<uint64_t>(host(span.first)); }
-        uint64_t bytes() const { return span.count * page_bytes; }
+        uint64_t address_of(uint64_t page) const { return reinterpret_cast<uint64_t>(host(page)); }
+        uint64_t address() const { return address_of(span.first); }
+        uint64_t bytes() const { return (span.count + unit - 1) / unit * unit * page_bytes; }
         uint64_t file_offset(uint64_t page) const {
             return image->pages_offset + page * page_bytes;
         }
@@ -153,6 +156,9 @@ class LazyLoader {
     void learn();
     void load_ranges();
     uint64_t load_run(const Range &range, const PageSpan &run, bool stored); // bytes read
+    uint64_t load_units(const Range &range, const PageSpan &run);            // the same
+    bool load_unit(const Range &range, uint64_t page, std::span<std::byte> buffer, Manner manner,
+                   bool lead);
     void load_damaged();
     void wait_for_news();
     void heed();
@@ -161,6 +167,9 @@ class LazyLoader {
     bool news() const; // under mutex_: on_failed is due
     bool all_present(const Range &range, const PageSpan &run) const;
 
+    static void must_be_installed(const Range &range, uint64_t page, MissingTrap::Outcome outcome);
+    void save_unit(const Range &range, const PageSpan &unit, Manner manner,
+                   std::optional<uint64_t> lead);
     // Installs those pages of the run that are good and absent. `lead`: the page that was touched.
     void install(const Range &range, const PageSpan &run, const std::byte *content,
                  const bool *good, Manner manner, std::optional<uint64_t> lead);

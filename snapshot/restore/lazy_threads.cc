@@ -51,19 +51,12 @@ void LazyLoader::install(const Range &range, const PageSpan &run, const std::byt
                 end++;
             }
             if (end > i) {
-                const auto address = reinterpret_cast<uint64_t>(range.host(first + i));
                 const uint64_t bytes = (end - i) * page_bytes;
-                const auto outcome =
-                    content == nullptr
-                        ? trap_->install_zeros(address, bytes)
-                        : trap_->install(address, {content + (at + i) * page_bytes, bytes});
-                if (outcome != MissingTrap::Outcome::installed) {
-                    throw Error("guest memory block \"" + range.image->idstr + "\" at offset " +
-                                std::to_string((first + i) * page_bytes) +
-                                (outcome == MissingTrap::Outcome::occupied
-                                     ? " had content before it was loaded: this is a bug"
-                                     : " was taken away while it was loaded: this is a bug"));
-                }
+                const auto outcome = content == nullptr
+                                         ? trap_->install_zeros(range.address_of(first + i), bytes)
+                                         : trap_->install(range.address_of(first + i),
+                                                          {content + (at + i) * page_bytes, bytes});
+                must_be_installed(range, first + i, outcome);
             }
             i = std::max(end, i + 1);
         }
@@ -158,6 +151,9 @@ bool LazyLoader::serve(const Waiting &waiting) {
     const uint64_t end = std::min(group + group_pages, range.span.first + range.span.count);
     const PageSpan run = run_around(*range.image, page, {first, end - first});
     const Manner manner = manner_of(waiting.tid);
+    if (range.unit > 1) {
+        return load_unit(range, page, demand_buffer_.bytes(), manner, true);
+    }
     if (!range.image->stored(page)) {
         install(range, run, nullptr, nullptr, manner, page);
         return true;
@@ -273,6 +269,9 @@ uint64_t LazyLoader::load_run(const Range &range, const PageSpan &run, bool stor
     if (all_present(range, run)) {
         return 0;
     }
+    if (range.unit > 1) {
+        return load_units(range, run);
+    }
     if (!stored) {
         install(range, run, nullptr, nullptr, Manner::background, std::nullopt);
         return 0;
@@ -290,6 +289,89 @@ uint64_t LazyLoader::load_run(const Range &range, const PageSpan &run, bool stor
         }
     }
     return content.size();
+}
+
+uint64_t LazyLoader::load_units(const Range &range, const PageSpan &run) {
+    const uint64_t before = bytes_read_;
+    for (uint64_t page = run.first; page < run.first + run.count;
+         page = (page / range.unit + 1) * range.unit) {
+        load_unit(range, page, load_buffer_.bytes(), Manner::background, false);
+    }
+    return bytes_read_ - before; // with those of faults meanwhile, which is little
+}
+
+// Loads a huge page. It is there as a whole or not at all, so one damaged page keeps all of it
+// away. False when it cannot be loaded. `lead`: `page` was touched.
+bool LazyLoader::load_unit(const Range &range, uint64_t page, std::span<std::byte> buffer,
+                           Manner manner, bool lead) {
+    const uint64_t first = page / range.unit * range.unit;
+    const uint64_t count = std::min(range.unit, range.image->pages() - first);
+    if (ledger_->saved(range.number(first))) {
+        return true;
+    }
+    const auto content = buffer.first(range.unit * page_bytes);
+    std::ranges::fill(content, std::byte{0});
+    std::array<bool, load_pages> good{};
+    const bool whole =
+        each_run(*range.image, {first, count}, load_pages, [&](const PageSpan &run, bool stored) {
+            if (!stored) {
+                return true;
+            }
+            const std::string why = file_.read_pages(
+                range.file_offset(run.first),
+                content.subspan((run.first - first) * page_bytes, run.count * page_bytes),
+                std::span(good).first(run.count), VerifiedFile::Order::sequential);
+            bytes_read_.fetch_add(run.count * page_bytes, std::memory_order_relaxed);
+            const auto bad = std::find(good.begin(), good.begin() + run.count, false);
+            if (bad != good.begin() + run.count) {
+                note_damage(range, run.first + static_cast<uint64_t>(bad - good.begin()), why);
+                return false;
+            }
+            return true;
+        });
+    if (!whole) {
+        return ledger_->saved(range.number(first)); // another thread has read it well
+    }
+    {
+        const std::shared_lock lock(installing_);
+        if (range.forgotten || !ledger_->claim_unit(range.number(first), count)) {
+            return true;
+        }
+        must_be_installed(range, first, trap_->install(range.address_of(first), content));
+        save_unit(range, {first, count}, manner, lead ? std::optional(page) : std::nullopt);
+    }
+    forget_damage(range, {first, count});
+    return true;
+}
+
+// The first page of a huge page stands for all of it, hence last.
+void LazyLoader::save_unit(const Range &range, const PageSpan &unit, Manner manner,
+                           std::optional<uint64_t> lead) {
+    for (uint64_t at = (unit.count - 1) / group_pages * group_pages;; at -= group_pages) {
+        const uint64_t count = std::min<uint64_t>(group_pages, unit.count - at);
+        unsigned zero = 0;
+        unsigned neighbors = 0;
+        for (uint64_t i = 0; i < count; i++) {
+            zero |= range.image->stored(unit.first + at + i) ? 0u : 1u << i;
+            neighbors |= lead && *lead != unit.first + at + i ? 1u << i : 0u;
+        }
+        ledger_->save(range.number(unit.first + at), static_cast<GroupMask>((1u << count) - 1),
+                      static_cast<GroupMask>(zero), static_cast<GroupMask>(neighbors), manner);
+        if (at == 0) {
+            return;
+        }
+    }
+}
+
+void LazyLoader::must_be_installed(const Range &range, uint64_t page,
+                                   MissingTrap::Outcome outcome) {
+    if (outcome != MissingTrap::Outcome::installed) {
+        throw Error("guest memory block \"" + range.image->idstr + "\" at offset " +
+                    std::to_string(page * page_bytes) +
+                    (outcome == MissingTrap::Outcome::occupied
+                         ? " had content before it was loaded: this is a bug"
+                         : " was taken away while it was loaded: this is a bug"));
+    }
 }
 
 void LazyLoader::load_damaged() {

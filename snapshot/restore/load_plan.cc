@@ -47,6 +47,20 @@ std::vector<PageSpan> trapped_spans(const ImageBlock &block, uint64_t least_gap,
     return spans;
 }
 
+std::vector<PageSpan> in_units(const std::vector<PageSpan> &spans, uint64_t unit, uint64_t pages) {
+    std::vector<PageSpan> found;
+    for (const PageSpan &span : spans) {
+        const uint64_t first = span.first / unit * unit;
+        const uint64_t end = std::min(pages, (span.first + span.count + unit - 1) / unit * unit);
+        if (!found.empty() && first <= found.back().first + found.back().count) {
+            found.back().count = end - found.back().first;
+        } else {
+            found.push_back({first, end - first});
+        }
+    }
+    return found;
+}
+
 bool each_run(const ImageBlock &block, const PageSpan &span, uint64_t most,
               const std::function<bool(const PageSpan &run, bool stored)> &step) {
     const uint64_t end = span.first + span.count;

@@ -24,6 +24,10 @@ struct PageSpan {
 // in, too.
 std::vector<PageSpan> trapped_spans(const ImageBlock &block, uint64_t least_gap, size_t most);
 
+// The spans made longer until they begin and end on units of so many pages, of a block of `pages`,
+// whose last unit may be short; those that touch are one.
+std::vector<PageSpan> in_units(const std::vector<PageSpan> &spans, uint64_t unit, uint64_t pages);
+
 // Calls `step` for each run of pages of one kind (stored, or zero) in the span, of at most `most`
 // pages, in the order of the file; ends early when it returns false, and returns that.
 bool each_run(const ImageBlock &block, const PageSpan &span, uint64_t most,

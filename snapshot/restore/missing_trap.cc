@@ -15,12 +15,13 @@
 
 namespace hotsnap::memory {
 
-MissingTrap::MissingTrap(bool shared) {
+MissingTrap::MissingTrap(bool shared, bool huge) {
     const uint64_t offered = offered_uffd_features();
-    const uint64_t needed = shared ? UFFD_FEATURE_MISSING_SHMEM : 0;
+    const uint64_t needed =
+        (shared ? UFFD_FEATURE_MISSING_SHMEM : 0) | (huge ? UFFD_FEATURE_MISSING_HUGETLBFS : 0);
     if ((needed & ~offered) != 0) {
-        throw Error("this kernel's userfaultfd cannot load shared memory on demand; give the guest "
-                    "private memory (-object memory-backend-ram), or load in full");
+        throw Error("this kernel's userfaultfd cannot load memory of this kind on demand; give the "
+                    "guest private memory (-object memory-backend-ram), or load in full");
     }
     uffd_ = open_uffd();
     uffdio_api api{};
@@ -35,7 +36,7 @@ MissingTrap::MissingTrap(bool shared) {
     }
 }
 
-bool MissingTrap::trap(uint64_t address, uint64_t length) {
+bool MissingTrap::trap(uint64_t address, uint64_t length, bool huge) {
     uffdio_register request{};
     request.range = {address, length};
     request.mode = UFFDIO_REGISTER_MODE_MISSING;
@@ -48,8 +49,9 @@ bool MissingTrap::trap(uint64_t address, uint64_t length) {
                            : errno == ENOMEM ? "raise sysctl vm.max_map_count, or load in full"
                                              : "load in full");
     }
-    const uint64_t both = uint64_t{1} << _UFFDIO_COPY | uint64_t{1} << _UFFDIO_ZEROPAGE;
-    return (request.ioctls & both) == both;
+    const uint64_t needed = uint64_t{1} << _UFFDIO_COPY | uint64_t{huge ? 0u : 1u}
+                                                              << _UFFDIO_ZEROPAGE;
+    return (request.ioctls & needed) == needed;
 }
 
 void MissingTrap::release(uint64_t address, uint64_t length) {

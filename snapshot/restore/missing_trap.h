@@ -30,13 +30,14 @@ class MissingTrap {
         gone,     // the memory is not mapped, or not trapped, any more
     };
 
-    // Throws Error when userfaultfd is not permitted or lacks a feature. `shared`: some of the
-    // memory is.
-    explicit MissingTrap(bool shared);
+    // Throws Error when userfaultfd is not permitted or lacks a feature. `shared`, `huge`: some of
+    // the memory is.
+    MissingTrap(bool shared, bool huge);
 
     // From now on a page that is not there is absent. False when memory of this kind cannot be
-    // trapped; throws Error after another failure. The range is in whole pages.
-    bool trap(uint64_t address, uint64_t length);
+    // trapped; throws Error after another failure. The range is in whole pages, `huge` or not; huge
+    // pages cannot be given to install_zeros.
+    bool trap(uint64_t address, uint64_t length, bool huge);
 
     // Wakes those who wait; pages that are not there read as zeros again. Ignores failures: the
     // memory may be gone.

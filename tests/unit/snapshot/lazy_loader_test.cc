@@ -228,27 +228,14 @@ TEST_P(LazyLoad, WhatDoesNotFitIsRefusedBeforeAnythingIsChanged) {
     EXPECT_EQ(target.copy(), before);
 }
 
-TEST(LazyLoadRefused, HugePages) {
-    Region source("pc.ram", Kind::anonymous, 4 * MiB);
-    Region target("pc.ram", Kind::huge_memfd, 4 * MiB);
-    if (!target.usable()) {
-        GTEST_SKIP() << target.why();
-    }
-    source.fill(0, 10);
-    SavedImage saved({&source});
-    Load load(saved);
-    ASSERT_EQ(load.open(), "");
-    EXPECT_NE(load.attach({&target}).find("huge pages"), std::string::npos);
-}
-
 // Why hs_load_free refuses while pages are absent. If this fails, the kernel has changed.
 TEST(LazyLoadControl, AClosedDescriptorShowsZeros) {
     Region region("pc.ram", Kind::anonymous, 2 * MiB);
     region.fill(0, 512);
     std::atomic<int> seen = -1;
-    auto trap = std::make_unique<MissingTrap>(false);
+    auto trap = std::make_unique<MissingTrap>(false, false);
     const auto address = reinterpret_cast<uint64_t>(region.memory());
-    ASSERT_TRUE(trap->trap(address, region.length()));
+    ASSERT_TRUE(trap->trap(address, region.length(), false));
     ASSERT_EQ(madvise(region.memory(), region.length(), MADV_DONTNEED), 0);
     std::thread guest([&] { seen = guest_read(region.memory() + 9 * page_bytes); });
     std::array<MissingTrap::Fault, 1> fault;
@@ -264,9 +251,9 @@ TEST(LazyLoadControl, AClosedDescriptorShowsZeros) {
 TEST(LazyLoadControl, TheKernelDoesNotInstallOverAPage) {
     Region region("pc.ram", Kind::anonymous, 2 * MiB);
     region.fill(0, 1);
-    MissingTrap trap(false);
+    MissingTrap trap(false, false);
     const auto address = reinterpret_cast<uint64_t>(region.memory());
-    ASSERT_TRUE(trap.trap(address, region.length()));
+    ASSERT_TRUE(trap.trap(address, region.length(), false));
     const std::vector<std::byte> page(page_bytes, std::byte{7});
     EXPECT_EQ(trap.install(address, page), MissingTrap::Outcome::occupied);
     EXPECT_EQ(trap.install(address + 9 * page_bytes, page), MissingTrap::Outcome::installed);

@@ -95,6 +95,15 @@ RC_GTEST_PROP(LoadPlan, TheRunAroundAPageIsTheLongest, ()) {
                block.stored(run.first + run.count) != block.stored(page)));
 }
 
+TEST(LoadPlan, SpansInUnits) {
+    using Spans = std::vector<PageSpan>;
+    EXPECT_EQ(in_units({{5, 3}, {9, 1}, {40, 2}, {63, 1}}, 8, 66),
+              (Spans{{0, 16}, {40, 8}, {56, 8}}));
+    EXPECT_EQ(in_units({{64, 1}}, 8, 66), (Spans{{64, 2}}));
+    EXPECT_EQ(in_units({{5, 3}, {9, 1}}, 1, 66), (Spans{{5, 3}, {9, 1}}));
+    EXPECT_TRUE(in_units({}, 8, 66).empty());
+}
+
 } // namespace
 
 } // namespace hotsnap::memory

@@ -15,7 +15,8 @@ from support.lazy import (TRICKLE, complete, differing, flipped, load_of, offset
                           truncated, writers_pages)
 from support.outcome import Failed, Report, check, wait_until
 from support.solo import MIB, SIZE, Solo
-from support.workplace import Workplace
+from support.tier import left_to_all
+from support.workplace import HugePages, Workplace
 from hotsnap.qemu.qmp import QmpError
 
 def identical(solo: Solo) -> None:
@@ -288,6 +289,17 @@ def shared(solo: Solo) -> None:
     check(not pages, f"{len(pages)} pages differ: {pages[:3]}")
 
 
+def huge() -> None:
+    """Pages of 2 MiB, private and shared, each by the guest's faults and then in the background."""
+    with HugePages(MIB // 2 + 8):
+        for share in ("on",) if left_to_all("huge pages in private memory") else ("on", "off"):
+            with Workplace() as place:
+                shared(Solo(place, machine="q35,memory-backend=ram", memory_args=[
+                    "-object", f"memory-backend-memfd,id=ram,size={MIB}M,hugetlb=on,"
+                               f"hugetlbsize=2M,share={share}"]))
+
+
 main = Report()
 run(main)
+main.run("huge-pages", huge)
 main.exit()
