@@ -19,6 +19,8 @@ QEMU_CONFIGURE=(
     --extra-cflags=-g1 --enable-membarrier --enable-malloc-trim --enable-vnc --enable-trace-backends=log
     # For TLS between members; GnuTLS 3.7 takes 1.0 and 1.1 for normal, too.
     --enable-gnutls --tls-priority=NORMAL:-VERS-TLS1.1:-VERS-TLS1.0
+    # Formats of golden images that labs have.
+    --enable-vmdk --enable-vdi --enable-vhdx --enable-vpc --enable-qed
 )
 # The last is for a test: a process that writes guest memory behind the back of QEMU.
 QEMU_PROGRAMS=(qemu-system-x86_64 qemu-img qemu-io contrib/vhost-user-blk/vhost-user-blk)

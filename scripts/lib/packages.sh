@@ -16,7 +16,7 @@ declare -A PACKAGE_SETS=(
     [qemu]="libglib2.0-dev libpixman-1-dev zlib1g-dev libaio-dev libslirp-dev libfdt-dev
         libcap-ng-dev libgnutls28-dev flex bison perl rsync"
     # firmware for a QEMU that has none bundled (see --firmwarepath in builds.sh)
-    [firmware]="seabios qemu-system-data ipxe-qemu"
+    [firmware]="seabios qemu-system-data ipxe-qemu ovmf"
     # the operator's command, and the VM tests
     [operator]="python3 python3-xxhash iproute2 util-linux mount e2fsprogs"
     # certificates for the VM tests
