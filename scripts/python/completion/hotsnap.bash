@@ -52,7 +52,7 @@ _hotsnap() {
     case $command in
     '') words='up ps snapshot group every ls show verify restore rm down --file --version --help' ;;
     up) words='--fresh' ;;
-    snapshot) words='--initiator --group --bandwidth --engine --within --strict --timeout' ;;
+    snapshot) words='--initiator --group --note --bandwidth --engine --within --strict --timeout' ;;
     every)
         words='--keep --keep-hourly --keep-daily --prefix --max-failures --status'
         words+=' --initiator --bandwidth --engine --within --strict --timeout'

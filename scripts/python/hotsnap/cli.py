@@ -90,6 +90,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--group", metavar="NAME",
                      help="save the disks of this group only, without memory and without a pause: "
                           "all as of one instant, as after a power failure")
+    sub.add_argument("--note", metavar="TEXT", help="words to remember it by, for ls and show")
     snapshot_options.add_to(sub)
     sub.add_argument("--timeout", metavar="SECONDS", type=float,
                      help="cancel the snapshot when it takes longer (default: no limit)")
@@ -185,7 +186,7 @@ def _snapshot(options: argparse.Namespace) -> int:
                          f"{', --'.join(snapshot_options.OPTIONS)} with --group")
     with state.locked():
         made = snapshot.snapshot(state, fleet, options.tag, options.initiator, options.timeout,
-                                 options.json, options.group, **chosen)
+                                 options.json, options.group, options.note, **chosen)
     if options.json:
         print_json(listing.summary(state.bundles, made.tag))
     else:
@@ -219,7 +220,7 @@ def _show(options: argparse.Namespace) -> int:
     if options.svg:
         timeline.draw(found, options.svg)
     if options.json:
-        print_json(found.manifest.dump())
+        print_json({**found.manifest.dump(), "notes": found.notes().dump()})
     else:
         print(listing.details(found))
     return 0
@@ -263,7 +264,8 @@ def _rm(options: argparse.Namespace) -> int:
     merged = sum(len(m["removed"]) for m in done["merged"])
     print(f"removed {options.tag}; disk layers: {len(done['deleted'])} deleted, {merged} merged")
     for path in done["kept_unneeded"]:
-        print(f"kept {path}: several layers lie over it")
+        print(f"kept {path}: several layers lie over it, or UEFI's variables are in it, whose last "
+              "layers are joined when the member is down")
     if done["remark"]:
         say(done["remark"])
     return 0

@@ -6,7 +6,7 @@ import tempfile
 import unittest
 
 from hotsnap.errors import UsageError
-from hotsnap.model import cluster
+from hotsnap.model import cluster, units
 from hotsnap.model.tomlpos import Positions
 
 GOOD = """\
@@ -49,8 +49,8 @@ class ClusterFile(unittest.TestCase):
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
         self.folder = folder.name
-        with open(os.path.join(self.folder, "golden.qcow2"), "wb"):
-            pass
+        with open(os.path.join(self.folder, "golden.qcow2"), "wb") as stream:
+            stream.write(b"QFI\xfb\0\0\0\3")
 
     def load(self, text):
         path = os.path.join(self.folder, "cluster.toml")
@@ -109,6 +109,9 @@ class ClusterFile(unittest.TestCase):
             ('image = "golden.qcow2"', 'image = "gone.img"', 13,
              ("member[0].disk[0].image", "does not exist")),
             ('image = "golden.qcow2"', '# nothing', 12, ("member[0].disk[0]", "image", "size")),
+            ('size = "1G"', 'size = "1G"\n  format = "raw"', 17, ("member[0].disk[1].format",)),
+            ('cpus = 2', 'firmware = "efi"', 10, ("member[0].firmware", "bios, uefi")),
+            ('memory = "256M"', 'firmware = 1', 3, ("cluster.firmware", "must be a string")),
             ('size = "1G"', 'size = "1G"\n  image = "golden.qcow2"', 15, ("member[0].disk[1]",)),
             ('size = "1G"', 'size = 1000', 16, ("member[0].disk[1].size", "512")),
             ('interface = "virtio-scsi"', 'interface = "ide"', 18,
@@ -116,6 +119,7 @@ class ClusterFile(unittest.TestCase):
             ('network = "lan"\n\n', 'network = "wan"\n\n', 22, ("member[0].nic[0].network",)),
             ('AA:00:01', 'AA:00', 30, ("member[1].nic[0].mac",)),
             ('"52:54:00:AA:00:01"', '"53:54:00:AA:00:01"', 30, ("multicast",)),
+            ('"52:54:00:AA:00:01"', '"00:00:00:00:00:00"', 30, ("member[1].nic[0].mac", "leave")),
             ('queues = 2', 'queues = 0', 31, ("member[1].nic[0].queues", "1 to 256")),
             ('queues = 2', 'queues = 257', 31, ("member[1].nic[0].queues", "1 to 256")),
             ('queues = 2', 'queues = 2\n  model = "e1000"', 31,
@@ -146,17 +150,17 @@ class ClusterFile(unittest.TestCase):
 
     def test_sizes(self):
         for text, value in (("0", 0), ("4096", 4096), ("2K", 2048), ("3GiB", 3 << 30)):
-            self.assertEqual(cluster.parse_size(text), value)
+            self.assertEqual(units.parse_size(text), value)
         for text in ("", "-1", "1.5G", "G", "1P", "1 M"):
             with self.assertRaises(ValueError):
-                cluster.parse_size(text)
+                units.parse_size(text)
 
     def test_durations(self):
         for text, value in (("20", 20), ("20s", 20), ("1.5m", 90), ("500ms", 0.5), ("2h", 7200)):
-            self.assertAlmostEqual(cluster.parse_duration(text), value)
+            self.assertAlmostEqual(units.parse_duration(text), value)
         for text in ("", "-1", "0", "0s", "1 s", "1d", "s", "inf", "nan", "1e3"):
             with self.assertRaises(ValueError):
-                cluster.parse_duration(text)
+                units.parse_duration(text)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..disks import merge, survey
 from ..errors import HotsnapError
-from ..formats import qcow2
+from ..formats import images, qcow2
 from ..model import bundle
 from ..model.cluster import Member
 from ..model.state import MemberState, State
@@ -56,9 +56,13 @@ def fresh_disks(state: State, member: Member, image_tool: str) -> dict[str, str]
                 continue
             path = state.new_layer(member.name, disk.id)
             made[disk.id] = path
-            if disk.image:
+            if disk.image and disk.format in images.COPIED:
+                binaries.create_copy(image_tool, path, disk.image, disk.format)
+            elif disk.image:
                 binaries.create_overlay(image_tool, path, disk.image, disk.format)
                 state.note_image(path, disk.image)
+            elif disk.interface == "pflash":
+                binaries.create_copy(image_tool, path, binaries.uefi()[1], "raw")
             else:
                 binaries.create_empty(image_tool, path, disk.size or 0)
     except BaseException:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from ..disks import merge, survey
+from ..disks import ancestry, merge, survey
 from ..errors import HotsnapError
 from ..model import bundle
 from ..model.state import State
@@ -16,6 +16,7 @@ from . import recovery
 
 MANNERS = (("background", "BACKGROUND"), ("guest_write", "GUEST"), ("dma_write", "DMA"),
            ("kvm_write", "KVM"))
+NOTE_WIDTH = 40
 
 
 def summary(directory: str, name: str) -> dict[str, Any]:
@@ -39,7 +40,8 @@ def summary(directory: str, name: str) -> dict[str, Any]:
                members=[member.name for member in found.members],
                downtime_max_ms=round(found.downtime_max_ms(), 3),
                backoff_max_ms=None if backoff is None else round(backoff, 3),
-               frames=found.frames(), lost=found.lost(), bytes=found.disk_bytes())
+               frames=found.frames(), lost=found.lost(), bytes=found.disk_bytes(),
+               note=_note(found))
     return row
 
 
@@ -47,21 +49,45 @@ def _or_dash(milliseconds: float | None) -> str:
     return "-" if milliseconds is None else f"{milliseconds:.1f}ms"
 
 
+def _note(found: bundle.Bundle) -> str | None:
+    try:
+        return found.notes().note
+    except HotsnapError as error:
+        return str(error)
+
+
+def _with_parents(state: State, rows: list[dict[str, Any]]) -> list[tuple[int, dict[str, Any]]]:
+    """The rows as a tree: each with its depth, below the snapshot that it came from."""
+    parent = ancestry.parents(bundle.survey(state.bundles)[0])
+    for row in rows:
+        row["parent"] = parent.get(row["tag"])
+    of = {row["tag"]: row for row in rows}
+    return [(depth, of[tag]) for depth, tag in ancestry.tree(of, parent)]
+
+
 def ls(state: State, as_json: bool) -> None:
     rows = [summary(state.bundles, name) for name in bundle.folders(state.bundles)]
+    branches = _with_parents(state, rows)
     if as_json:
         print_json({"directory": state.bundles, "bundles": rows})
         return
     print(table(("TAG", "STATUS", "CONTENT", "CREATED", "MEMBERS", "DOWNTIME", "BACKOFF", "FRAMES",
-                 "SIZE"),
-                [(r["tag"], r["status"], r["content"], r["created"], len(r["members"]),
-                  f"{r['downtime_max_ms']:.1f}ms", _or_dash(r["backoff_max_ms"]), r["frames"],
-                  human_size(r["bytes"])) if r["status"] == "complete"
-                 else (r["tag"], r["status"], *"-------") for r in rows],
+                 "SIZE", "NOTE"),
+                [("  " * depth + r["tag"], r["status"], r["content"], r["created"],
+                  len(r["members"]), f"{r['downtime_max_ms']:.1f}ms",
+                  _or_dash(r["backoff_max_ms"]), r["frames"], human_size(r["bytes"]),
+                  _brief(r["note"])) if r["status"] == "complete"
+                 else (r["tag"], r["status"], *"--------") for depth, r in branches],
                 right="MEMBERS DOWNTIME BACKOFF FRAMES SIZE"))
     for row in rows:
         if row["error"]:
             say(f"{row['tag']}: {row['error']}")
+
+
+def _brief(note: str | None) -> str:
+    """The first line of a note, if it is not too long."""
+    line = (note or "-").split("\n")[0]
+    return line if len(line) <= NOTE_WIDTH else line[:NOTE_WIDTH - 1] + "…"
 
 
 def report(found: bundle.Bundle) -> str:
@@ -118,7 +144,8 @@ def _finish(finish: bundle.Finish | None) -> list[str]:
 
 
 def details(found: bundle.Bundle) -> str:
-    lines = [report(found), ""]
+    note = _note(found)
+    lines = [*([note, ""] if note else []), report(found), ""]
     if not found.only_disks:
         lines.append(table(("PAIR", "BACKOFF"),
                            [(f"{pair.a} - {pair.b}", f"{pair.us / 1000:.2f}ms")

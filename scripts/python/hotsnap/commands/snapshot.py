@@ -10,13 +10,14 @@ from typing import Any
 from ..disks import merge
 from ..errors import HotsnapError, UsageError
 from ..host import userfault
-from ..model import bundle, groups
+from ..model import bundle, groups, notes
+from ..model.disk_table import id_of
 from ..model.state import State
 from ..qemu import binaries, jobs, machine
 from ..qemu.fleet import Fleet
 from ..qemu.qmp import QmpClosed, QmpError, QmpFailure, QmpTimeout
 from ..ui.output import Progress, human_size, say
-from . import recovery, verify
+from . import recovery, restorable, verify
 
 SNAPSHOT_JOB = "hotsnap-snapshot"
 RESTORE_JOB = "hotsnap-restore"
@@ -51,7 +52,7 @@ class _Watcher:
 
 def snapshot(state: State, fleet: Fleet, tag: str, initiator: str | None = None,
              timeout: float | None = None, quiet: bool = False, group: str | None = None,
-             **options: Any) -> bundle.Bundle:
+             note: str | None = None, **options: Any) -> bundle.Bundle:
     """Takes a snapshot of the whole cluster, or of the disks of a group; the caller holds the lock.
     `options` are those of hotsnap-cluster, as snapshot_options.chosen() gives them."""
     bundle.check_tag(tag)
@@ -78,6 +79,7 @@ def snapshot(state: State, fleet: Fleet, tag: str, initiator: str | None = None,
     if os.path.lexists(path + bundle.PARTIAL):
         raise HotsnapError(f"{path}{bundle.PARTIAL} is left of a snapshot that did not complete: "
                            f"run 'hotsnap rm {tag}{bundle.PARTIAL}' first")
+    media = {} if group else restorable.check(state, fleet)
     arguments = {"job-id": SNAPSHOT_JOB, "tag": tag, "directory": state.bundles,
                  "members": member_addresses(state, names), **options}
     watcher = _Watcher(f"snapshot {tag}", quiet)
@@ -101,6 +103,7 @@ def snapshot(state: State, fleet: Fleet, tag: str, initiator: str | None = None,
         raise
     finally:
         watcher.progress.clear()
+    notes.write(path, notes.Notes(note=note, media=media))
     _note_disks(state, fleet)
     return bundle.read(path)
 
@@ -150,6 +153,7 @@ def restore(state: State, fleet: Fleet, saved: bundle.Bundle, replace: bool = Fa
     frozen = {m.name: _frozen_disks(state, m) for m in saved.members}
     machines = {m.name: m.machine for m in saved.members}
     _same_hardware(state, fleet, saved)
+    discs = restorable.discs(state, saved)
     initiator = saved.manifest.initiator
     watcher = _Watcher(f"restore {saved.tag}", quiet)
     image_tool = binaries.qemu_img(state.cluster.qemu)
@@ -162,7 +166,7 @@ def restore(state: State, fleet: Fleet, saved: bundle.Bundle, replace: bool = Fa
             for disk, (path, image_format) in disks.items():
                 binaries.create_overlay(image_tool, made[name][disk], path, image_format)
         recovery.starting(state)
-        fleet.start(made, machines, incoming=True)
+        fleet.start(made, machines, incoming=True, discs=discs)
         arguments = {"job-id": RESTORE_JOB, "bundle": saved.path,
                      "members": member_addresses(state, names)}
         with fleet.qmp(initiator) as qmp:
@@ -220,17 +224,16 @@ def frozen_layers(state: State, member: bundle.SavedMember) -> dict[str, tuple[s
     wanted = {d.id for d in state.cluster.member(member.name).disks if not d.read_only}
     found = {}
     for entry in member.disks:
-        # An id, or the QOM path of a part of the device, its slashes perhaps replaced.
-        match = re.search(r"(?:^|[/-])(disk\d+)-dev(?:[/-]|$)", entry.device)
-        if not match:
+        disk = id_of(entry.device)
+        if not disk:
             raise HotsnapError(f"member {member.name}: the saved device {entry.device!r} is "
                                "not one that 'hotsnap up' has made: restore it by hand "
                                "(docs/user-guide.md)")
         state.check_images([entry.file])
-        if match[1] not in wanted:
-            raise HotsnapError(f"member {member.name} was saved with disk {match[1]}, which "
+        if disk not in wanted:
+            raise HotsnapError(f"member {member.name} was saved with disk {disk}, which "
                                f"{state.cluster.file} does not give it: put the cluster file back")
-        found[match[1]] = (entry.file, entry.format)
+        found[disk] = (entry.file, entry.format)
     return found
 
 

@@ -8,19 +8,19 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
-from ..model import cluster
+from ..model import units
 
 
 def size(text: str) -> int:
     try:
-        return cluster.parse_size(text)
+        return units.parse_size(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _duration(text: str) -> float:
     try:
-        return cluster.parse_duration(text)
+        return units.parse_duration(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
 

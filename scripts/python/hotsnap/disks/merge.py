@@ -23,6 +23,7 @@ from ..errors import HotsnapError, Interrupted
 from ..formats import qcow2, sums
 from ..host import atomic
 from ..model import bundle
+from ..model.disk_table import NVRAM
 from ..model.state import State
 from ..qemu import binaries, jobs
 from ..qemu.fleet import Fleet, open_chain
@@ -71,9 +72,20 @@ def _carry_out(state: State, fleet: Fleet, done: dict[str, Any], merge: bool,
             os.unlink(path)
             done["deleted"].append(path)
     for action in actions:
-        if merge and isinstance(action, layers.Merge):
+        if merge and isinstance(action, layers.Merge) and not _waits(state, fleet, action):
             _Merging(state, fleet, action, quiet).run()
             done["merged"].append({"base": action.base, "removed": list(action.removed)})
+
+
+def _waits(state: State, fleet: Fleet, action: layers.Merge) -> bool:
+    """Whether a merge has to wait until a member is down.
+
+    While the commit of a topmost layer is pending, the guest's writes wait. A write to a flash chip
+    waits in a processor's thread that holds QEMU's lock, so that QEMU would never hear that the job
+    is to be finalized.
+    """
+    return any(entry.disks.get(NVRAM) == action.top and fleet.running(name)
+               for name, entry in state.members.items())
 
 
 def check_unused(fleet: Fleet, paths: Iterable[str]) -> None:

@@ -8,6 +8,7 @@ import os
 import struct
 
 from ..errors import HotsnapError
+from ..host.paths import resolved
 
 _HEADER = struct.Struct(">4sIQIIQ")  # magic, version, backing offset and size, cluster bits, size
 _L1, _L1_AT = struct.Struct(">IQ"), 36  # number of entries, and where they are
@@ -28,7 +29,8 @@ def backing_file(path: str) -> str | None:
     if name.startswith("json:"):
         options = json.loads(name[5:])
         name = options.get("file", {}).get("filename") or options.get("file.filename") or ""
-    return os.path.realpath(os.path.join(os.path.dirname(path), name.removeprefix("file:")))
+    name = name.removeprefix("file:").removeprefix("host_device:")
+    return resolved(os.path.join(os.path.dirname(path), name))
 
 
 def written(path: str) -> bool:
@@ -51,7 +53,7 @@ def cluster_size(path: str) -> int:
 def chain(path: str) -> list[str]:
     """A layer and all the layers below it, topmost first; ends before what is not qcow2."""
     found: list[str] = []
-    lower: str | None = os.path.realpath(path)
+    lower: str | None = resolved(path)
     while lower and lower not in found:
         found.append(lower)
         if not os.path.exists(lower):

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from ..errors import HotsnapError, UsageError
 from ..host.atomic import sync_folder, write_json
 from ..record import Malformed, Record
+from . import notes
 
 FORMAT = "hotsnap-bundle"
 CONTENTS = {1: "all", 2: "disks"}  # by version
@@ -226,6 +227,9 @@ class Bundle:
     @property
     def members(self) -> list[SavedMember]:
         return self.manifest.members
+
+    def notes(self) -> notes.Notes:
+        return notes.read(self.path)
 
     def file(self, relative: str) -> str:
         return os.path.join(self.path, relative)

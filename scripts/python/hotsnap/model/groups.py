@@ -15,8 +15,10 @@ from dataclasses import dataclass, field
 from ..errors import HotsnapError, UsageError
 from ..host.atomic import write_json
 from ..record import Record
-from .cluster import NAME, Cluster, Disk
+from .cluster import Cluster
+from .disk_table import Disk
 from .state import State
+from .tables import NAME
 
 VERSION = 1
 

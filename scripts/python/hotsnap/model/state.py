@@ -25,6 +25,7 @@ from ..host.atomic import write_json
 from ..host.process import Identity
 from ..record import Record
 from .cluster import Cluster
+from .golden import GoldenImage
 
 VERSION = 1
 MAX_SOCKET_PATH = 107  # sun_path, less its final NUL
@@ -59,20 +60,8 @@ class MemberState(Record):
     accel: str | None = None
     since: float | None = None  # seconds since 1970 when it was started
     layers: int = 0  # the last number that a layer's name was made with
-
-
-@dataclass
-class GoldenImage(Record):
-    """A golden image, as it was when a layer was made over it."""
-
-    image: str
-    size: int
-    mtime_ns: int
-
-    @classmethod
-    def of(cls, path: str) -> GoldenImage:
-        found = os.stat(path)
-        return cls(path, found.st_size, found.st_mtime_ns)
+    devices: list[str] | None = None  # that it was started with, see qemu/inventory.py
+    media: dict[str, GoldenImage] = field(default_factory=dict)  # that it reads only, then
 
 
 @dataclass
@@ -200,13 +189,11 @@ class State:
 
     @staticmethod
     def _check_image(layer: str, kept: GoldenImage) -> None:
-        found = GoldenImage.of(kept.image)
-        if (found.size, found.mtime_ns) != (kept.size, kept.mtime_ns):
-            seconds, rest = divmod(kept.mtime_ns, 10**9)
+        if not kept.same(GoldenImage.of(kept.image)):
             raise HotsnapError(
                 f"golden image {kept.image} was changed since {layer} was made over it: put it "
-                "back, or start over with 'hotsnap up --fresh'; if only its time changed, 'touch "
-                f"-d @{seconds}.{rest:09d}' sets it back")
+                "back, or start over with 'hotsnap up --fresh'"
+                + ("" if kept.head else f"; if only its time changed, {kept.remedy()} sets it back"))
 
     def make_folders(self) -> None:
         for path in (os.path.join(self.directory, "run"), self.bundles,

@@ -13,6 +13,8 @@ from ..host.atomic import sync_file, sync_folder
 PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PROGRAM = "qemu-system-x86_64"
 FIRMWARE = ("/usr/share/qemu", "/usr/share/seabios")
+UEFI = (("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"),
+        ("/usr/share/OVMF/OVMF_CODE.fd", "/usr/share/OVMF/OVMF_VARS.fd"))  # before Debian 11
 
 
 def _checkout() -> str:
@@ -81,6 +83,14 @@ def firmware_arguments() -> list[str]:
     return [argument for folder in FIRMWARE for argument in ("-L", folder)]
 
 
+def uefi() -> tuple[str, str]:
+    """UEFI's code, and the file that its variables start as."""
+    for code, variables in UEFI:
+        if os.path.exists(code) and os.path.exists(variables):
+            return code, variables
+    raise HotsnapError("no UEFI firmware: run 'apt-get install ovmf'")
+
+
 def run_img(image_tool: str, *arguments: str) -> str:
     """Run qemu-img; HotsnapError with what it said when it fails."""
     done = subprocess.run([image_tool, *arguments], capture_output=True, text=True, check=False)
@@ -97,7 +107,17 @@ def create_empty(image_tool: str, path: str, size: int) -> None:
     _create(image_tool, path, path, str(size))
 
 
+def create_copy(image_tool: str, path: str, image: str, image_format: str) -> None:
+    run_img(image_tool, "convert", "-q", "-f", image_format, "-O", "qcow2", image, path)
+    _settle(path)
+
+
 def _create(image_tool: str, path: str, *arguments: str) -> None:
     run_img(image_tool, "create", "-q", "-f", "qcow2", *arguments)
-    sync_file(path)  # before state.json names it
+    _settle(path)
+
+
+def _settle(path: str) -> None:
+    """Makes a new layer durable, before state.json names it."""
+    sync_file(path)
     sync_folder(os.path.dirname(path))

@@ -8,10 +8,12 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from ..errors import HotsnapError
+from ..errors import HotsnapError, UsageError
 from ..host import process
+from ..host.paths import resolved
+from ..model.golden import GoldenImage
 from ..model.state import State
-from . import accel, binaries, lab, launch, machine
+from . import accel, binaries, inventory, lab, launch, machine
 from .qmp import Qmp, QmpClosed, QmpFailure, QmpTimeout
 
 # Seconds that a QEMU may need on a busy host.
@@ -26,7 +28,7 @@ def open_chain(inserted: dict[str, Any]) -> list[str]:
     files = []
     image = inserted["image"]
     while image:
-        files.append(os.path.realpath(image["filename"]))
+        files.append(resolved(image["filename"]))
         image = image.get("backing-image")
     return files
 
@@ -61,9 +63,11 @@ class Fleet:
     # Starting
 
     def start(self, disks: dict[str, dict[str, str]], machines: dict[str, str] | None = None,
-              incoming: bool = False) -> None:
+              incoming: bool = False,
+              discs: dict[str, dict[str, str | None]] | None = None) -> None:
         """Starts the members that `disks` maps to their disks' ids and the files to write to. A
-        disk that the cluster file does not give to the member is noted only.
+        disk that the cluster file does not give to the member is noted only. `discs`: member to
+        drive to the disc in it, where it is not the one of the cluster file.
 
         Returns when each member answers on QMP. If one does not, the members that were started here
         are ended, and a namespace that was made here is removed.
@@ -87,9 +91,11 @@ class Fleet:
                 for stale in (paths.qmp, paths.monitor, paths.listen, paths.pidfile):
                     if os.path.lexists(stale):
                         os.unlink(stale)
+                member = self.cluster.member(name)
+                uefi = machine.uefi(binaries.uefi()[0]) if member.firmware == "uefi" else []
                 argv = machine.command_line(
-                    qemu, firmware, self.cluster.member(name), accelerator, paths, files,
-                    taps[name], (machines or {}).get(name), incoming, self.snapshots)
+                    qemu, [*firmware, *uefi], member, accelerator, paths, files, taps[name],
+                    (machines or {}).get(name), incoming, self.snapshots, (discs or {}).get(name))
                 child = process.detach(launch.start(argv, self.log(name), self.lab))
                 started.append(name)
                 entry = self.state.member(name)
@@ -128,11 +134,25 @@ class Fleet:
                     os.chmod(path, 0o600)
                 if self.snapshots:
                     qmp.execute("query-hotsnap")
+                self._note_machine(name, qmp)
         except QmpFailure as error:
             said = process.tail(self.log(name))
             why = f"QEMU said: {said}" if said else str(error)
             raise HotsnapError(f"member {name} did not start: {why} (log: {self.log(name)})"
                                ) from error
+
+    def _note_machine(self, name: str, qmp: Qmp) -> None:
+        """Notes what the member was started with; refuses disks of `args` that it writes to."""
+        for disk in inventory.foreign(qmp):
+            raise UsageError(
+                f"{self.cluster.member(name).args_place}: bring along the disk {disk}, which the "
+                "guest writes to and a restore could not bring back: make it a [[member.disk]], "
+                "or make it read-only")
+        entry = self.state.member(name)
+        entry.devices = inventory.devices(qmp)
+        entry.media = {disk: GoldenImage.of(file) for disk, file in inventory.media(qmp).items()
+                       if file}
+        self.state.save()
 
     # Reaching
 
@@ -183,14 +203,7 @@ class Fleet:
     @staticmethod
     def block_info(qmp: Qmp) -> dict[str, dict[str, Any]]:
         """Disk id to the `inserted` part of query-block, of the disks that are written to."""
-        found = {}
-        for device in qmp.execute("query-block"):
-            for part in device.get("qdev", "").split("/"):
-                if part.startswith("disk") and part.endswith("-dev"):
-                    inserted = device.get("inserted")
-                    if inserted and not inserted["ro"]:
-                        found[part.removesuffix("-dev")] = inserted
-        return found
+        return inventory.written(qmp)
 
     # Ending
 

@@ -9,11 +9,15 @@ tell whether two of them describe the same machine.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ..host.netns import several_queues, tap_netdev
-from ..model.cluster import MIB, Disk, Member
+from ..host.paths import is_device
+from ..model.cluster import Member
+from ..model.disk_table import NVRAM, Disk
 from ..model.state import Paths
+from ..model.units import MIB
 
 MEMBER_OBJECT = "hs0"
 
@@ -21,9 +25,12 @@ MEMBER_OBJECT = "hs0"
 def command_line(qemu: str, firmware: Sequence[str], member: Member, accelerator: str,
                  paths: Paths, disk_files: dict[str, str], taps: dict[str, str],
                  machine: str | None = None, incoming: bool = False,
-                 snapshots: bool = True) -> list[str]:
-    """`disk_files`: disk id to the file it writes to; `taps`: NIC id to its tap; `machine`: the
-    resolved type of a saved member; `snapshots` False leaves out what only the fork has."""
+                 snapshots: bool = True, discs: Mapping[str, str | None] | None = None
+                 ) -> list[str]:
+    """`firmware`: arguments that name it; `disk_files`: disk id to the file it writes to; `taps`:
+    NIC id to its tap; `machine`: the resolved type of a saved member; `snapshots` False leaves out
+    what only the fork has; `discs`: id of a CD-ROM drive to the disc in it, None for no disc, where
+    it is not the one of the cluster file."""
     line = [qemu, "-name", f"guest={member.name},debug-threads=on", "-no-user-config",
             "-nodefaults", "-display", "none", *firmware,
             "-machine", with_type(member.machine, machine),
@@ -46,7 +53,7 @@ def command_line(qemu: str, firmware: Sequence[str], member: Member, accelerator
             line += ["-initrd", member.initrd]
         if member.append:
             line += ["-append", member.append]
-    line += _disks(member.disks, disk_files)
+    line += _disks(member.disks, disk_files, discs or {})
     for nic in member.nics:  # no boot ROM, which would be one more file to find at a restore
         line += ["-netdev", tap_netdev(nic.id, taps[nic.id], nic.queues),
                  "-device", f"{nic.model},netdev={nic.id},mac={nic.mac},id={nic.id}-dev"
@@ -71,7 +78,27 @@ def _quote(value: str) -> str:
     return value.replace(",", ",,")
 
 
-def _disks(disks: Sequence[Disk], files: dict[str, str]) -> list[str]:
+# The variables of UEFI. With a drive's id, since a flash chip of the board has none of its own.
+_NVRAM = f"if=pflash,unit=1,id={NVRAM}-dev,node-name={NVRAM},format=qcow2,file="
+_UEFI_CODE = "if=pflash,unit=0,format=raw,readonly=on,file="
+
+
+def uefi(code: str) -> list[str]:
+    """The arguments that name UEFI's code."""
+    return ["-drive", _UEFI_CODE + _quote(code)]
+
+
+def _node(disk: Disk, file: str) -> list[str]:
+    node: dict[str, Any] = {"node-name": disk.id,
+                            "driver": disk.format if disk.read_only else "qcow2",
+                            "read-only": disk.read_only, "discard": "unmap",
+                            "file": {"driver": "host_device" if is_device(file) else "file",
+                                     "filename": file}}
+    return ["-blockdev", json.dumps(node)]
+
+
+def _disks(disks: Sequence[Disk], files: Mapping[str, str], discs: Mapping[str, str | None]
+           ) -> list[str]:
     line: list[str] = []
     scsi = [disk for disk in disks if disk.interface == "virtio-scsi"]
     if any(disk.iothread for disk in scsi):  # one controller, so one thread for all its disks
@@ -83,27 +110,29 @@ def _disks(disks: Sequence[Disk], files: dict[str, str]) -> list[str]:
         line += ["-device", "ahci,id=ahci0"]
     ports = 0
     for disk in disks:
-        if disk.read_only:
-            files = {**files, disk.id: disk.image or ""}
-        node = {"node-name": disk.id, "driver": disk.format if disk.read_only else "qcow2",
-                "read-only": disk.read_only, "discard": "unmap",
-                "file": {"driver": "file", "filename": files[disk.id]}}
-        line += ["-blockdev", json.dumps(node)]
-        common = f"drive={disk.id},id={disk.id}-dev"
+        if disk.interface == "pflash":
+            line += ["-drive", _NVRAM + _quote(files[disk.id])]
+            continue
+        file = discs.get(disk.id, disk.image) if disk.read_only else files[disk.id]
+        common = f"id={disk.id}-dev"
+        if file:
+            line += _node(disk, file)
+            common = f"drive={disk.id},{common}"
         if disk.serial:
             common += f",serial={_quote(disk.serial)}"
+        kind = "cd" if disk.cdrom else "hd"
         if disk.interface == "virtio-blk":
             if disk.iothread:
                 line += ["-object", f"iothread,id=iothread-{disk.id}"]
                 common += f",iothread=iothread-{disk.id}"
             line += ["-device", f"virtio-blk-pci,{common}"]
         elif disk.interface == "virtio-scsi":
-            line += ["-device", f"scsi-hd,bus=scsi0.0,{common}"]
+            line += ["-device", f"scsi-{kind},bus=scsi0.0,{common}"]
         elif disk.interface == "ahci":
-            line += ["-device", f"ide-hd,bus=ahci0.{ports},{common}"]
+            line += ["-device", f"ide-{kind},bus=ahci0.{ports},{common}"]
             ports += 1
         else:
-            line += ["-device", f"ide-hd,{common}"]
+            line += ["-device", f"ide-{kind},{common}"]
     return line
 
 
@@ -155,12 +184,26 @@ def hardware(argv: Sequence[str]) -> list[str]:
             continue
         if option in _HOST_OPTIONS or option == "-S":
             continue
+        if option == "-drive" and value.startswith(_UEFI_CODE):
+            continue  # the guest has it in its memory
+        if option == "-drive" and value.startswith(_NVRAM):
+            kept.append("UEFI")
+            continue
+        if option == "-device":
+            value = _without_medium(value)
         if option == "-object" and value.startswith(("hotsnap-member,", "filter-hotsnap,",
                                                       "iothread,")):
             continue
         shown = has_value and option not in _PRESENCE_OPTIONS
         kept.append(f"{option} {value}" if shown else option)
     return kept
+
+
+def _without_medium(device: str) -> str:
+    """A CD-ROM drive, whatever disc is in it."""
+    if not device.startswith(("ide-cd,", "scsi-cd,")):
+        return device
+    return ",".join(part for part in device.split(",") if not part.startswith("drive="))
 
 
 def hardware_difference(saved: Sequence[str], wanted: Sequence[str]) -> str | None:

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Which format a disk image has: its content tells, since names are often wrong."""
+
+from __future__ import annotations
+
+import os
+
+from ..errors import HotsnapError
+
+# QEMU's names of the formats that a golden image may have.
+FORMATS = ("qcow2", "raw", "vmdk", "vdi", "vhdx", "vpc", "qed")
+# QEMU saves no VM that has a file of these open. So the first layer of a disk is a copy of the
+# image, and not an overlay.
+COPIED = ("vmdk", "vdi", "vhdx", "vpc")
+
+_HEAD = 512  # bytes that are looked at
+_FOOTER = 512  # of a VHD of fixed size, which has no header
+_MARKS = (
+    (0, b"QFI\xfb\0\0\0\1", "qcow"),
+    (0, b"QFI\xfb", "qcow2"),
+    (0, b"KDMV", "vmdk"),
+    (0, b"COWD", "vmdk"),
+    (0, b"# Disk DescriptorFile", "vmdk"),
+    (64, b"\x7f\x10\xda\xbe", "vdi"),
+    (0, b"vhdxfile", "vhdx"),
+    (0, b"conectix", "vpc"),
+    (0, b"QED\0", "qed"),
+    (0, b"LUKS\xba\xbe", "LUKS"),
+    (0, b"WithoutFreeSpace", "parallels"),
+    (0, b"WithouFreSpacExt", "parallels"),
+    (0, b"\x1f\x8b\x08", "gzip"),
+    (0, b"\xfd7zXZ\0", "xz"),
+    (0, b"\x28\xb5\x2f\xfd", "zstd"),
+    (0, b"BZh", "bzip2"),
+    (0, b"PK\x03\x04", "zip"),
+)
+_QCOW2_CRYPT = slice(32, 36)
+_PACKED = {"gzip", "xz", "zstd", "bzip2", "zip"}
+
+
+def probe(path: str) -> str:
+    """QEMU's name of the image's format; of a file that is no disk image as it stands, the name of
+    what it is. "raw" if nothing is recognized. HotsnapError if it cannot be read."""
+    try:
+        with open(path, "rb") as stream:
+            head = stream.read(_HEAD)
+            size = stream.seek(0, os.SEEK_END)
+            stream.seek(max(0, size - _FOOTER))
+            footer = stream.read(8)
+    except OSError as error:
+        raise HotsnapError(f"{path} cannot be read: {error.strerror}") from error
+    for offset, mark, name in _MARKS:
+        if head.startswith(mark, offset):
+            encrypted = name == "qcow2" and any(head[_QCOW2_CRYPT])
+            return "encrypted qcow2" if encrypted else name
+    return "vpc" if footer == b"conectix" else "raw"
+
+
+def choose(path: str, given: str | None) -> str:
+    """The format to read an image as: the one that was `given` if it can be right, else the one
+    that is found. HotsnapError says what the image is, and what to do."""
+    found = probe(path)
+    if found in FORMATS:
+        if given not in (None, found):
+            raise HotsnapError(f"{path} is {found}, not {given}: write format = \"{found}\", or "
+                               "leave the key out")
+        return found
+    if given == "raw" and not found.startswith(("qcow", "encrypted")):
+        return given  # the guest knows what to do with it
+    if found in _PACKED:
+        raise HotsnapError(f"{path} is packed with {found}: unpack it first; or write format = "
+                           "\"raw\" if the guest is to see it as it is")
+    if found == "LUKS":
+        raise HotsnapError(f"{path} is encrypted with LUKS: write format = \"raw\" if the guest is "
+                           "to unlock it; else decrypt it with 'qemu-img convert'")
+    raise HotsnapError(f"{path} is {found}, which a golden image cannot be: convert it with "
+                       "'qemu-img convert -O qcow2'")
