@@ -3,6 +3,7 @@
 nothing to boot."""
 
 import os
+import time
 
 from hotsnap.commands import snapshot
 from hotsnap.model import cluster
@@ -57,3 +58,9 @@ class Lab(ForkOfOne):
         """query-block's entry of a disk, as in disk0."""
         return next(each for each in self.monitor("query-block")
                     if f"{name}-dev" in each.get("qdev", "") + each["device"])
+
+    def wait(self, condition, timeout=60):
+        deadline = time.monotonic() + timeout
+        while not condition():
+            self.assertLess(time.monotonic(), deadline)
+            time.sleep(0.05)
