@@ -68,7 +68,7 @@ class Formats(Lab):
                         self.path("golden.raw"), self.path(name)], check=True)
 
     def test_the_guest_reads_the_content(self):
-        cases = {"x.img": ("qcow2",), "x.QCOW2": ("qcow2",), "y.img": ("vmdk",),
+        cases = {"x.QCOW2": ("qcow2",), "y.img": ("vmdk",),
                  "z.qcow2": ("raw",), "v": ("vdi",), "w.raw": ("vhdx",), "p.raw": ("vpc",),
                  "fixed.raw": ("vpc", "-o", "subformat=fixed,force_size=on"), "q.vmdk": ("qed",)}
         for name, (image_format, *options) in cases.items():

@@ -99,10 +99,11 @@ class States(Lab):
         self.bring_about()
         self.take_snapshot("t1")
         self.each_is_what_its_name_says()
-        self.ask("paused", "cont")
-        self.ask("suspended", "system_wakeup")
-        for name in ("paused", "suspended"):
-            self.reach(name, "running")
+        self.snapshot_of_changes("t2")
+        changed = {"a": "paused", "paused": "running", "suspended": "running",
+                   "io-error": "io-error"}
+        for name, status in changed.items():
+            self.reach(name, status)
         self.restore_from("t1")
         self.each_is_what_its_name_says()
         self.ask("paused", "cont")
@@ -111,11 +112,12 @@ class States(Lab):
         for name in ("paused", "suspended"):
             self.reach(name, "running")
         self.reach("io-error", "io-error")  # it has tried again
-        self.take_snapshot("t2")
+        self.restore_from("t2")
+        for name, status in changed.items():
+            self.reach(name, status)
 
-    def test_changed_while_the_snapshot_is_prepared(self):
-        """The state that counts is that of the cut."""
-        self.bring_about()
+    def snapshot_of_changes(self, tag):
+        """Members change their states while it is prepared: that of the cut counts."""
         own = self.state.address
 
         def address(name):
@@ -123,7 +125,7 @@ class States(Lab):
 
         with Gate(self.state.paths("paused").listen, Path(self.path("gate")), "ARM") as gate, \
                 mock.patch.object(self.state, "address", address):
-            taking = threading.Thread(target=self.take_snapshot, args=("t1",))
+            taking = threading.Thread(target=self.take_snapshot, args=(tag,))
             taking.start()
             while self.ask("a", "query-hotsnap")["phase"] != "arm":
                 self.assertTrue(taking.is_alive())
@@ -133,11 +135,6 @@ class States(Lab):
             self.ask("suspended", "system_wakeup")
             gate.open()
             taking.join()
-        changed = {"a": "paused", "paused": "running", "suspended": "running"}
-        for _ in range(2):
-            for name, status in changed.items():
-                self.reach(name, status)
-            self.restore_from("t1")
 
 
 if __name__ == "__main__":
