@@ -6,7 +6,7 @@ import os
 import subprocess
 import unittest
 
-from hotsnap.commands import listing
+from hotsnap.commands import listing, verify
 from hotsnap.disks import ancestry
 from hotsnap.errors import HotsnapError
 from hotsnap.formats import qcow2
@@ -54,6 +54,14 @@ class OwnDisks(Lab):
         self.refused('cpus = 1\nargs = ["-drive", "file=own.img,format=raw"]\n',
                      "cluster.toml:8: member[0].args: ", "own.img", "[[member.disk]]")
 
+    def test_an_error_of_an_earlier_start_is_not_told_again(self):
+        self.refused('args = ["-device", "wrong1"]\n', "member a did not start", "wrong1")
+        with self.assertRaises(HotsnapError) as caught:
+            self.describe('args = ["-device", "wrong2"]\n')
+            self.up()
+        self.assertIn("wrong2", str(caught.exception))
+        self.assertNotIn("wrong1", str(caught.exception))
+
     def test_a_graph_of_nodes_is_refused_once_qemu_has_it(self):
         subprocess.run([self.image_tool, "create", "-q", self.path("own.img"), "1M"], check=True)
         graph = (f'args = ["-blockdev", "file,node-name=f,filename={self.path("own.img")}", '
@@ -90,6 +98,12 @@ class Uefi(Lab):
         self.take_snapshot("t1")
         self.restore_from("t1")
         self.assertEqual(self.monitor("query-status")["status"], "running")
+        # The chip's memory, from the memory image, and its file, from the layer, are one instant.
+        self.monitor("stop")
+        code, variables = (os.path.getsize(path) for path in binaries.uefi())
+        self.monitor("pmemsave", val=(1 << 32) - code - variables, size=variables,
+                     filename=self.path("chip"))
+        self.assertEqual(self.read_file(self.path("chip")), self.view(self.variables()))
 
     def test_the_variables_are_part_of_a_snapshot(self):
         # The firmware stands still: it writes variables by itself.
@@ -144,9 +158,10 @@ class Discs(Lab):
 
     def setUp(self):
         super().setUp()
-        for name in ("one.iso", "two.iso"):
+        for name, data in (("one.iso", b"one.iso"), ("two.iso", b"two.iso"),
+                           ("packed.iso", b"\x1f\x8b\x08")):
             with open(self.path(name), "wb") as stream:
-                stream.write(name.encode() * 4096)
+                stream.write(data * 4096)
 
     def disc(self):
         inserted = self.device("disk0").get("inserted")
@@ -195,6 +210,18 @@ class Discs(Lab):
         self.restore_from("t1")
         self.take_snapshot("t2")
 
+    def test_a_disc_in_args(self):
+        self.describe(f'args = ["-cdrom", "{self.path("one.iso")}"]\n')
+        self.up()
+        self.take_snapshot("t1")
+        self.restore_from("t1")
+        self.monitor("eject", device="ide1-cd0", force=True)
+        with self.assertRaisesRegex(HotsnapError, "member a: the disc in ide1-cd0 .*write cdrom"):
+            self.take_snapshot("t2")
+        os.utime(self.path("one.iso"))
+        with self.assertRaisesRegex(HotsnapError, "disk ide1-cd0 read .*one.iso"):
+            self.restore_from("t1")
+
     def test_one_disc_for_two_members_and_an_empty_drive(self):
         self.describe(self.DRIVE.format("one.iso")
                       + '[[member]]\nname = "b"\n' + self.DRIVE.format("one.iso")
@@ -211,6 +238,7 @@ class Discs(Lab):
         ide = DISK + '  read_only = true\n  interface = "ide"\n'
         for text, *parts in ((ide, "cluster.toml:9: ", "disk[0].read_only", "write cdrom"),
                              (self.DRIVE.format("three.iso"), ":8: ", "does not exist"),
+                             (self.DRIVE.format("packed.iso"), ":8: ", "disk[0].cdrom", "gzip"),
                              (self.DRIVE.format("one.iso") + '  size = "1M"\n', ":9: ", "cdrom"),
                              (self.DRIVE.format("one.iso") + '  interface = "virtio-blk"\n', ":9: ",
                               "has no CD-ROM drives")):
@@ -314,6 +342,38 @@ class InUse(Lab):
         self.assertNotIn("verification failed", done.stdout)
         self.restore_from("t1")
         self.assertEqual(self.view(self.active()), expected)
+
+
+class Moved(Lab):
+    """The folder with the cluster file, its images and its snapshots gets another name."""
+
+    def test_its_snapshots_are_restored(self):
+        with open(self.path("one.iso"), "wb") as stream:
+            stream.truncate(4096)
+        text = DISK + Discs.DRIVE.format("one.iso")
+        self.describe(text)
+        self.up()
+        self.write(0, "A")
+        self.take_snapshot("t1", note="before")
+        expected = bytes(self.content)
+        self.write(0, "B")
+        self.down()
+        original = self.folder
+        self.folder += "-moved"
+        os.rename(original, self.folder)
+        try:
+            self.describe(text)
+            self.restore_from("t1")
+            self.assertEqual(self.view(self.active()), expected)
+            self.assertEqual(self.device("disk1")["inserted"]["file"], self.path("one.iso"))
+            self.assertEqual(str(verify.check(self.bundle("t1")).damage), "[]")
+            self.take_snapshot("t2")
+            self.down()
+        finally:
+            super().end()
+            os.rename(self.folder, original)
+            self.folder = original
+            self.describe(text)
 
 
 class Notes(Lab):

@@ -6,12 +6,13 @@ import dataclasses
 import os
 import shutil
 import subprocess
+import tempfile
 import time
 import unittest
 from unittest import mock
 
 from hotsnap.commands import lifecycle, listing
-from hotsnap.disks import layers, merge
+from hotsnap.disks import layers, merge, relocate
 from hotsnap.errors import HotsnapError
 from hotsnap.formats import qcow2
 from hotsnap.model import bundle, cluster
@@ -19,7 +20,8 @@ from hotsnap.model.state import MemberState, State
 from hotsnap.qemu import binaries
 from hotsnap.qemu.fleet import Fleet
 from hotsnap.qemu.qmp import QmpTimeout
-from test_operator_merge import ClusterOfOne
+from support.tier import steps
+from test_operator_merge import ClusterOfOne, Crash
 
 
 class BesideTheCommand(ClusterOfOne):
@@ -302,39 +304,118 @@ class Spelling(ClusterOfOne):
                 subprocess.run([self.image_tool, "rebase", "-u", "-f", "qcow2", "-F", "qcow2",
                                 "-b", lower.replace(self.folder, link), path], check=True)
 
+    def move(self):
+        original, moved = self.folder, self.folder + "-moved"
+
+        def back():
+            self.end()
+            os.rename(moved, original)
+            self.through(original)
+
+        os.rename(original, moved)
+        self.addCleanup(back)
+        self.through(moved)
+        self.folder = moved
+
     def test_a_folder_that_was_moved(self):
         self.three()
         self.down()
-        moved, original = self.folder + "-moved", (self.state, self.fleet)
-        os.rename(self.folder, moved)
-        self.addCleanup(os.rename, moved, self.folder)
-        self.through(moved)
         before = self.layers()
-        for command in (self.up, lambda: self.rm_alone("A")):
-            with self.assertRaisesRegex(HotsnapError, "put the cluster's folder back"):
-                command()
-        with self.state.locked():  # gives up what the disks held, but not what snapshots may need
-            lifecycle.up(self.state, self.fleet, fresh=True)
-        self.assertLessEqual(before, self.layers())
-        self.assertIn("disk layers were kept", self.rm_alone("B")["remark"])
-        self.assertLessEqual(before, self.layers())
+        self.move()
+        self.up()
+        self.assertEqual(self.layers(), {p.replace(self.folder.removesuffix("-moved"), self.folder)
+                                         for p in before})
+        self.check(4)
+        self.assertEqual(qcow2.chain(self.active())[-1].rpartition("/")[0],
+                         os.path.realpath(self.state.member_folder("a")))
+        self.write(5, "E")
+        self.remove_all()
+
+    def test_a_folder_that_was_copied_is_adapted_although_it_is_killed(self):
+        self.three()
         self.down()
+        original, folder = (self.state, self.fleet), self.folder
+        for step in steps(1, 40):
+            with tempfile.TemporaryDirectory(prefix="hs-") as place:
+                self.folder = os.path.join(place, "copy")
+                shutil.copytree(folder, self.folder)
+                self.through(self.folder)
+                crashed = self.adapt(step)
+                self.state.load()
+                self.adapt(0)
+                self.check(4)
+            if not crashed:
+                self.assertGreater(step, 7)
+                break
+        self.folder = folder
         self.state, self.fleet = original
 
+    def adapt(self, step):
+        """Whether it ended before its n-th step."""
+        left = step
+
+        def dying(real):
+            def wrapped(*arguments, **keywords):
+                nonlocal left
+                left -= 1
+                if not left:
+                    raise Crash()
+                return real(*arguments, **keywords)
+            return wrapped
+
+        with mock.patch.object(binaries, "run_img", dying(binaries.run_img)), \
+                mock.patch.object(bundle.Bundle, "save_manifest",
+                                  dying(bundle.Bundle.save_manifest)), \
+                mock.patch.object(os, "unlink", dying(os.unlink)), \
+                mock.patch.object(State, "save", dying(State.save)), \
+                contextlib.suppress(Crash), self.state.locked():
+            relocate.relocate(self.state)
+        return left == 0 and step > 0
+
+    def test_a_folder_that_was_moved_while_it_runs(self):
+        self.three()
+        os.rename(self.folder, self.folder + "-moved")
+        original = self.state, self.fleet
+        try:
+            self.through(self.folder + "-moved")
+            with self.assertRaisesRegex(HotsnapError, "a runs on the disks in .*put the cluster's"):
+                self.up()
+        finally:
+            os.rename(self.folder + "-moved", self.folder)
+            self.state, self.fleet = original
+        self.check(4)
+
+    def test_a_golden_image_is_not_where_it_was(self):
+        self.three()
+        self.down()
+        self.move()
+        golden = self.path("golden.raw")
+        kept = os.stat(golden)
+        os.utime(golden)
+        with self.assertRaisesRegex(HotsnapError, "golden image .*golden.raw.*'touch -d @"):
+            self.up()
+        os.utime(golden, ns=(kept.st_atime_ns, kept.st_mtime_ns))
+        self.up()
+        self.check(4)
+
     def test_a_folder_that_was_copied(self):
+        """Both go on, and neither needs the other."""
         self.three()
         self.down()
         copy = self.folder + "-copy"
         shutil.copytree(self.folder, copy)
         self.addCleanup(shutil.rmtree, copy)
-        original = self.state, self.fleet
+        original, folder, content = (self.state, self.fleet), self.folder, bytes(self.content)
         self.through(copy)
-        before = self.layers()
-        for command in (self.up, lambda: self.rm_alone("A")):
-            with self.assertRaisesRegex(HotsnapError, "put the cluster's folder back"):
-                command()
-        self.assertEqual(before, self.layers())
+        self.folder = copy
+        self.up()
+        self.assertTrue(all(path.startswith(copy) for path in qcow2.chain(self.active())))
+        self.write(6, "F")
+        self.check(4)
+        self.down()
         self.state, self.fleet = original
+        self.folder, self.content[:] = folder, content
+        self.up()
         self.check(4)
 
     def test_a_journal_of_another_folder(self):

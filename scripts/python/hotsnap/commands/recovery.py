@@ -21,7 +21,7 @@ import contextlib
 import os
 import time
 
-from ..disks import merge, survey
+from ..disks import merge, relocate, survey
 from ..errors import HotsnapError
 from ..formats import qcow2
 from ..model.state import Restoring, State
@@ -33,6 +33,7 @@ START_TIMEOUT = 60.0  # seconds; in half of that the members have started, or ha
 
 def recover(state: State, fleet: Fleet, quiet: bool = False, tell: bool = True) -> None:
     """The caller holds the lock. With `tell` a merge that has to wait is mentioned."""
+    relocate.relocate(state)
     if state.restoring:
         tag = state.restoring.tag
         if went_through(state, fleet):

@@ -47,8 +47,14 @@ def _same_devices(state: State, name: str, qmp: Qmp) -> None:
 
 def _media(state: State, name: str, qmp: Qmp) -> Media:
     started = state.member(name).media
+    own = {disk.id for disk in state.cluster.member(name).disks}
     found: Media = {}
     for disk, file in inventory.media(qmp).items():
+        if disk not in own and state.member(name).devices is not None \
+                and file != (started[disk].image if disk in started else None):
+            raise HotsnapError(f"member {name}: the disc in {disk} is another one than 'args' have "
+                               "put there, and a restored guest would find that: put it back, or "
+                               "write cdrom in a [[member.disk]] in place of the argument")
         if file is None:
             found[disk] = None
             continue
@@ -71,23 +77,24 @@ def discs(state: State, saved: bundle.Bundle) -> dict[str, dict[str, str | None]
     found: dict[str, dict[str, str | None]] = {}
     for member in saved.members:
         media = saved.notes().media.get(member.name, {})
-        for disk in state.cluster.member(member.name).disks:
-            if disk.id in media:
-                then = media[disk.id]
-                found.setdefault(member.name, {})[disk.id] = (
-                    _find(member.name, disk, then) if then else None)
+        own = {disk.id: disk for disk in state.cluster.member(member.name).disks}
+        found[member.name] = {}
+        for name, then in media.items():
+            file = _find(member.name, name, own.get(name), then) if then else None
+            if name in own:
+                found[member.name][name] = file
     return found
 
 
-def _find(member: str, disk: Disk, then: GoldenImage) -> str:
+def _find(member: str, name: str, disk: Disk | None, then: GoldenImage) -> str:
     """The file with the content of then: the same one, or the one that the cluster file names, as
     when the cluster's folder was moved."""
-    for file in (then.image, disk.image):
+    for file in (then.image, disk.image if disk else None):
         try:
             if file and then.same(GoldenImage.of(file)):
                 return file
         except OSError:
             pass
-    raise HotsnapError(f"member {member}: disk {disk.id} read {then.image} when the snapshot was "
+    raise HotsnapError(f"member {member}: disk {name} read {then.image} when the snapshot was "
                        f"taken, and that file has changed since or is gone: put it back "
                        f"({then.describe()}); nothing was started")

@@ -20,7 +20,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ..errors import HotsnapError, Interrupted
-from ..formats import qcow2, sums
+from ..formats import qcow2
 from ..host import atomic
 from ..model import bundle
 from ..model.disk_table import NVRAM
@@ -29,7 +29,7 @@ from ..qemu import binaries, jobs
 from ..qemu.fleet import Fleet, open_chain
 from ..qemu.qmp import Qmp, QmpClosed, QmpError, QmpTimeout
 from ..ui.output import Progress, say
-from . import journal, layers
+from . import journal, layer_sums, layers
 from .survey import Busy, Misplaced, Moved, folders, needed
 
 JOB = "hotsnap-merge"
@@ -299,35 +299,10 @@ class _Merging:
             file = os.path.realpath(disk.file)
             if file in self.action.removed:
                 disk.file = self.action.base
-                stale.append(self._sum(kept, disk, None))
+                stale.append(layer_sums.renew(kept, disk, progress=self.progress))
             elif file in self.action.above:
-                stale.append(self._sum(kept, disk, qcow2.cluster_size(disk.file)))
+                stale.append(layer_sums.renew(kept, disk, qcow2.cluster_size(disk.file)))
         if stale:
             kept.save_manifest()
             for path in stale:
                 os.unlink(path)
-
-    def _sum(self, kept: bundle.Bundle, disk: bundle.SavedDisk, head: int | None) -> str:
-        """Writes new sums, of a whole layer or of its first `head` bytes; returns the path of the
-        old."""
-        old = kept.file(disk.sums)
-        stem = disk.sums.split(".m")[0].removesuffix(".sums")
-        number = 1
-        while os.path.exists(kept.file(f"{stem}.m{number}.sums")):
-            number += 1
-        name = f"{stem}.m{number}.sums"
-        if head is None:
-            done = 0
-            total = sums.file_size(disk.file)
-
-            def progress(count: int) -> None:
-                nonlocal done
-                done += count
-                self.progress.update(done, total, "checksums")
-
-            value = sums.write(disk.file, kept.file(name), progress=progress)
-        else:
-            value = sums.refresh(disk.file, sums.read(old, disk.sums_xxh3),
-                                 kept.file(name), head)
-        disk.sums, disk.sums_xxh3 = name, f"{value:016x}"
-        return old

@@ -13,6 +13,7 @@ from ..host.paths import resolved
 _HEADER = struct.Struct(">4sIQIIQ")  # magic, version, backing offset and size, cluster bits, size
 _L1, _L1_AT = struct.Struct(">IQ"), 36  # number of entries, and where they are
 _MAGIC = b"QFI\xfb"
+_LENGTH_AT, _BACKING_FORMAT = 100, 0xe2792aca  # of the header; type of an extension
 
 
 def backing_file(path: str) -> str | None:
@@ -31,6 +32,21 @@ def backing_file(path: str) -> str | None:
         name = options.get("file", {}).get("filename") or options.get("file.filename") or ""
     name = name.removeprefix("file:").removeprefix("host_device:")
     return resolved(os.path.join(os.path.dirname(path), name))
+
+
+def backing_format(path: str) -> str:
+    """The format of the file below, from the header's extensions; "raw" if the header has none."""
+    with open(path, "rb") as stream:
+        stream.seek(_LENGTH_AT)
+        position = struct.unpack(">I", stream.read(4))[0]
+        stream.seek(position)
+        while True:
+            kind, length = struct.unpack(">II", stream.read(8))
+            data = stream.read(length + -length % 8)[:length]
+            if kind == _BACKING_FORMAT:
+                return data.decode()
+            if not kind:
+                return "raw"
 
 
 def written(path: str) -> bool:

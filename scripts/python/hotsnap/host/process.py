@@ -102,10 +102,11 @@ def end(process: Identity | None, number: int = signal.SIGKILL, timeout: float =
         os.close(handle)
 
 
-def tail(log: str, lines: int = 4) -> str:
-    """The last lines of a log, to be shown in an error."""
+def tail(log: str, lines: int = 4, begin: int = 0) -> str:
+    """The last lines of a log, to be shown in an error; none that stand before byte `begin`."""
     try:
         with open(log, encoding="utf-8", errors="replace") as stream:
+            stream.seek(begin)
             return "; ".join(line.strip() for line in stream.readlines()[-lines:] if line.strip())
     except OSError:
         return ""

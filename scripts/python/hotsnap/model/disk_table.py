@@ -92,14 +92,17 @@ def _cdrom(table: Table, index: int) -> Disk:
     for key in ("image", "size", "format", "read_only", "iothread"):
         if key in table.left:
             table.fail(key, "does not go with cdrom, whose value is the file of the disc")
+    image = None
     if table.left["cdrom"] == "":
-        image, _ = None, table.left.pop("cdrom")
+        table.take("cdrom", str)
     else:
         image = resolved(table.file("cdrom", required=True) or "")
         try:
-            images.choose(image, "raw")
+            found = images.probe(image)
         except HotsnapError as error:
             table.fail("cdrom", str(error))
+        if found != "raw":
+            table.fail("cdrom", f"{image} is {found}, and no disc as an ISO file is one")
     interface = table.choice("interface", INTERFACES, "ide")
     if interface == "virtio-blk":
         table.fail("interface", "virtio-blk has no CD-ROM drives: use ide, ahci or virtio-scsi")

@@ -78,6 +78,7 @@ class Fleet:
         made = self.lab.ensure()
         taps = lab.taps(self.cluster)
         started: list[str] = []
+        begins: dict[str, int] = {}  # of what each QEMU says, in its log
         try:
             # state.json names the files before any member writes to them, and each member as soon
             # as it runs.
@@ -96,14 +97,16 @@ class Fleet:
                 argv = machine.command_line(
                     qemu, [*firmware, *uefi], member, accelerator, paths, files, taps[name],
                     (machines or {}).get(name), incoming, self.snapshots, (discs or {}).get(name))
-                child = process.detach(launch.start(argv, self.log(name), self.lab))
+                log = self.log(name)
+                begins[name] = os.path.getsize(log) if os.path.exists(log) else 0
+                child = process.detach(launch.start(argv, log, self.lab))
                 started.append(name)
                 entry = self.state.member(name)
                 entry.process, entry.argv = child, argv
                 entry.accel, entry.since = accelerator, time.time()
                 self.state.save()
             for name in started:
-                self._await(name)
+                self._await(name, begins[name])
         except BaseException:
             self.kill(started)
             if made:
@@ -125,8 +128,9 @@ class Fleet:
     def log(self, name: str) -> str:
         return os.path.join(self.state.member_folder(name), "qemu.log")
 
-    def _await(self, name: str) -> None:
-        """Waits until a member answers, and makes its sockets private."""
+    def _await(self, name: str, begin: int) -> None:
+        """Waits until a member answers, and makes its sockets private. What it says begins at byte
+        `begin` of its log."""
         paths = self.state.paths(name)
         try:
             with Qmp.connect(paths.qmp, START_TIMEOUT, lambda: self.running(name)) as qmp:
@@ -136,7 +140,7 @@ class Fleet:
                     qmp.execute("query-hotsnap")
                 self._note_machine(name, qmp)
         except QmpFailure as error:
-            said = process.tail(self.log(name))
+            said = process.tail(self.log(name), begin=begin)
             why = f"QEMU said: {said}" if said else str(error)
             raise HotsnapError(f"member {name} did not start: {why} (log: {self.log(name)})"
                                ) from error

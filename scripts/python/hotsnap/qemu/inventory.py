@@ -38,10 +38,12 @@ def _is_written(device: dict[str, Any]) -> bool:
 
 def media(qmp: Qmp) -> dict[str, str | None]:
     """Disk id to the file that is read there, of disks that cannot be written and of CD-ROM drives;
-    None for a drive without a disc."""
-    return {disk: resolved(device["inserted"]["image"]["filename"])
-            if device.get("inserted") else None for device in qmp.execute("query-block")
-            if (disk := disk_of(device)) and not _is_written(device)}
+    None for a drive without a disc. Those that `args` bring along have QEMU's name of the drive in
+    place of an id."""
+    return {disk_of(device) or device["device"] or device["qdev"]:
+            resolved(device["inserted"]["image"]["filename"]) if device.get("inserted") else None
+            for device in qmp.execute("query-block")
+            if device.get("qdev") and not _is_written(device)}
 
 
 def devices(qmp: Qmp) -> list[str]:

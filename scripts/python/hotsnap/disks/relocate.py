@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Adapts a cluster's folder that was moved, or copied, to the place where it is now.
+
+Headers of layers, manifests and state.json name layers by absolute paths. A name that ends in
+members/MEMBER/FILE is of the file that is there now. The state is saved last: until then a command
+that was cut short is repeated by the next one, step by step, and each step can be repeated. Nothing
+outside the folder is changed, so what was copied is as good as before.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from ..errors import HotsnapError
+from ..formats import qcow2
+from ..host import atomic, process
+from ..model import bundle
+from ..model.golden import GoldenImage
+from ..model.state import State
+from ..qemu import binaries
+from ..ui.output import say
+from . import layer_sums, layers
+from .survey import Misplaced, folders
+
+
+def relocate(state: State) -> None:
+    """Does nothing in a folder that was not moved. The caller holds the lock."""
+    old = next((path for entry in state.members.values() for path in entry.disks.values()
+                if _here(state, path) != path), None)
+    if old is None:
+        return
+    before = os.path.dirname(os.path.dirname(os.path.dirname(old)))
+    if state.restoring or os.path.exists(state.journal):
+        raise Misplaced(f"the cluster's folder was {before}, and a restore or merge was under way: "
+                        "put the cluster's folder back, run 'hotsnap down', and move it then")
+    alive = [name for name, entry in state.members.items() if process.alive(entry.process)]
+    if alive:
+        raise Misplaced(f"{', '.join(sorted(alive))} runs on the disks in {before}: run 'hotsnap "
+                        "down' there first; put the cluster's folder back if it was moved")
+    lower = layers.scan(folders(state))
+    golden = _golden(state, lower)
+    say(f"the cluster's folder was {before} and is {state.directory}: its disk layers are adapted")
+    _rewrite_headers(state, lower, golden)
+    _rewrite_bundles(state)
+    for entry in state.members.values():
+        entry.disks = {disk: _here(state, path) for disk, path in entry.disks.items()}
+        entry.below = {}
+        entry.process = None
+    state.images = {_here(state, layer): golden.get(_here(state, layer), kept)
+                    for layer, kept in state.images.items()}
+    state.save()
+
+
+def _here(state: State, path: str) -> str:
+    """The file of this folder that a path stands for, or the path itself."""
+    parts = path.split(os.sep)
+    if len(parts) < 3 or parts[-3] != "members":
+        return path
+    there = os.path.realpath(os.path.join(state.directory, *parts[-3:]))
+    return there if os.path.exists(there) else path
+
+
+def _golden(state: State, lower: Mapping[str, str | None]) -> dict[str, GoldenImage]:
+    """Lowest layer to its golden image: where the cluster file has it now, or where it was.
+    HotsnapError if one is missing; nothing is changed then."""
+    found = {}
+    kept = {_here(state, layer): image for layer, image in state.images.items()}
+    for layer in lower:
+        if layer not in kept:
+            continue
+        image = kept[layer]
+        for path in (_of_cluster_file(state, layer), image.image):
+            if path and os.path.exists(path) and image.same(GoldenImage.of(path)):
+                found[layer] = GoldenImage.of(path)
+                break
+        else:
+            raise HotsnapError(f"golden image {image.image} of {layer} is not where it was, and the "
+                               "cluster file does not name it as it was: put it back "
+                               f"({image.describe()})")
+    return found
+
+
+def _of_cluster_file(state: State, layer: str) -> str | None:
+    name, disk = os.path.basename(os.path.dirname(layer)), os.path.basename(layer).split("-")[0]
+    return next((d.image for member in state.cluster.members if member.name == name
+                 for d in member.disks if d.id == disk), None)
+
+
+def _rewrite_headers(state: State, lower: Mapping[str, str | None],
+                     golden: Mapping[str, GoldenImage]) -> None:
+    image_tool = binaries.qemu_img(state.cluster.qemu)
+    for layer, below in sorted(lower.items()):
+        if below is None:
+            continue
+        image = golden.get(layer)
+        now = image.image if image else _here(state, below)
+        if now == below:
+            continue
+        binaries.run_img(image_tool, "rebase", "-u", "-f", "qcow2", "-F",
+                         qcow2.backing_format(layer) if image else "qcow2", "-b", now, layer)
+        atomic.sync_file(layer)
+
+
+def _rewrite_bundles(state: State) -> None:
+    whole, damaged = bundle.survey(state.bundles)
+    for error in damaged:
+        say(f"not adapted: {error}")
+    for kept in whole:
+        try:
+            _rewrite(state, kept)
+        except HotsnapError as error:
+            say(f"not adapted: {kept.path}: {error}; 'hotsnap rm {kept.tag}' removes it")
+
+
+def _rewrite(state: State, kept: bundle.Bundle) -> None:
+    stale = []
+    for _, disk in kept.layers():
+        now = _here(state, disk.file)
+        if now != os.path.realpath(disk.file):
+            disk.file, disk.overlay = now, _here(state, disk.overlay)
+            stale.append(layer_sums.renew(kept, disk, qcow2.cluster_size(now)))
+    if stale:
+        kept.save_manifest()
+        for path in stale:
+            os.unlink(path)
