@@ -398,6 +398,14 @@ class Spelling(ClusterOfOne):
         self.up()
         self.check(4)
 
+    def test_a_golden_image_is_not_needed_to_start_over(self):
+        self.three()
+        self.down()
+        self.move()
+        os.utime(self.path("golden.raw"))
+        self.up_fresh()
+        self.assertEqual(self.view(self.active()), bytes(self.content))
+
     def test_a_folder_that_was_copied(self):
         """Both go on, and neither needs the other."""
         self.three()

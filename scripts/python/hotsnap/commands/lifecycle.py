@@ -81,7 +81,7 @@ def up(state: State, fleet: Fleet, fresh: bool = False) -> list[str]:
     """Starts the members that do not run; returns their names."""
     state.make_folders()
     image_tool = binaries.qemu_img(state.cluster.qemu)
-    recovery.recover(state, fleet)
+    recovery.recover(state, fleet, golden=not fresh)
     if not os.path.exists(state.file):
         if not fresh:
             survey.check_state(state, fleet, survey.scan(state))

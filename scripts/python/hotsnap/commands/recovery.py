@@ -31,9 +31,11 @@ from ..ui.output import say
 START_TIMEOUT = 60.0  # seconds; in half of that the members have started, or have given it up
 
 
-def recover(state: State, fleet: Fleet, quiet: bool = False, tell: bool = True) -> None:
-    """The caller holds the lock. With `tell` a merge that has to wait is mentioned."""
-    relocate.relocate(state)
+def recover(state: State, fleet: Fleet, quiet: bool = False, tell: bool = True,
+            golden: bool = True) -> None:
+    """The caller holds the lock. With `tell` a merge that has to wait is mentioned; `golden` as in
+    relocate()."""
+    relocate.relocate(state, golden)
     if state.restoring:
         tag = state.restoring.tag
         if went_through(state, fleet):

@@ -24,8 +24,9 @@ from . import layer_sums, layers
 from .survey import Misplaced, folders
 
 
-def relocate(state: State) -> None:
-    """Does nothing in a folder that was not moved. The caller holds the lock."""
+def relocate(state: State, golden: bool = True) -> None:
+    """Does nothing in a folder that was not moved. HotsnapError if an image that layers lie over is
+    not found, unless `golden` is False. The caller holds the lock."""
     old = next((path for entry in state.members.values() for path in entry.disks.values()
                 if _here(state, path) != path), None)
     if old is None:
@@ -39,15 +40,16 @@ def relocate(state: State) -> None:
         raise Misplaced(f"{', '.join(sorted(alive))} runs on the disks in {before}: run 'hotsnap "
                         "down' there first; put the cluster's folder back if it was moved")
     lower = layers.scan(folders(state))
-    golden = _golden(state, lower)
+    images = _golden(state, lower, golden)
     say(f"the cluster's folder was {before} and is {state.directory}: its disk layers are adapted")
-    _rewrite_headers(state, lower, golden)
+    _rewrite_headers(state, lower, images)
     _rewrite_bundles(state)
     for entry in state.members.values():
         entry.disks = {disk: _here(state, path) for disk, path in entry.disks.items()}
-        entry.below = {}
+        entry.below = {disk: [_here(state, path) for path in paths]
+                       for disk, paths in entry.below.items()}
         entry.process = None
-    state.images = {_here(state, layer): golden.get(_here(state, layer), kept)
+    state.images = {_here(state, layer): images.get(_here(state, layer), kept)
                     for layer, kept in state.images.items()}
     state.save()
 
@@ -61,9 +63,10 @@ def _here(state: State, path: str) -> str:
     return there if os.path.exists(there) else path
 
 
-def _golden(state: State, lower: Mapping[str, str | None]) -> dict[str, GoldenImage]:
+def _golden(state: State, lower: Mapping[str, str | None], all_of_them: bool
+            ) -> dict[str, GoldenImage]:
     """Lowest layer to its golden image: where the cluster file has it now, or where it was.
-    HotsnapError if one is missing; nothing is changed then."""
+    HotsnapError if one is missing and `all_of_them` are needed; nothing is changed then."""
     found = {}
     kept = {_here(state, layer): image for layer, image in state.images.items()}
     for layer in lower:
@@ -75,9 +78,11 @@ def _golden(state: State, lower: Mapping[str, str | None]) -> dict[str, GoldenIm
                 found[layer] = GoldenImage.of(path)
                 break
         else:
-            raise HotsnapError(f"golden image {image.image} of {layer} is not where it was, and the "
-                               "cluster file does not name it as it was: put it back "
-                               f"({image.describe()})")
+            if all_of_them:
+                raise HotsnapError(
+                    f"golden image {image.image} of {layer} is not where it was, and the cluster "
+                    f"file does not name it as it was: put it back ({image.describe()}); or start "
+                    "over with 'hotsnap up --fresh'")
     return found
 
 

@@ -36,7 +36,8 @@ def read(folder: str) -> Notes:
     except FileNotFoundError:
         return Notes()
     except (OSError, ValueError) as error:
-        raise Malformed(f"{path(folder)} is damaged: {error}") from error
+        raise Malformed(f"{path(folder)} is damaged: {error}; without that file the snapshot is as "
+                        "good, but for its note and the discs in its drives") from error
     if found.version != VERSION:
         raise Malformed(f"{path(folder)} has version {found.version}, this program knows {VERSION}: "
                         "use the program that wrote it")

@@ -189,7 +189,13 @@ class State:
 
     @staticmethod
     def _check_image(layer: str, kept: GoldenImage) -> None:
-        if not kept.same(GoldenImage.of(kept.image)):
+        try:
+            same = kept.same(GoldenImage.of(kept.image))
+        except OSError as error:
+            raise HotsnapError(f"golden image {kept.image} of {layer} cannot be read: "
+                               f"{error.strerror}: put it back, or start over with 'hotsnap up "
+                               "--fresh'") from error
+        if not same:
             raise HotsnapError(
                 f"golden image {kept.image} was changed since {layer} was made over it: put it "
                 "back, or start over with 'hotsnap up --fresh'"
