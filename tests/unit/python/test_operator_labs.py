@@ -98,12 +98,17 @@ class Uefi(Lab):
         self.take_snapshot("t1")
         self.restore_from("t1")
         self.assertEqual(self.monitor("query-status")["status"], "running")
-        # The chip's memory, from the memory image, and its file, from the layer, are one instant.
-        self.monitor("stop")
+        self.wait(self.chip_is_its_file)
+
+    def chip_is_its_file(self):
+        """The chip's memory, from the memory image, and its file, from the layer, are one instant.
+        While the firmware writes to the chip, it answers with its status."""
         code, variables = (os.path.getsize(path) for path in binaries.uefi())
+        self.monitor("cont")
+        self.monitor("stop")
         self.monitor("pmemsave", val=(1 << 32) - code - variables, size=variables,
                      filename=self.path("chip"))
-        self.assertEqual(self.read_file(self.path("chip")), self.view(self.variables()))
+        return self.read_file(self.path("chip")) == self.view(self.variables())
 
     def test_the_variables_are_part_of_a_snapshot(self):
         # The firmware stands still: it writes variables by itself.
