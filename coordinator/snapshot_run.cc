@@ -231,6 +231,10 @@ template <typename M> void SnapshotInitiator::tell_finish() {
 }
 
 void SnapshotInitiator::set_duration(uint64_t duration_us) {
+    if (request_.mode != Request::Mode::hot) {
+        throw BadInput(std::string("a snapshot with mode '") + to_string(request_.mode) +
+                       "' has no duration that could be changed");
+    }
     finish_.set_duration(duration_us);
     if (cut_us_ != 0) {
         tell_finish<Retarget>();

@@ -73,6 +73,9 @@ SnapshotOptions options_from(const hs_snapshot_options &c) {
             call(opaque, error);
         };
     }
+    if (c.on_copied != nullptr) {
+        options.on_copied = [call = c.on_copied, opaque = c.opaque] { call(opaque); };
+    }
     return options;
 }
 

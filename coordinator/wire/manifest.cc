@@ -13,9 +13,12 @@ struct Pause {
     uint64_t end_ns;
 };
 
+// A member that stands until its memory is copied tells the whole pause in its report.
 std::optional<Pause> pause_of(const MemberRecord &member) {
-    const std::optional<uint64_t> begin = find_uint(member.cut.pause, "begin_ns");
-    const std::optional<uint64_t> end = find_uint(member.cut.pause, "end_ns");
+    const auto later = member.report.find("pause");
+    const Json &pause = later == member.report.end() ? member.cut.pause : *later;
+    const std::optional<uint64_t> begin = find_uint(pause, "begin_ns");
+    const std::optional<uint64_t> end = find_uint(pause, "end_ns");
     return begin && end && *end >= *begin ? std::optional(Pause{*begin, *end}) : std::nullopt;
 }
 
@@ -147,6 +150,8 @@ Json snapshot_manifest(const Request &request, const RunRecord &record, const Ru
         // A reader that knows no such bundle must not look for the memory of this one.
         manifest["version"] = 2;
         manifest["content"] = "disks";
+    } else {
+        manifest["mode"] = to_string(request.mode);
     }
     return manifest;
 }

@@ -13,6 +13,16 @@ namespace {
 // No real wait is longer; the sum of two stays far from overflow.
 constexpr uint64_t longest_us = uint64_t{365} * 24 * 3600 * 1'000'000;
 
+Request::Mode read_mode(const Json &json) {
+    const std::string text = get_string(json, "mode", to_string(Request::Mode::hot));
+    for (const auto mode : {Request::Mode::hot, Request::Mode::stop_and_copy}) {
+        if (text == to_string(mode)) {
+            return mode;
+        }
+    }
+    throw BadInput("'mode' must be 'hot' or 'stop-and-copy', not '" + text + "'");
+}
+
 void read_duration(const Json &json, const char *key, uint64_t &value, uint64_t least) {
     value = get_uint(json, key, value);
     if (value < least || value > longest_us) {
@@ -22,6 +32,16 @@ void read_duration(const Json &json, const char *key, uint64_t &value, uint64_t 
 }
 
 } // namespace
+
+const char *to_string(Request::Mode mode) {
+    switch (mode) {
+    case Request::Mode::hot:
+        return "hot";
+    case Request::Mode::stop_and_copy:
+        return "stop-and-copy";
+    }
+    return "?";
+}
 
 void check_place(const std::string &tag, const std::string &directory) {
     // A folder TAG.partial is a snapshot that is not complete.
@@ -55,6 +75,7 @@ Request Request::parse(Kind kind, const std::string &self_name, const Json &json
         throw BadInput("'content' must be 'all' or 'disks', not '" + content + "'");
     }
     request.content = content == "disks" ? Request::Content::disks : Request::Content::all;
+    request.mode = read_mode(json);
     request.coloring = get_bool(json, "coloring", true);
     request.strict = get_bool(json, "strict", false);
     request.options = get_object(json, "options", Json::object());

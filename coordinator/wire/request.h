@@ -19,6 +19,7 @@ void check_place(const std::string &tag, const std::string &directory);
 struct Request {
     enum class Kind : uint8_t { snapshot, restore };
     enum class Content : uint8_t { all, disks };
+    enum class Mode : uint8_t { hot, stop_and_copy };
     struct Target {
         std::string name;
         std::string address; // may be empty for the initiator itself
@@ -31,6 +32,7 @@ struct Request {
     std::vector<Target> members; // in the order given; the initiator is added in front if missing
     size_t self = 0;             // index of the initiator in it
     Content content = Content::all; // what the snapshot is of, for its manifest
+    Mode mode = Mode::hot;          // when memory is copied
     bool coloring = true;
     uint64_t duration_us = 0; // from the cut to the end of all copies; 0: as soon as each can
     bool strict = false;      // the run fails when a member cannot end by then
@@ -51,6 +53,8 @@ struct Request {
     // Throws BadInput.
     static Request parse(Kind kind, const std::string &self_name, const Json &json);
 };
+
+const char *to_string(Request::Mode mode);
 
 } // namespace hotsnap::cluster
 #endif

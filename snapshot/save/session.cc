@@ -219,6 +219,9 @@ void Session::copy_and_finish() {
     try {
         trap_->after_resume();
         copied_ns_ = copier_->run();
+        if (options_.on_copied && ledger_.saved_pages() == ledger_.pages()) {
+            options_.on_copied();
+        }
         complete_image();
     } catch (const std::exception &error) {
         abort(error.what());

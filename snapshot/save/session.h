@@ -51,6 +51,7 @@ struct SnapshotOptions {
     std::vector<int> vcpu_tids;
     bool open_dma_trap = false; // for tests
     std::function<void(const char *error)> on_finished;
+    std::function<void()> on_copied;
 };
 
 class Session {

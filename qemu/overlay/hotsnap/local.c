@@ -62,14 +62,22 @@ static void task_done(void *opaque, hs_task task, const char *error)
 
 typedef struct News {
     HotsnapLocal *local;
+    bool copied; /* or it will not be: a VM that stands may run */
     void (*tell)(hs_member *logic, const char *error);
     char *error;
 } News;
+
+static void tell_copied(hs_member *logic, const char *error)
+{
+}
 
 static void tell_news(void *opaque)
 {
     News *news = opaque;
 
+    if (news->copied && news->local->run) {
+        hotsnap_run_go_on(news->local->run);
+    }
     news->tell(news->local->logic, news->error);
     take_steps(news->local);
     g_free(news->error);
@@ -85,8 +93,14 @@ static void post_news(HotsnapLocal *l,
 
     news->local = l;
     news->tell = tell;
+    news->copied = tell == tell_copied || tell == hs_member_memory_done;
     news->error = g_strdup(error);
     hotsnap_queue_post(l->main, tell_news, news);
+}
+
+static void run_memory_copied(HotsnapRun *r)
+{
+    post_news(r->opaque, tell_copied, NULL);
 }
 
 static void run_memory_done(HotsnapRun *r, const char *error)
@@ -101,6 +115,7 @@ static void run_failed(HotsnapRun *r, Error *err)
 }
 
 static const HotsnapRunOps run_ops = {
+    .memory_copied = run_memory_copied,
     .memory_done = run_memory_done,
     .failed = run_failed,
 };
@@ -453,6 +468,9 @@ static void take_work(void *opaque)
     }
     if (abort_reason) {
         stop_run(l, abort_reason); /* of a run that has begun since */
+        if (l->run) {
+            hotsnap_run_go_on(l->run);
+        }
     }
     hs_member_work(l->logic, call->work);
     take_steps(l);

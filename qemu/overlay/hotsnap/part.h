@@ -35,8 +35,10 @@ typedef struct HotsnapRun HotsnapRun;
 
 /* Events in a part that no call causes. Any thread. */
 typedef struct HotsnapRunOps {
+    /* Each page of memory is copied; the image is not complete yet. */
+    void (*memory_copied)(HotsnapRun *r);
     /*
-     * The copy of memory is complete, or failed for @error. A run without
+     * The image of memory is complete, or failed for @error. A run without
      * memory says so right after the cut.
      */
     void (*memory_done)(HotsnapRun *r, const char *error);
@@ -58,6 +60,7 @@ struct HotsnapRun {
     char *cancel_reason;    /* atomic; set once */
     bool cancelled;         /* atomic: tasks poll it and end */
     hs_pause pause;
+    bool stands;            /* main loop: the VM stays stopped after the cut */
     HotsnapPriority *priority;
     void *part[HOTSNAP_PARTS]; /* from each part's begin(); NULL: nothing */
 };
@@ -130,6 +133,11 @@ static inline HotsnapContent hotsnap_run_content(const HotsnapRun *r)
 {
     return r->options->has_content ? r->options->content
                                    : HOTSNAP_CONTENT_ALL;
+}
+
+static inline HotsnapMode hotsnap_run_mode(const HotsnapRun *r)
+{
+    return r->options->has_mode ? r->options->mode : HOTSNAP_MODE_HOT;
 }
 
 /*

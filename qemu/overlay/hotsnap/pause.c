@@ -16,6 +16,14 @@
  *
  * No step waits for storage to sync: flushes are done before and after.
  *
+ * With mode stop-and-copy the pause goes on after `undrain`: the VM stands until
+ * its memory is copied, or the run is given up. The main loop does other work
+ * meanwhile; memory is protected as in any other snapshot, so whoever writes
+ * to it nevertheless, as a monitor's `cont` lets a guest, does no harm.
+ *
+ *   copy       Ends when the part says memory_done().
+ *   resume
+ *
  * The hold, of a run that saves no memory, has no `stop` and `resume`: vCPUs
  * run on. A vCPU that needs the BQL waits for it, as for any other work of the
  * main loop.
@@ -36,6 +44,7 @@
  */
 #include "qemu/osdep.h"
 #include "block/block.h"
+#include "guard.h"
 #include "migration/global_state.h"
 #include "pause.h"
 #include "pause_clock.h"
@@ -110,10 +119,32 @@ bool hotsnap_pause_and_cut(HotsnapRun *r, const HotsnapPart *const *parts,
 
     ok = cut_drained(r, parts, errp);
 
-    if (was_live) {
+    r->stands = ok && was_live &&
+                hotsnap_run_mode(r) == HOTSNAP_MODE_STOP_AND_COPY;
+    if (was_live && !r->stands) {
         vm_start();
     }
-    hotsnap_pause_step(pause, "resume");
+    if (!r->stands) {
+        hotsnap_pause_step(pause, "resume");
+    }
     trace_steps(pause);
     return ok;
+}
+
+/*
+ * Not when QEMU ends, which would have stopped a VM that runs; and a user may
+ * have let it run, or reset it, meanwhile.
+ */
+void hotsnap_pause_end(HotsnapRun *r)
+{
+    if (!r->stands) {
+        return;
+    }
+    r->stands = false;
+    hotsnap_pause_step(&r->pause, "copy");
+    if (hotsnap_guard_is_open(NULL) && !runstate_needs_reset() &&
+        !runstate_is_live(runstate_get())) {
+        vm_start();
+    }
+    hotsnap_pause_step(&r->pause, "resume");
 }

@@ -9,7 +9,8 @@
 
 /*
  * Main loop, under the BQL. Pauses the VM, takes the instant of each part,
- * resumes. After an error the VM runs again, and the run must be undone.
+ * resumes; or, with mode stop-and-copy, leaves that to hotsnap_pause_end().
+ * After an error the VM runs again, and the run must be undone.
  */
 bool hotsnap_pause_and_cut(HotsnapRun *r, const HotsnapPart *const *parts,
                            Error **errp);
@@ -20,5 +21,8 @@ bool hotsnap_pause_and_cut(HotsnapRun *r, const HotsnapPart *const *parts,
  */
 bool hotsnap_hold_and_cut(HotsnapRun *r, const HotsnapPart *const *parts,
                           Error **errp);
+
+/* Main loop: a VM that still stands after its cut runs again. */
+void hotsnap_pause_end(HotsnapRun *r);
 
 #endif

@@ -32,6 +32,7 @@
 #include "qapi/error.h"
 #include "qemu/rcu.h"
 #include "qemu/thread.h"
+#include "report.h"
 #include "run.h"
 #include "trace.h"
 
@@ -103,6 +104,7 @@ static void release(Snapshot *s)
 {
     assert(!s->task_running);
     hotsnap_priority_end(s->base.priority);
+    hotsnap_pause_end(&s->base);
     for (int i = 0; i < HOTSNAP_PARTS; i++) {
         if (s->base.part[i] && parts[i]->release) {
             parts[i]->release(s->base.part[i]);
@@ -310,6 +312,11 @@ bool hotsnap_run_cut(HotsnapRun *r, Error **errp)
     return ok;
 }
 
+void hotsnap_run_go_on(HotsnapRun *r)
+{
+    hotsnap_pause_end(r);
+}
+
 QDict *hotsnap_run_report(HotsnapRun *r)
 {
     QDict *json = qdict_new();
@@ -318,6 +325,9 @@ QDict *hotsnap_run_report(HotsnapRun *r)
         if (r->part[i] && parts[i]->report) {
             parts[i]->report(r->part[i], json);
         }
+    }
+    if (hotsnap_run_mode(r) == HOTSNAP_MODE_STOP_AND_COPY) {
+        hotsnap_report_pause(&r->pause, json); /* it was told too early */
     }
     return json;
 }
@@ -330,6 +340,8 @@ bool hotsnap_run_info(HotsnapRun *r, HotsnapSnapshotInfo *info)
         }
     }
     info->content = hotsnap_run_content(r);
+    info->has_mode = r->part[MEMORY];
+    info->mode = hotsnap_run_mode(r);
     return info->engine || !r->part[MEMORY];
 }
 

@@ -36,8 +36,12 @@ void hotsnap_run_task(HotsnapRun *r, hs_task task, char *manifest,
                       void (*done)(void *opaque, hs_task task,
                                    const char *error));
 
-/* The pause, or the hold. On success the background copies have begun. */
+/*
+ * The pause, or the hold. On success the background copies have begun; with
+ * mode stop-and-copy the VM stands until hotsnap_run_go_on().
+ */
 bool hotsnap_run_cut(HotsnapRun *r, Error **errp);
+void hotsnap_run_go_on(HotsnapRun *r);
 
 QDict *hotsnap_run_report(HotsnapRun *r);
 /* False when there is nothing to tell: not begun with, or undone already. */

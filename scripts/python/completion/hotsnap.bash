@@ -37,6 +37,10 @@ _hotsnap() {
         mapfile -t COMPREPLY < <(compgen -W 'auto kvm uffd' -- "$current")
         return
         ;;
+    --mode)
+        mapfile -t COMPREPLY < <(compgen -W 'hot stop-and-copy' -- "$current")
+        return
+        ;;
     --memory)
         mapfile -t COMPREPLY < <(compgen -W 'lazy full' -- "$current")
         return
@@ -52,10 +56,10 @@ _hotsnap() {
     case $command in
     '') words='up ps snapshot group every ls show verify restore rm down --file --version --help' ;;
     up) words='--fresh' ;;
-    snapshot) words='--initiator --group --note --bandwidth --engine --within --strict --timeout' ;;
+    snapshot) words='--initiator --group --note --bandwidth --mode --engine --within --strict --timeout' ;;
     every)
         words='--keep --keep-hourly --keep-daily --prefix --max-failures --status'
-        words+=' --initiator --bandwidth --engine --within --strict --timeout'
+        words+=' --initiator --bandwidth --mode --engine --within --strict --timeout'
         ;;
     show) words='--svg' ;;
     restore) words='--replace --force-stop --memory --bandwidth --window --no-verify --timeout' ;;

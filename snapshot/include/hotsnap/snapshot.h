@@ -100,6 +100,11 @@ typedef struct hs_snapshot_options {
      * all traps are released.
      */
     void (*on_finished)(void *opaque, const char *error);
+    /*
+     * May be NULL. Called before on_finished, from the same thread, when the last page is saved: the
+     * image needs the memory no more, but is not complete yet. Not after a failure.
+     */
+    void (*on_copied)(void *opaque);
     void *opaque;
     int kvm_vm_fd;         /* file descriptor of the VM in KVM; -1 = none, and no engine "kvm" */
     uint32_t x_open_traps; /* for tests: HS_OPEN_TRAP_..., engine "kvm"; the image will be torn */

@@ -39,6 +39,7 @@ TEST(ManifestTest, HoldsAll) {
     EXPECT_EQ(json["format"], "hotsnap-bundle");
     EXPECT_EQ(json["version"], 1);
     EXPECT_FALSE(json.contains("content"));
+    EXPECT_EQ(json["mode"], "hot");
     EXPECT_EQ(json["tag"], "t1");
     EXPECT_EQ(json["epoch"], 7);
     EXPECT_EQ(json["initiator"], "m0");
@@ -120,6 +121,20 @@ TEST(ManifestTest, AMemberThatSaysNonsenseDoesNotBreakIt) {
     const Json json = epoch.manifest();
     EXPECT_EQ(json["members"][1]["name"], "m1");
     EXPECT_EQ(json["cut"]["downtime_max_us"], 0);
+}
+
+// A member that stands until its memory is copied tells the whole pause at the end.
+TEST(ManifestTest, APauseThatEndsLaterIsInTheReport) {
+    Epoch epoch(2);
+    epoch.request.mode = Request::Mode::stop_and_copy;
+    epoch.record.members[1].report["pause"] = {{"begin_ns", 1'100'000}, {"end_ns", 9'000'000}};
+    Json json = epoch.manifest();
+    EXPECT_EQ(json["mode"], "stop-and-copy");
+    EXPECT_EQ(json["members"][1]["pause"]["end_ns"], 9'000'000);
+    EXPECT_EQ(json["cut"]["downtime_max_us"], 7900);
+    EXPECT_EQ(json["cut"]["backoff_max_us"], 8000);
+    epoch.record.members[1].report["pause"] = 7;
+    EXPECT_EQ(epoch.manifest()["cut"]["downtime_max_us"], 2000);
 }
 
 TEST(ManifestTest, ManyMembersAreNotListedByPair) {

@@ -144,10 +144,22 @@ static bool check_content(const HotsnapClusterArguments *args, Error **errp)
         }
         return !args->has_disks;
     }
-    if (args->has_engine || args->has_bandwidth || args->has_duration ||
-        args->strict || args->x_dump || args->has_x_open_trap) {
+    if (args->has_mode || args->has_engine || args->has_bandwidth ||
+        args->has_duration || args->strict || args->x_dump ||
+        args->has_x_open_trap) {
         error_setg(errp, "A snapshot of disks copies no memory: leave out "
-                   "'engine', 'bandwidth', 'duration' and 'strict'");
+                   "'mode', 'engine', 'bandwidth', 'duration' and 'strict'");
+        return false;
+    }
+    return true;
+}
+
+/* The copies that a duration could spread are made while the VMs run. */
+static bool check_mode(const HotsnapClusterArguments *args, Error **errp)
+{
+    if (args->duration && args->has_mode && args->mode != HOTSNAP_MODE_HOT) {
+        error_setg(errp, "'duration' is for 'mode' \"hot\"; leave one of the "
+                   "two out");
         return false;
     }
     return true;
@@ -171,6 +183,9 @@ static char *snapshot_request(HotsnapClusterArguments *args,
     if (args->has_content) {
         qdict_put_str(request, "content", HotsnapContent_str(args->content));
     }
+    if (args->has_mode) {
+        qdict_put_str(request, "mode", HotsnapMode_str(args->mode));
+    }
     if (args->x_dump) {
         /* The pause is O(RAM): no member must give up waiting for it. */
         qdict_put_int(request, "cut_timeout_us", DUMP_CUT_TIMEOUT_US);
@@ -189,7 +204,7 @@ void coroutine_fn qmp_hotsnap_cluster(HotsnapClusterArguments *args,
     int64_t duration = 0;
 
     if (!m || !may_begin(m, errp) || !check_content(args, errp) ||
-        !duration_us(args->duration, &duration, errp)) {
+        !check_mode(args, errp) || !duration_us(args->duration, &duration, errp)) {
         return;
     }
     if (args->strict && !duration) {

@@ -115,11 +115,12 @@ static ssize_t filter_receive_iov(NetFilterState *nf, NetClientState *sender,
         return source.size;
     }
     at = frame.vnet_header_size + 6;
-    if (at + sizeof(source_mac) > source.head_size ||
-        !memcmp(head + at, source_mac, sizeof(source_mac))) {
+    if (at + sizeof(source_mac) <= source.head_size &&
+        memcmp(head + at, source_mac, sizeof(source_mac))) {
+        memcpy(head + at, source_mac, sizeof(source_mac));
+    } else if (!to_guest || !hotsnap_network_stands(n)) {
         return 0;
     }
-    memcpy(head + at, source_mac, sizeof(source_mac));
     forward_patched(f, sender, flags, &source, head);
     return source.size;
 }

@@ -95,6 +95,14 @@ void hotsnap_forward(FilterHotsnap *f, NetClientState *sender, unsigned flags,
         return;
     }
     queue = sender->peer->incoming_queue;
+    if (!to_guest && hotsnap_network_stands(f->network)) {
+        qemu_net_queue_append_iov(queue, sender, flags, iov, iovcnt,
+                                  forward_sent);
+        g_queue_push_tail(&q->undelivered[false], GSIZE_TO_POINTER(size));
+        f->undelivered_bytes += size;
+        qemu_net_queue_flush(queue); /* which does not ask whether the VM runs */
+        return;
+    }
     if (!g_queue_is_empty(&q->undelivered[to_guest]) &&
         (!qemu_can_send_packet(sender) || !qemu_net_queue_flush(queue))) {
         qemu_net_queue_append_iov(queue, sender, flags, iov, iovcnt,

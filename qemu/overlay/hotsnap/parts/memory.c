@@ -91,6 +91,14 @@ static void *memory_begin(HotsnapRun *r, Error **errp)
 }
 
 /* Library thread. */
+static void on_copied(void *opaque)
+{
+    HotsnapMemory *m = opaque;
+
+    m->run->ops->memory_copied(m->run);
+}
+
+/* Library thread. */
 static void on_finished(void *opaque, const char *error)
 {
     HotsnapMemory *m = opaque;
@@ -151,6 +159,7 @@ static void plan_in_main(void *opaque)
     m->options.vcpu_tids = (const int *)m->tids->data;
     m->options.vcpu_tid_count = m->tids->len;
     m->options.on_finished = on_finished;
+    m->options.on_copied = on_copied;
     m->options.opaque = m;
     m->options.kvm_vm_fd = xen_mode == XEN_EMULATE ? -1
                                                    : hotsnap_kvm_vm_fd();

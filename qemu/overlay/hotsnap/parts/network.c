@@ -163,6 +163,7 @@ static void *network_begin(HotsnapRun *r, Error **errp)
     hotsnap_network_identify(r->network);
     c = g_new0(Channel, 1);
     c->run = r;
+    r->network->run = r;
     return c;
 }
 
@@ -238,6 +239,13 @@ static void network_undo(void *opaque, const char *reason)
     unlink(vnet);
 }
 
+static void network_release(void *opaque)
+{
+    Channel *c = opaque;
+
+    c->run->network->run = NULL;
+}
+
 const HotsnapPart hotsnap_network_part = {
     .name = "network",
     .contents = BIT(HOTSNAP_CONTENT_ALL) | BIT(HOTSNAP_CONTENT_DISKS),
@@ -246,5 +254,6 @@ const HotsnapPart hotsnap_network_part = {
     .finish = network_finish,
     .report = network_report,
     .undo = network_undo,
+    .release = network_release,
     .free = g_free,
 };

@@ -32,6 +32,7 @@ struct HotsnapNetwork {
     hs_mediator *mediator;
     QTAILQ_HEAD(, FilterHotsnap) filters;
     bool loading;            /* frames to the guest wait for the playback */
+    const HotsnapRun *run;   /* NULL: no snapshot is on */
     const HotsnapNetworkOps *ops;
     void *opaque;
 };
@@ -54,6 +55,17 @@ bool hotsnap_network_init(HotsnapNetwork *n, Object *owner, Error **errp);
 void hotsnap_network_clear(HotsnapNetwork *n);
 void hotsnap_network_set_ops(HotsnapNetwork *n, const HotsnapNetworkOps *ops,
                              void *opaque);
+
+/*
+ * The VM stands still in a snapshot. QEMU lets no frame pass then, but those of
+ * the other members must be seen and recorded, and ours must be told where the
+ * channels end: frames to the guest are taken and wait, frames of the mediator
+ * leave.
+ */
+static inline bool hotsnap_network_stands(const HotsnapNetwork *n)
+{
+    return n->run && n->run->stands;
+}
 
 /* No NIC has a mediator. */
 bool hotsnap_network_is_unused(HotsnapNetwork *n);

@@ -30,6 +30,10 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "bandwidth": {
         "metavar": "SIZE", "type": size,
         "help": "limit of each member's background copy in bytes per second, as in 200M"},
+    "mode": {
+        "choices": ("hot", "stop-and-copy"),
+        "help": "hot (the default): memory is copied after the cut, while the members run; "
+                "stop-and-copy: each member stands still until its own is copied"},
     "engine": {
         "choices": ("auto", "kvm", "uffd"),
         "help": "how writes are trapped (default: auto, which is kvm where the host's KVM has the "
