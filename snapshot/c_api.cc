@@ -66,6 +66,7 @@ SnapshotOptions options_from(const hs_snapshot_options &c) {
     options.stream.section_id = c.ram_section_id;
     options.stream.version_id = c.ram_version_id;
     options.stream.section_footer = c.section_footer;
+    options.precopy = c.precopy;
     options.open_dma_trap = (c.x_open_traps & HS_OPEN_TRAP_DMA) != 0;
     options.vcpu_tids.assign(c.vcpu_tids, c.vcpu_tids + c.vcpu_tid_count);
     if (c.on_finished != nullptr) {
@@ -77,6 +78,16 @@ SnapshotOptions options_from(const hs_snapshot_options &c) {
         options.on_copied = [call = c.on_copied, opaque = c.opaque] { call(opaque); };
     }
     return options;
+}
+
+// What is saved before the cut has to be noticed when it is written, for which engine kvm has no
+// means: it arms all memory at the cut.
+std::string engine_of(const hs_snapshot_options &c) {
+    const std::string engine = text(c.engine, "engine");
+    if (c.precopy && engine == "kvm") {
+        throw Error("engine kvm cannot copy memory before the cut; use engine uffd, or mode hot");
+    }
+    return c.precopy && engine == "auto" ? "uffd" : engine;
 }
 
 std::function<bool()> polled(const volatile bool *cancel) {
@@ -105,9 +116,16 @@ hs_snapshot *hs_snapshot_new(const hs_snapshot_options *options, const hs_ram_bl
                              size_t block_count, char **error) {
     return guarded<hs_snapshot *>(error, nullptr, [&] {
         const hs_snapshot_options given = with_defaults(*options);
-        auto trap = make_trap(text(given.engine, "engine"), given.kvm_vm_fd, given.x_open_traps);
+        auto trap = make_trap(engine_of(given), given.kvm_vm_fd, given.x_open_traps);
         std::vector<MemoryBlock> memory = blocks_from(blocks, block_count);
         return new hs_snapshot(options_from(given), std::move(memory), std::move(trap));
+    });
+}
+
+bool hs_snapshot_precopy(hs_snapshot *s, bool *converged, char **error) {
+    return guarded(error, false, [&] {
+        *converged = s->session.precopy();
+        return true;
     });
 }
 

@@ -13,9 +13,11 @@ PageLedger::PageLedger(uint64_t pages)
 GroupMask PageLedger::claim(uint64_t first, uint32_t count) {
     unsigned mask = 0;
     for (uint32_t i = 0; i < count; i++) {
-        uint8_t expected = unsaved_state;
-        if (states_[first + i].compare_exchange_strong(
-                expected, claimed_state, std::memory_order_acquire, std::memory_order_relaxed)) {
+        std::atomic<uint8_t> &page = states_[first + i];
+        uint8_t before = page.load(std::memory_order_relaxed);
+        if ((before & ~written_bit) == unsaved_state &&
+            page.compare_exchange_strong(before, before | claimed_state, std::memory_order_acquire,
+                                         std::memory_order_relaxed)) {
             mask |= 1u << i;
         }
     }
@@ -27,9 +29,42 @@ bool PageLedger::claim_unit(uint64_t first, uint64_t count) {
         return false;
     }
     for (uint64_t i = 1; i < count; i++) {
-        states_[first + i].store(claimed_state, std::memory_order_relaxed);
+        std::atomic<uint8_t> &page = states_[first + i]; // nobody else's
+        page.store((page.load(std::memory_order_relaxed) & written_bit) | claimed_state,
+                   std::memory_order_relaxed);
     }
     return true;
+}
+
+void PageLedger::reopen(uint64_t first, uint64_t count) {
+    for (uint64_t page = first + count; page-- > first;) {
+        uint8_t state = states_[page].load(std::memory_order_acquire);
+        for (int spins = 0; (state & ~written_bit) != unsaved_state;) {
+            if ((state & saved_bit) == 0) { // claimed
+                pause_in_spin(spins++);
+                state = states_[page].load(std::memory_order_acquire);
+                continue;
+            }
+            const uint8_t after = (state & zero_bit) != 0 ? unsaved_state : written_bit;
+            if (states_[page].compare_exchange_weak(state, after, std::memory_order_acq_rel,
+                                                    std::memory_order_acquire)) {
+                zero_.fetch_sub((state & zero_bit) != 0, std::memory_order_relaxed);
+                neighbors_.fetch_sub((state & neighbor_bit) != 0, std::memory_order_relaxed);
+                by_manner_[state & manner_bits].fetch_sub(1, std::memory_order_relaxed);
+                saved_.fetch_sub(1, std::memory_order_release);
+                break;
+            }
+        }
+    }
+}
+
+GroupMask PageLedger::replaced(uint64_t first, GroupMask mask) const {
+    unsigned found = 0;
+    for (unsigned left = mask; left != 0; left &= left - 1) {
+        const auto i = static_cast<unsigned>(std::countr_zero(left));
+        found |= replaced(first + i) ? 1u << i : 0u;
+    }
+    return static_cast<GroupMask>(found);
 }
 
 void PageLedger::cede(uint64_t first, GroupMask mask) {
@@ -68,7 +103,7 @@ void PageLedger::save(uint64_t first, GroupMask mask, GroupMask zero, GroupMask 
         record |= (zero & bit) != 0 ? zero_bit : 0;
         record |= (neighbors & bit) != 0 ? neighbor_bit : 0;
         const uint8_t before = states_[first + i].exchange(record, std::memory_order_acq_rel);
-        unclaimed += before != claimed_state;
+        unclaimed += (before & ~written_bit) != claimed_state;
     }
     const auto number = [](GroupMask m) { return static_cast<uint64_t>(std::popcount(m)); };
     if (unclaimed != 0) {
@@ -103,7 +138,7 @@ std::optional<std::string> PageLedger::disproof() const {
         const uint8_t state = states_[page].load(std::memory_order_acquire);
         if ((state & saved_bit) == 0) {
             return "page " + std::to_string(page) + " of " + std::to_string(pages_) +
-                   (state == claimed_state ? " was claimed but not saved"
+                   ((state & ~written_bit) == claimed_state ? " was claimed but not saved"
                     : state == ceded_state ? " was left to KVM, and its copy did not come"
                                            : " was not saved");
         }

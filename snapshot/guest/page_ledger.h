@@ -4,6 +4,8 @@
 // comes first, and so that this can be proved at the end (HotSnap, LISA '13, Table 2: page
 // manners).
 //
+//        +----------------reopen (before the cut only)---------------+
+//        v                                                           |
 //     Unsaved --claim--> Claimed --save--> Saved (manner, zero?, neighbor?)
 //        |                |    ^
 //        |              cede   claim_kernels
@@ -18,7 +20,12 @@
 //  3. Write protection of a page is removed only after its state is Saved. save() stores with
 //     release order and saved() loads with acquire order: a thread that sees Saved knows that the
 //     copy is done.
-//  4. Saved is final, and nothing becomes Unsaved again.
+//  4. From the cut on Saved is final, and nothing becomes Unsaved again.
+//
+// Before the cut pages may be saved, too (precopy.h). One that was written since is reopened: what
+// was saved of it counts no more. It remembers that its place in the image is not a hole, so that
+// whoever finds it zero the next time writes zeros there. Under a trap in which the kernel saves,
+// nothing is reopened.
 //
 // Where the kernel saves pages too (kvm_trap.h), its bitmap decides whose copy counts, and the
 // ledger follows. A claimer that finds that the kernel was first cedes its claim. The one thread
@@ -45,14 +52,15 @@
 
 namespace hotsnap::memory {
 
-enum class Manner : uint8_t { background, guest_write, dma_write, kvm_write };
+enum class Manner : uint8_t { background, guest_write, dma_write, kvm_write, precopy };
+inline constexpr size_t manner_count = 5;
 
 class PageLedger {
   public:
     struct Counts {
         uint64_t zero = 0;
         uint64_t neighbors = 0;
-        std::array<uint64_t, 4> by_manner{}; // indexed by Manner
+        std::array<uint64_t, manner_count> by_manner{}; // indexed by Manner
         bool operator==(const Counts &) const = default;
     };
 
@@ -77,11 +85,23 @@ class PageLedger {
     // that the first page, which stands for a huge page, comes last.
     void save(uint64_t first, GroupMask mask, GroupMask zero, GroupMask neighbors, Manner manner);
 
+    // Before the cut: the saved ones of these pages are unsaved again, and no more in the counts. A
+    // page that is being saved is waited for (rule 2). In falling order, as save.
+    void reopen(uint64_t first, uint64_t count);
+
+    // Which of the pages of `mask` have bytes in the image that are to be replaced, be it by zeros.
+    // For the claimer of the pages.
+    GroupMask replaced(uint64_t first, GroupMask mask) const;
+    bool replaced(uint64_t page) const {
+        return (states_[page].load(std::memory_order_relaxed) & (saved_bit | written_bit)) ==
+               written_bit;
+    }
+
     bool saved(uint64_t page) const {
         return (states_[page].load(std::memory_order_acquire) & saved_bit) != 0;
     }
     bool unsaved(uint64_t page) const {
-        return states_[page].load(std::memory_order_relaxed) == unsaved_state;
+        return (states_[page].load(std::memory_order_relaxed) & ~written_bit) == unsaved_state;
     }
 
     // Spins (rule 2) until a claimed page is saved.
@@ -96,8 +116,8 @@ class PageLedger {
     uint64_t saved_pages() const { return saved_.load(std::memory_order_acquire); }
     Counts counts() const;
 
-    // Says what is wrong; nothing when every page was saved exactly once and the counters agree
-    // with the states.
+    // Says what is wrong; nothing when every page was saved, exactly once since it was reopened
+    // last, and the counters agree with the states.
     std::optional<std::string> disproof() const;
 
   private:
@@ -107,7 +127,8 @@ class PageLedger {
     static constexpr uint8_t saved_bit = 0x80;
     static constexpr uint8_t zero_bit = 0x40;
     static constexpr uint8_t neighbor_bit = 0x20;
-    static constexpr uint8_t manner_bits = 0x03;
+    static constexpr uint8_t written_bit = 0x10; // not of Saved: the image has bytes of it
+    static constexpr uint8_t manner_bits = 0x07;
 
     uint64_t pages_;
     std::unique_ptr<std::atomic<uint8_t>[]> states_;
@@ -115,7 +136,7 @@ class PageLedger {
     std::atomic<uint64_t> zero_{0};
     std::atomic<uint64_t> neighbors_{0};
     std::atomic<uint64_t> unclaimed_saves_{0};
-    std::array<std::atomic<uint64_t>, 4> by_manner_{};
+    std::array<std::atomic<uint64_t>, manner_count> by_manner_{};
 };
 
 } // namespace hotsnap::memory

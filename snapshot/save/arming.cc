@@ -31,9 +31,10 @@ constexpr uint64_t joined_gap = 16;
 
 } // namespace
 
-Arming::Arming(const GuestMemory &memory, WriteTrap &trap, DirtyList &dirty,
+Arming::Arming(const GuestMemory &memory, WriteTrap &trap, DirtyList &dirty, OnWritten on_written,
                std::function<void(const std::string &)> on_error)
-    : memory_(memory), trap_(trap), dirty_(dirty), on_error_(std::move(on_error)) {}
+    : memory_(memory), trap_(trap), dirty_(dirty), on_written_(std::move(on_written)),
+      on_error_(std::move(on_error)) {}
 
 Arming::~Arming() {
     stop();
@@ -49,7 +50,9 @@ void Arming::start() {
 void Arming::run() {
     try {
         const uint64_t begin = now_ns();
-        first_pass();
+        if (passes_ == 0) {
+            first_pass();
+        }
         for (bool converged = false; !stopping_;) {
             const size_t runs = dirty_.size();
             if (!converged && runs <= converged_runs) {
@@ -110,14 +113,34 @@ void Arming::pass() {
     if (stopping_) {
         return;
     }
+    const std::vector<PageRun> taken = take_and_protect();
+    if (on_written_) {
+        on_written_(taken); // also of those that were not reached: they are in the list again
+    }
+}
+
+// Returns what was in the list.
+std::vector<PageRun> Arming::take_and_protect() {
+    std::vector<PageRun> taken = dirty_.take();
     uint64_t pages = 0;
-    const std::vector<PageRun> runs = coalesce(dirty_.take(), joined_gap, most_pages, pages);
+    const std::vector<PageRun> runs = coalesce(taken, joined_gap, most_pages, pages);
     size_t done = 0;
     while (done < runs.size() && !stopping_) {
         trap_.arm(runs[done++]);
     }
     dirty_.add({runs.begin() + static_cast<ptrdiff_t>(done), runs.end()});
     passes_++;
+    return taken;
+}
+
+bool Arming::begin() {
+    first_pass();
+    return !stopping_;
+}
+
+std::vector<PageRun> Arming::take() {
+    const std::lock_guard lock(working_);
+    return stopping_ ? std::vector<PageRun>() : take_and_protect();
 }
 
 bool Arming::wait_converged(uint64_t max_us) {
@@ -144,8 +167,12 @@ void Arming::stop() {
 
 uint64_t Arming::finish() {
     uint64_t pages = 0;
-    for (const PageRun &run : coalesce(dirty_.take(), joined_gap, most_pages, pages)) {
+    const std::vector<PageRun> taken = dirty_.take();
+    for (const PageRun &run : coalesce(taken, joined_gap, most_pages, pages)) {
         trap_.arm(run);
+    }
+    if (on_written_) {
+        on_written_(taken);
     }
     return pages;
 }

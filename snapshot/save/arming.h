@@ -23,10 +23,16 @@
 // write can come in between: the VM is paused. Were there one all the same, it would either fault,
 // and be served as the first write after the cut, or go to a page of (d) before finish() reaches
 // it, and so be part of the snapshot.
+//
+// Pages may have been saved before the cut (precopy.h). `on_written` then forgets what was saved of
+// the pages in the list. Each taking from the list is followed by it, after the protection: a write
+// that comes in between would else be in no list, nor forgotten. A pass does both under one lock
+// with stop(), so at the cut no pass has taken pages that it has not forgotten yet.
 #ifndef HOTSNAP_SAVE_ARMING_H
 #define HOTSNAP_SAVE_ARMING_H
 
 #include "guest/dirty_list.h"
+#include "guest/dirty_source.h"
 #include "os/inheriting_mutex.h"
 #include "trap/write_trap.h"
 
@@ -39,13 +45,22 @@
 
 namespace hotsnap::memory {
 
-class Arming {
+class Arming final : public DirtySource {
   public:
-    // `on_error` is called at most once, from the thread, with no lock held.
-    Arming(const GuestMemory &memory, WriteTrap &trap, DirtyList &dirty,
-           std::function<void(const std::string &)> on_error);
-    ~Arming();
+    using OnWritten = std::function<void(const std::vector<PageRun> &)>;
 
+    // `on_error` is called at most once, from the thread, with no lock held. `on_written` may be
+    // empty.
+    Arming(const GuestMemory &memory, WriteTrap &trap, DirtyList &dirty, OnWritten on_written,
+           std::function<void(const std::string &)> on_error);
+    ~Arming() override;
+
+    // As a source of dirty pages, before start(): the first pass, and one pass more each time. It
+    // does not call on_written.
+    bool begin() override;
+    std::vector<PageRun> take() override;
+
+    // Begins with the first pass, unless begin() has made it.
     void start();
 
     // Waits until the first pass is done and either little is left or `max_us` are over. False
@@ -67,11 +82,13 @@ class Arming {
     void run();
     void first_pass();
     void pass();
+    std::vector<PageRun> take_and_protect();
     bool prepare_and_protect(const PageRun &run);
 
     const GuestMemory &memory_;
     WriteTrap &trap_;
     DirtyList &dirty_;
+    OnWritten on_written_;
     std::function<void(const std::string &)> on_error_;
 
     std::atomic<bool> stopping_{false};

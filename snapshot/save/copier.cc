@@ -18,6 +18,27 @@ constexpr uint64_t chunk_pages = chunk_bytes / page_bytes;
 
 } // namespace
 
+bool Copier::round(const std::atomic<bool> &ending) {
+    rounds_ = true;
+    for (const MemoryBlock &block : memory_.blocks()) {
+        for (uint64_t first = 0; first < block.pages();) {
+            const PageRun chunk{&block, first, whole_chunk_at(block, first)};
+            first += chunk.count;
+            if (!any_unsaved(block, chunk.first, chunk.count)) {
+                continue;
+            }
+            if (!pace_.wait_for_bandwidth(ending)) {
+                return false;
+            }
+            const std::lock_guard lock(copying_);
+            if (stopping_ || !copy(chunk, Manner::precopy)) {
+                return false;
+            }
+        }
+    }
+    return !ending;
+}
+
 uint64_t Copier::run() {
     ask_for_exact_timers();
     for (const MemoryBlock &block : memory_.blocks()) {
@@ -39,6 +60,9 @@ bool Copier::copy_block(const MemoryBlock &block) {
         // them. To ask which are absent would take more time than all the rest of a step.
         if (const uint64_t whole = whole_chunk_at(block, first);
             !any_unsaved(block, first, whole)) {
+            if (rounds_ && !release({&block, first, whole})) {
+                return false;
+            }
             first += whole;
             continue;
         }
@@ -51,9 +75,19 @@ bool Copier::copy_block(const MemoryBlock &block) {
             return false;
         }
         const PageRun chunk = chunk_at(block, first, pages);
-        copy(chunk);
+        copy(chunk, Manner::background);
         first += chunk.count;
     }
+    return true;
+}
+
+// Pages that were saved before the cut. False after stop().
+bool Copier::release(const PageRun &chunk) {
+    const std::lock_guard lock(copying_);
+    if (stopping_) {
+        return false;
+    }
+    saver_.release(chunk);
     return true;
 }
 
@@ -114,7 +148,8 @@ PageRun Copier::chunk_at(const MemoryBlock &block, uint64_t first, uint64_t page
     return {&block, first, std::min(count, whole)};
 }
 
-void Copier::copy(const PageRun &chunk) {
+// False when the pool was closed: stopping.
+bool Copier::copy(const PageRun &chunk, Manner manner) {
     const uint64_t begin = now_ns();
     std::vector<bool> absent;
     if (!chunk.block->by_unit()) {
@@ -122,17 +157,22 @@ void Copier::copy(const PageRun &chunk) {
         parts_.reader.find_absent(chunk, absent);
     }
     const PageSaver::Tally before = saver_.tally();
-    if (!saver_.save(chunk, absent, Manner::background, PageSaver::Wanted{})) {
-        return; // closed: stopping
+    if (!saver_.save(chunk, absent, manner, PageSaver::Wanted{})) {
+        return false;
     }
-    saver_.release(chunk);
+    if (manner != Manner::precopy) {
+        saver_.release(chunk);
+    }
     saver_.flush();
     const PageSaver::Tally &after = saver_.tally();
     const PageSaver::Tally done{after.saved - before.saved, after.read - before.read,
                                 after.data - before.data};
-    survey_.passed(done);
+    if (manner != Manner::precopy) {
+        survey_.passed(done);
+    }
     pace_.done({done.saved - std::min(done.saved, done.read), done.read - done.data, done.data,
                 now_ns() - begin});
+    return true;
 }
 
 } // namespace hotsnap::memory

@@ -48,9 +48,10 @@ FaultService::Quiet::~Quiet() {
 
 FaultService::FaultService(const GuestMemory &memory, const SaveParts &parts, DirtyList &dirty,
                            std::vector<int> vcpu_tids, uint64_t cluster_pages,
+                           uint64_t tracked_pages,
                            std::function<void(const std::string &)> on_error)
     : memory_(memory), parts_(parts), dirty_(dirty), vcpu_tids_(std::move(vcpu_tids)),
-      cluster_pages_(cluster_pages), on_error_(std::move(on_error)),
+      cluster_pages_(cluster_pages), tracked_pages_(tracked_pages), on_error_(std::move(on_error)),
       saver_(parts, StagingPool::User::fault) {
     std::ranges::sort(vcpu_tids_);
 }
@@ -133,13 +134,13 @@ void FaultService::answer(std::span<const WriteFault> faults) {
 
 // The aligned cluster around a fault; in a huge page, the page. Empty when the fault is not in our
 // memory.
-PageRun FaultService::cluster_of(const WriteFault &fault, uint64_t *page) const {
+PageRun FaultService::cluster_of(const WriteFault &fault, uint64_t pages, uint64_t *page) const {
     const MemoryBlock *block = memory_.block_of_address(fault.address);
     if (block == nullptr) {
         return {};
     }
     *page = (fault.address - reinterpret_cast<uint64_t>(block->host)) / page_bytes;
-    return GuestMemory::aligned_run(*block, *page, cluster_pages_);
+    return GuestMemory::aligned_run(*block, *page, pages);
 }
 
 // Removing a protection wakes all threads that wait for it, even if their faults are still in our
@@ -155,7 +156,7 @@ void FaultService::track(std::span<const WriteFault> faults) {
     released_.clear();
     for (const WriteFault &fault : faults) {
         uint64_t page = 0;
-        const PageRun run = cluster_of(fault, &page);
+        const PageRun run = cluster_of(fault, tracked_pages_, &page);
         if (run.block == nullptr || released_just_now(fault)) {
             continue;
         }
@@ -181,7 +182,7 @@ void FaultService::copy_on_write(std::span<const WriteFault> faults) {
 
 bool FaultService::save_around(const WriteFault &fault) {
     uint64_t page = 0;
-    const PageRun run = cluster_of(fault, &page);
+    const PageRun run = cluster_of(fault, cluster_pages_, &page);
     if (run.block == nullptr) {
         return true;
     }
@@ -197,6 +198,8 @@ bool FaultService::save_around(const WriteFault &fault) {
             return false;
         }
         parts_.ledger.wait_saved(lead);
+    } else {
+        saver_.note_access(*run.block, page); // saved before, perhaps before the cut
     }
     if (saver_.release(run)) {
         released_.push_back(run);
@@ -207,7 +210,7 @@ bool FaultService::save_around(const WriteFault &fault) {
 void FaultService::release(std::span<const WriteFault> faults) {
     for (const WriteFault &fault : faults) {
         uint64_t page = 0;
-        const PageRun run = cluster_of(fault, &page);
+        const PageRun run = cluster_of(fault, cluster_pages_, &page);
         if (run.block != nullptr) {
             parts_.trap.release(run);
         }

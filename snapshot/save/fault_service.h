@@ -47,8 +47,9 @@ class FaultService {
     };
 
     // `on_error` is called at most once, from the thread, with no lock held.
+    // The clusters around a fault: of pages that are saved, and of those that are only tracked.
     FaultService(const GuestMemory &memory, const SaveParts &parts, DirtyList &dirty,
-                 std::vector<int> vcpu_tids, uint64_t cluster_pages,
+                 std::vector<int> vcpu_tids, uint64_t cluster_pages, uint64_t tracked_pages,
                  std::function<void(const std::string &)> on_error);
     ~FaultService();
 
@@ -68,7 +69,7 @@ class FaultService {
     bool save_around(const WriteFault &fault);
     void release(std::span<const WriteFault> faults);
     Manner manner_of(int tid) const;
-    PageRun cluster_of(const WriteFault &fault, uint64_t *page) const;
+    PageRun cluster_of(const WriteFault &fault, uint64_t pages, uint64_t *page) const;
     bool released_just_now(const WriteFault &fault) const;
 
     const GuestMemory &memory_;
@@ -76,6 +77,7 @@ class FaultService {
     DirtyList &dirty_;
     std::vector<int> vcpu_tids_; // sorted
     uint64_t cluster_pages_;
+    uint64_t tracked_pages_;
     std::function<void(const std::string &)> on_error_;
     PageSaver saver_;
     FaultCounts counts_;

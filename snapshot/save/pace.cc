@@ -89,6 +89,18 @@ uint64_t Pace::wait(const std::function<PagesLeft()> &left) {
     }
 }
 
+bool Pace::wait_for_bandwidth(const std::atomic<bool> &ending) {
+    std::unique_lock lock(mutex_);
+    while (!cancelled_ && !ending) {
+        const uint64_t owed = bucket_.wait_ns(now_ns());
+        if (owed == 0) {
+            return true;
+        }
+        changed_.wait_for(lock, std::chrono::nanoseconds(std::min(owed, look_again_ns)));
+    }
+    return false;
+}
+
 void Pace::done(const ChunkDone &chunk) {
     const std::lock_guard lock(mutex_);
     const uint64_t now = now_ns();

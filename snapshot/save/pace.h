@@ -12,6 +12,7 @@
 #include "save/pacer.h"
 #include "save/token_bucket.h"
 
+#include <atomic>
 #include <condition_variable>
 #include <cstdint>
 #include <functional>
@@ -37,6 +38,10 @@ class Pace {
     // it may have, 0 when cancelled. `left` is asked again and again, by this thread, without the
     // mutex.
     uint64_t wait(const std::function<PagesLeft()> &left);
+
+    // The same by the bandwidth alone, for a copy before the cut. False when cancelled, or soon
+    // after `ending` was set.
+    bool wait_for_bandwidth(const std::atomic<bool> &ending);
     void done(const ChunkDone &chunk);
 
     // Every page is saved: waits for the deadline, whatever that is by then, or until cancelled.

@@ -16,13 +16,14 @@
 //   anything else             not at all: every page is read through the mapping
 //
 // Why an absent page was zero at the cut. The caller of find_absent claims the page afterwards and
-// uses the answer only if the claim succeeds. States never go back, so the page then was Unsaved
+// uses the answer only if the claim succeeds. States do not go back then, so the page was Unsaved
 // from the cut until the claim. Its protection, which is removed only from Saved pages, was there
 // all the time, so no write took place since the cut. Nothing takes pages away meanwhile either
 // (discards are forbidden while a snapshot runs, see snapshot.h). So a page that was absent at any
 // moment in between was absent at the cut: zero. A page that was saved and released since may well
 // have changed, but then the claim fails and the answer is not used. Read-only blocks are never
-// written. Under engine "none" nothing is guaranteed, by intent.
+// written. Under engine "none" nothing is guaranteed, by intent. Before the cut (precopy.h) an
+// answer may be wrong, if the page was written meanwhile; then the page is saved once more.
 #ifndef HOTSNAP_SAVE_PAGE_READER_H
 #define HOTSNAP_SAVE_PAGE_READER_H
 

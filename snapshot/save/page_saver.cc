@@ -64,7 +64,8 @@ bool PageSaver::save_group(const PageRun &group, GroupMask absent, Manner manner
     for (uint64_t i = 0; i < group.count; i++) {
         const bool unsaved = parts_.ledger.unsaved(group.number() + i);
         needs_claim |= unsaved;
-        needs_slot |= unsaved && (absent >> i & 1) == 0;
+        needs_slot |=
+            unsaved && ((absent >> i & 1) == 0 || parts_.ledger.replaced(group.number() + i));
     }
     if (!needs_claim) {
         return true;
@@ -75,11 +76,14 @@ bool PageSaver::save_group(const PageRun &group, GroupMask absent, Manner manner
     const GroupMask claimed =
         parts_.ledger.claim(group.number(), static_cast<uint32_t>(group.count));
     GroupMask data = 0;
-    // Pages never go back to unsaved, so without needs_slot everything claimed is absent.
+    // While anybody saves, no other thread reopens pages; so without needs_slot everything claimed
+    // is absent, and has nothing in the image.
     const GroupMask present = claimed & static_cast<GroupMask>(~absent);
     if (present != 0) {
         data = copy(group, present, spare_.back());
     }
+    const GroupMask not_data = claimed & static_cast<GroupMask>(~data);
+    const GroupMask zeros = needs_slot ? zeros_over(group, not_data, spare_.back()) : GroupMask{0};
     const GroupMask ours = parts_.trap.confirm(group, claimed);
     if (ours != claimed) {
         parts_.ledger.cede(group.number(), claimed & static_cast<GroupMask>(~ours));
@@ -88,9 +92,9 @@ bool PageSaver::save_group(const PageRun &group, GroupMask absent, Manner manner
     parts_.ledger.save(group.number(), ours, static_cast<GroupMask>(~data),
                        neighbors_in(group, wanted), manner);
     tally_.saved += number_of(ours);
-    tally_.read += number_of(present);
-    if (data != 0) {
-        stage(group, data, spare_.back());
+    tally_.read += number_of(present | zeros);
+    if ((data | zeros) != 0) {
+        stage(group, data | zeros, spare_.back());
         spare_.pop_back();
     }
     if (read_error_) {
@@ -115,9 +119,11 @@ bool PageSaver::save_unit(const PageRun &unit, Manner manner, Wanted wanted) {
         return PageRun{unit.block, unit.first + first,
                        std::min<uint64_t>(group_pages, unit.count - first)};
     };
-    std::vector<GroupMask> data(groups);
+    std::vector<GroupMask> data(groups), zeros(groups);
     for (size_t i = 0; i < groups; i++) {
-        data[i] = copy(group_at(i), first_pages(group_at(i).count), spare_[i]);
+        const GroupMask all = first_pages(group_at(i).count);
+        data[i] = copy(group_at(i), all, spare_[i]);
+        zeros[i] = zeros_over(group_at(i), all & static_cast<GroupMask>(~data[i]), spare_[i]);
     }
     // The first page of a huge page stands for all of it, hence last.
     for (size_t i = groups; i-- > 0;) {
@@ -129,8 +135,8 @@ bool PageSaver::save_unit(const PageRun &unit, Manner manner, Wanted wanted) {
     tally_.read += unit.count;
     std::vector<Slot> unused;
     for (size_t i = 0; i < spare_.size(); i++) {
-        if (i < groups && data[i] != 0) {
-            stage(group_at(i), data[i], spare_[i]);
+        if (i < groups && (data[i] | zeros[i]) != 0) {
+            stage(group_at(i), data[i] | zeros[i], spare_[i]);
         } else {
             unused.push_back(spare_[i]);
         }
@@ -202,9 +208,19 @@ GroupMask PageSaver::copy(const PageRun &group, GroupMask mask, Slot slot) {
     }
 }
 
-void PageSaver::stage(const PageRun &group, GroupMask data, Slot slot) {
-    staged_.push_back({slot, parts_.layout.page_offset(*group.block, group.first), data});
-    tally_.data += number_of(data);
+// Zeros in the slot for the pages of `mask`, which are zero, that have other bytes in the image.
+GroupMask PageSaver::zeros_over(const PageRun &group, GroupMask mask, Slot slot) {
+    const GroupMask replaced = parts_.ledger.replaced(group.number(), mask);
+    for (unsigned left = replaced; left != 0; left &= left - 1) {
+        std::memset(slot + static_cast<unsigned>(std::countr_zero(left)) * page_bytes, 0,
+                    page_bytes);
+    }
+    return replaced;
+}
+
+void PageSaver::stage(const PageRun &group, GroupMask pages, Slot slot) {
+    staged_.push_back({slot, parts_.layout.page_offset(*group.block, group.first), pages});
+    tally_.data += number_of(pages);
 }
 
 bool PageSaver::release(const PageRun &run) {

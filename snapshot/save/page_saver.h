@@ -56,7 +56,8 @@ class PageSaver {
     struct Tally {
         uint64_t saved = 0;
         uint64_t read = 0; // the others were absent
-        uint64_t data = 0; // staged: read, not zero, and not saved by the kernel before
+        // Staged: read, not zero, and not saved by the kernel before; or zeros over older bytes.
+        uint64_t data = 0;
     };
 
     PageSaver(const SaveParts &parts, StagingPool::User user) : parts_(parts), user_(user) {}
@@ -75,6 +76,9 @@ class PageSaver {
     // Removes the protection of those pages of the run that are saved; tells whether all are.
     bool release(const PageRun &run);
 
+    // A page that save() is not called for, as it is saved, is about to be written.
+    void note_access(const MemoryBlock &block, uint64_t page);
+
     // Hands the staged groups to the writer.
     void flush();
 
@@ -87,10 +91,10 @@ class PageSaver {
   private:
     bool save_group(const PageRun &group, GroupMask absent, Manner manner, Wanted wanted);
     bool save_unit(const PageRun &unit, Manner manner, Wanted wanted);
-    void note_access(const MemoryBlock &block, uint64_t page);
     bool get_slots(size_t count);
     GroupMask copy(const PageRun &group, GroupMask mask, Slot slot);
-    void stage(const PageRun &group, GroupMask data, Slot slot);
+    GroupMask zeros_over(const PageRun &group, GroupMask mask, Slot slot);
+    void stage(const PageRun &group, GroupMask pages, Slot slot);
 
     SaveParts parts_;
     StagingPool::User user_;

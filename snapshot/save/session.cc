@@ -79,10 +79,17 @@ void Session::prepare() {
     writer_ =
         std::make_unique<ImageWriter>(options_.image_path, layout_.pages_end(), pool_, aborter());
     const SaveParts parts{*trap_, ledger_, pool_, *reader_, layout_, *writer_, accesses_};
+    // A neighbor that was not written would be copied again.
+    const uint64_t tracked_pages = options_.precopy ? 1 : cluster_pages;
     faults_ = std::make_unique<FaultService>(memory_, parts, dirty_, options_.vcpu_tids,
-                                             cluster_pages, aborter());
-    arming_ = std::make_unique<Arming>(memory_, *trap_, dirty_, aborter());
+                                             cluster_pages, tracked_pages, aborter());
+    arming_ = std::make_unique<Arming>(
+        memory_, *trap_, dirty_,
+        [this](const std::vector<PageRun> &runs) { reopen(ledger_, runs); }, aborter());
     copier_ = std::make_unique<Copier>(memory_, parts, pace_);
+    if (options_.precopy) {
+        precopy_ = std::make_unique<Precopy>(*arming_, ledger_, *copier_, *writer_, aborter());
+    }
     if (auto *kvm = dynamic_cast<KvmTrap *>(trap_.get())) {
         ring_ = std::make_unique<RingService>(memory_, *kvm, parts, aborter());
         writers_ = std::make_unique<WriterService>(memory_, parts, cluster_pages, aborter());
@@ -98,6 +105,7 @@ Session::~Session() {
         thread_.join();
     }
     // Each part before the parts that it uses.
+    precopy_.reset();
     copier_.reset();
     writers_.reset();
     ring_.reset();
@@ -132,8 +140,22 @@ void Session::require(Phase phase, const char *call) const {
     }
 }
 
+bool Session::precopy() {
+    require(Phase::created, "hs_snapshot_precopy");
+    if (!precopy_) {
+        throw Error("hs_snapshot_precopy is for a snapshot with the option precopy");
+    }
+    if (!precopy_->run_to_verdict()) {
+        require(Phase::created, "hs_snapshot_precopy"); // says why it was stopped
+    }
+    return precopy_->figures().converged;
+}
+
 void Session::arm(uint64_t max_us) {
     require(Phase::created, "hs_snapshot_arm");
+    if (precopy_) {
+        precopy_->end();
+    }
     if (!trap_->has_bitmap()) {
         arming_->start();
         if (!arming_->wait_converged(max_us)) {
@@ -260,7 +282,8 @@ void Session::complete_image() {
         writers_->stop();
         ring_->quiesce();
     }
-    trap_->detach(true);
+    // Pages that were saved before the cut may be protected still.
+    trap_->detach(precopy_ == nullptr);
     if (!writer_->drain()) {
         return; // stopped
     }
@@ -297,6 +320,9 @@ void Session::stop_everything() {
     pace_.cancel();
     writer_->discard();
     arming_->stop();
+    if (precopy_) {
+        precopy_->stop();
+    }
     {
         FaultService::Quiet quiet(*faults_);
         quiet.set_mode(FaultService::Mode::discard);
@@ -319,6 +345,7 @@ void Session::get_stats(hs_snapshot_stats &stats) const {
     stats.pages.guest_write = manner(Manner::guest_write);
     stats.pages.dma_write = manner(Manner::dma_write);
     stats.pages.kvm_write = manner(Manner::kvm_write);
+    stats.pages.precopy = manner(Manner::precopy);
     stats.pages.neighbors = counts.neighbors;
     stats.bytes_total = memory_.bytes();
     stats.bytes_done = ledger_.saved_pages() * page_bytes;
@@ -333,6 +360,14 @@ void Session::get_stats(hs_snapshot_stats &stats) const {
     stats.arm_passes = arming_->passes();
     stats.arm_us = arming_->converge_us();
     stats.arm_faults = faults_->tracked();
+    if (precopy_) {
+        const Precopy::Figures figures = precopy_->figures();
+        stats.precopy_rounds = figures.rounds;
+        stats.precopy_pages = figures.pages;
+        stats.precopy_us = figures.us;
+        stats.precopy_written = figures.written;
+        stats.precopy_converged = figures.converged;
+    }
     stats.cut_pages = cut_pages_;
     stats.cut_us = cut_us_;
     get_times(stats);

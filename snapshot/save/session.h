@@ -5,12 +5,15 @@
 //     created --arm--> armed --cut--> cut --start--> copying --> finished
 //        any phase --abort, or a failure of a part--> stopped
 //
+// Mode precopy: between its creation and arm, memory is copied already (precopy.h).
+//
 // Each of the two kinds of traps (write_trap.h) has the parts it needs: arming and a fault thread;
 // or, for a trap with a bitmap, a ring thread and a service for the threads that write.
 //
-// Threads: the caller's; hs-arming (arming.h); hs-faults (fault_service.h) or hs-kvm-ring
-// (ring_service.h) and the threads that write (writer_service.h); hs-writer (image_writer.h);
-// hs-snapshot, from start on: copies, then completes the image and calls on_finished.
+// Threads: the caller's; hs-precopy (precopy.h), until arm; hs-arming (arming.h); hs-faults
+// (fault_service.h) or hs-kvm-ring (ring_service.h) and the threads that write (writer_service.h);
+// hs-writer (image_writer.h); hs-snapshot, from start on: copies, then completes the image and
+// calls on_finished.
 //
 // Each part has its own mutexes. Some are held while other parts are called: stopping_mutex_,
 // FaultService::Quiet, and those around the work of the arming, fault, ring and copying threads.
@@ -34,6 +37,7 @@
 #include "save/fault_service.h"
 #include "save/pace.h"
 #include "save/page_reader.h"
+#include "save/precopy.h"
 #include "save/ring_service.h"
 #include "save/writer_service.h"
 
@@ -49,6 +53,7 @@ struct SnapshotOptions {
     hs_tuning tuning{};
     StreamFormat stream;
     std::vector<int> vcpu_tids;
+    bool precopy = false;
     bool open_dma_trap = false; // for tests
     std::function<void(const char *error)> on_finished;
     std::function<void()> on_copied;
@@ -62,6 +67,7 @@ class Session {
     Session(const Session &) = delete;
     Session &operator=(const Session &) = delete;
 
+    bool precopy(); // whether it converged
     void arm(uint64_t max_us);
     void cut();
     void dump(const std::string &path);
@@ -107,6 +113,7 @@ class Session {
     std::unique_ptr<WriterService> writers_; // the same
     std::unique_ptr<Arming> arming_;
     std::unique_ptr<Copier> copier_;
+    std::unique_ptr<Precopy> precopy_; // null: not in this mode
     std::vector<std::byte> tail_;
     std::thread thread_;
 

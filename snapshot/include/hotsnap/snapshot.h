@@ -12,6 +12,7 @@
  * Life of a snapshot
  *
  *     hs_snapshot_new     VM runs     files made, space checked, threads up, traps registered
+ *     hs_snapshot_precopy VM runs     mode precopy: memory copied, and again where it was written
  *     hs_snapshot_arm     VM runs     memory protected in slices until little is left dirty;
  *                                     stays so (keeps re-protecting) until cut or abort
  *     hs_snapshot_cut     VM paused   pages written since are protected again; from now on each
@@ -92,6 +93,7 @@ typedef struct hs_snapshot_options {
     bool section_footer;     /* write QEMU_VM_SECTION_FOOTER after sections */
     uint32_t ram_section_id; /* id of the "ram" section in the stream */
     uint32_t ram_version_id; /* version of the "ram" section (4 in QEMU 10.0) */
+    bool precopy;            /* for hs_snapshot_precopy(); engine "auto" is "uffd" then */
     const int *vcpu_tids;    /* thread ids of the vCPUs: tells guest writes from DMA writes */
     size_t vcpu_tid_count;
     /*
@@ -101,8 +103,8 @@ typedef struct hs_snapshot_options {
      */
     void (*on_finished)(void *opaque, const char *error);
     /*
-     * May be NULL. Called before on_finished, from the same thread, when the last page is saved: the
-     * image needs the memory no more, but is not complete yet. Not after a failure.
+     * May be NULL. Called before on_finished, from the same thread, when the last page is saved:
+     * the image needs the memory no more, but is not complete yet. Not after a failure.
      */
     void (*on_copied)(void *opaque);
     void *opaque;
@@ -123,6 +125,7 @@ typedef struct hs_snapshot_options {
  *   guest_write  saved because a vCPU thread was about to write
  *   dma_write    saved because device emulation was about to write
  *   kvm_write    saved by KVM itself; engine "kvm" only
+ *   precopy      saved before the cut, and not written since
  *   neighbors    of guest and DMA writes: saved along with the page that faulted
  */
 #define HS_PAGE_COUNTERS(X)                                                                        \
@@ -132,6 +135,7 @@ typedef struct hs_snapshot_options {
     X(guest_write)                                                                                 \
     X(dma_write)                                                                                   \
     X(kvm_write)                                                                                   \
+    X(precopy)                                                                                     \
     X(neighbors)
 
 /*
@@ -140,7 +144,12 @@ typedef struct hs_snapshot_options {
  *   fault_us_max        longest time between reading a fault and releasing it
  *   fault_us_sum        of all faults
  *   staging_full_waits  faults that had to wait for storage
- *   arm_passes          protect passes of hs_snapshot_arm
+ *   precopy_rounds      rounds of hs_snapshot_precopy, those after it included
+ *   precopy_pages       pages with data that they copied, each as often as it was copied
+ *   precopy_us          time of hs_snapshot_precopy
+ *   precopy_written     pages that were written in the last round before it returned
+ *   precopy_converged   1: these could be copied in a moment; 0: more rounds would not have helped
+ *   arm_passes          protect passes of hs_snapshot_arm, and of hs_snapshot_precopy
  *   arm_us              time of hs_snapshot_arm's first convergence
  *   arm_faults          writes seen while arming
  *   cut_pages           pages written since the last pass, protected in the pause
@@ -159,6 +168,11 @@ typedef struct hs_snapshot_options {
     X(fault_us_max)                                                                                \
     X(fault_us_sum)                                                                                \
     X(staging_full_waits)                                                                          \
+    X(precopy_rounds)                                                                              \
+    X(precopy_pages)                                                                               \
+    X(precopy_us)                                                                                  \
+    X(precopy_written)                                                                             \
+    X(precopy_converged)                                                                           \
     X(arm_passes)                                                                                  \
     X(arm_us)                                                                                      \
     X(arm_faults)                                                                                  \
@@ -178,7 +192,8 @@ typedef struct hs_snapshot_stats {
     size_t struct_size; /* in: sizeof(hs_snapshot_stats) */
     hs_page_counts pages;
     uint64_t bytes_total; /* of memory */
-    uint64_t bytes_done;  /* of memory saved (copied to staging or written) */
+    uint64_t bytes_done;  /* of memory saved (copied to staging or written); falls when a page that
+                             was copied before the cut is written */
     uint64_t bandwidth;   /* limit now, 0 = none */
     HS_MEMORY_COUNTERS(HS_COUNTER_FIELD)
     uint64_t expected_ns; /* as expected_us, as an instant of CLOCK_MONOTONIC; 0 = not known */
@@ -200,6 +215,16 @@ bool hs_engine_probe(const char *engine, bool shared, bool huge, char **error);
 /* PREPARE. Fails when a file exists already, there is too little space, or no engine works. */
 hs_snapshot *hs_snapshot_new(const hs_snapshot_options *options, const hs_ram_block *blocks,
                              size_t block_count, char **error);
+
+/*
+ * Mode precopy, at most once, before hs_snapshot_arm: copies all memory while the VM runs, and
+ * again what was written meanwhile, until that is so little that it can be copied in a moment
+ * (*converged is true), or it is clear that it will not become less. Never waits longer than that;
+ * what is left is saved after the cut. The rounds go on until hs_snapshot_arm. The same demands on
+ * the caller as of hs_snapshot_arm; each page costs the guest a fault in each round in which it is
+ * written. Fails when aborted meanwhile.
+ */
+bool hs_snapshot_precopy(hs_snapshot *s, bool *converged, char **error);
 
 /*
  * Protects all memory while the VM runs; returns when converged (or after `max_us`, but not before

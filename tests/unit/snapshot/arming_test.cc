@@ -130,7 +130,7 @@ TEST(Arming, TakesNothingAfterStop) {
     for (int round = 0; round < 3000; round++) {
         CountingTrap trap;
         DirtyList dirty;
-        hotsnap::memory::Arming arming(memory, trap, dirty, [](const std::string &) {});
+        hotsnap::memory::Arming arming(memory, trap, dirty, {}, [](const std::string &) {});
         arming.start();
         ASSERT_TRUE(arming.wait_converged(0));
         const uint64_t first_pass = trap.armed;

@@ -4,7 +4,9 @@
 #include <gtest/gtest.h>
 #include <rapidcheck.h>
 
+#include <array>
 #include <bit>
+#include <chrono>
 #include <thread>
 #include <vector>
 
@@ -108,6 +110,108 @@ TEST(PageLedger, FirstPageStandsForAHugePage) {
     EXPECT_TRUE(ledger.saved(512));
     EXPECT_TRUE(ledger.unsaved(0));
     EXPECT_EQ(ledger.saved_pages(), 512u);
+}
+
+TEST(PageLedger, ReopenedPagesAreSavedAgain) {
+    PageLedger ledger(16);
+    const GroupMask all = ledger.claim(0, 16);
+    ledger.save(0, all, 0x000f, 0x0003, Manner::precopy);
+    ledger.reopen(2, 4); // 2 and 3 are zero, 4 and 5 are not
+    EXPECT_EQ(ledger.saved_pages(), 12u);
+    EXPECT_EQ(ledger.counts().zero, 2u);
+    EXPECT_EQ(ledger.counts().neighbors, 2u);
+    EXPECT_EQ(ledger.counts().by_manner[static_cast<size_t>(Manner::precopy)], 12u);
+    ASSERT_TRUE(ledger.disproof());
+    EXPECT_NE(ledger.disproof()->find("page 2 of 16 was not saved"), std::string::npos);
+    EXPECT_TRUE(ledger.unsaved(4));
+    EXPECT_FALSE(ledger.has_data(4));
+    EXPECT_EQ(ledger.claim(0, 16), 0x003c);
+    EXPECT_FALSE(ledger.unsaved(4));
+    EXPECT_NE(ledger.disproof()->find("page 2 of 16 was claimed but not saved"), std::string::npos);
+    EXPECT_EQ(ledger.replaced(0, 0xffff), 0x0030);
+    ledger.save(0, 0x003c, 0x0030, 0, Manner::guest_write); // now these are zero
+    EXPECT_FALSE(ledger.disproof());
+    ledger.reopen(0, 16);
+    EXPECT_EQ(ledger.replaced(0, 0xffff), 0xffcc); // zeros are in the place of 4 and 5
+    EXPECT_EQ(ledger.saved_pages(), 0u);
+    EXPECT_EQ(ledger.counts(), PageLedger::Counts{});
+}
+
+TEST(PageLedger, ReopeningWaitsForAClaim) {
+    PageLedger ledger(2);
+    ASSERT_EQ(ledger.claim(0, 2), 3);
+    std::thread other([&] { ledger.reopen(0, 2); });
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    ledger.save(0, 3, 0, 0, Manner::precopy);
+    other.join();
+    EXPECT_TRUE(ledger.unsaved(0));
+    EXPECT_TRUE(ledger.unsaved(1));
+    EXPECT_EQ(ledger.replaced(0, 3), 3);
+}
+
+TEST(PageLedger, AHugePageIsReopenedAsAWhole) {
+    PageLedger ledger(1024);
+    for (const bool zero : {false, true}) {
+        ASSERT_TRUE(ledger.claim_unit(512, 512));
+        for (uint64_t first = 1024; first > 512;) {
+            first -= group_pages;
+            EXPECT_EQ(ledger.replaced(first, 0xffff), zero ? 0xffff : 0);
+            ledger.save(first, 0xffff, zero ? 0xffff : 0, 0, Manner::precopy);
+        }
+        ledger.reopen(512, 512);
+        EXPECT_TRUE(ledger.unsaved(512));
+        EXPECT_EQ(ledger.saved_pages(), 0u);
+    }
+}
+
+// Against a model: whatever is claimed, saved and reopened, in whatever order, the books balance,
+// and a page is known to have bytes in the image exactly if it was not zero when it was saved last.
+TEST(PageLedger, ReopeningKeepsTheBooks) {
+    EXPECT_TRUE(rc::check([] {
+        constexpr uint64_t pages = 3 * group_pages;
+        struct Page {
+            bool saved = false, zero = false, written = false;
+        };
+        PageLedger ledger(pages);
+        std::array<Page, pages> model;
+        const auto steps = *rc::gen::container<std::vector<std::tuple<uint8_t, uint16_t, uint8_t>>>(
+            rc::gen::arbitrary<std::tuple<uint8_t, uint16_t, uint8_t>>());
+        for (const auto &[where, zero, how] : steps) {
+            const uint64_t first = where % 3 * group_pages;
+            if (how % 3 == 0) {
+                const uint64_t count = 1 + how % (pages - first);
+                ledger.reopen(first, count);
+                for (uint64_t i = first; i < first + count; i++) {
+                    model[i].written = model[i].saved ? !model[i].zero : model[i].written;
+                    model[i].saved = false;
+                }
+                continue;
+            }
+            const GroupMask mask = ledger.claim(first, 1 + where % group_pages);
+            const GroupMask replaced = ledger.replaced(first, mask);
+            for (uint64_t i = 0; i < group_pages; i++) {
+                Page &page = model[first + i];
+                const bool asked = i < 1 + where % group_pages;
+                RC_ASSERT((mask >> i & 1) == (asked && !page.saved));
+                RC_ASSERT((replaced >> i & 1) == (asked && !page.saved && page.written));
+                if (mask >> i & 1) {
+                    page = {true, (zero >> i & 1) != 0, false};
+                }
+            }
+            ledger.save(first, mask, zero, 0, static_cast<Manner>(how % manner_count));
+        }
+        uint64_t saved = 0, zeros = 0;
+        for (uint64_t i = 0; i < pages; i++) {
+            RC_ASSERT(ledger.saved(i) == model[i].saved);
+            RC_ASSERT(ledger.unsaved(i) != model[i].saved);
+            RC_ASSERT(ledger.has_data(i) == (model[i].saved && !model[i].zero));
+            saved += model[i].saved;
+            zeros += model[i].saved && model[i].zero;
+        }
+        RC_ASSERT(ledger.saved_pages() == saved);
+        RC_ASSERT(ledger.counts().zero == zeros);
+        RC_ASSERT(ledger.disproof().has_value() == (saved != pages));
+    }));
 }
 
 // Whatever groups any number of threads try, each page is claimed by one of them, and the books

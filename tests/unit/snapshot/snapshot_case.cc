@@ -61,6 +61,11 @@ std::string Snapshot::create() {
     return message(handle_ != nullptr, error);
 }
 
+std::string Snapshot::precopy() {
+    char *error = nullptr;
+    return message(hs_snapshot_precopy(handle_, &converged, &error), error);
+}
+
 std::string Snapshot::arm(uint64_t max_us) {
     char *error = nullptr;
     return message(hs_snapshot_arm(handle_, max_us, &error), error);

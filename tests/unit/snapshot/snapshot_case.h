@@ -24,10 +24,12 @@ class Snapshot {
     hs_snapshot_options options;
     std::string image;
     std::string sums;
+    bool converged = false;
     std::function<void(hs_ram_block &)> adjust; // changes a block that create() passes
 
     // Each returns the error, empty when there was none.
     std::string create();
+    std::string precopy(); // `converged` then tells whether it did
     std::string arm(uint64_t max_us = 1'000'000);
     std::string cut();
     std::string start();
