@@ -36,6 +36,7 @@ class SnapshotPeer final : public PeerRun {
     enum class State : uint8_t {
         preparing,
         prepared,
+        precopying,
         installing,
         installed,
         listening,
@@ -51,6 +52,7 @@ class SnapshotPeer final : public PeerRun {
         promised,
     };
 
+    bool handle(const Precopy &m);
     bool handle(const Install &m);
     bool handle(const Listen &m);
     bool handle(const Arm &m);
@@ -62,6 +64,7 @@ class SnapshotPeer final : public PeerRun {
     template <typename M> bool handle(const M &) { return false; } // not for a peer
 
     bool local(const member::Prepared &e);
+    bool local(const member::Precopied &e);
     bool local(const member::Installed &e);
     bool local(const member::Heard &e);
     bool local(const member::Armed &e);
@@ -94,6 +97,8 @@ PeerState SnapshotPeer::state() const {
         return {"preparing", Alone::aborts, Failing::refuses};
     case State::prepared:
         return {"prepared"};
+    case State::precopying:
+        return {"precopying"};
     case State::installing:
         return {"installing"};
     case State::installed:
@@ -131,6 +136,16 @@ void SnapshotPeer::begin() {
     engine_.work(member::PrepareWork{engine_.run(), opening_.tag, opening_.directory,
                                      engine_.initiator(), engine_.leads(), opening_.coloring,
                                      opening_.options});
+}
+
+bool SnapshotPeer::handle(const Precopy &) {
+    if (state_ != State::prepared) {
+        return false;
+    }
+    state_ = State::precopying;
+    engine_.say_phase("precopy");
+    engine_.work(member::PrecopyWork{});
+    return true;
 }
 
 bool SnapshotPeer::handle(const Install &m) {
@@ -241,6 +256,15 @@ bool SnapshotPeer::local(const member::Prepared &e) {
     }
     state_ = State::prepared;
     engine_.reply(Prepared{engine_.run(), engine_.last_epoch(), e.nics, e.info});
+    return true;
+}
+
+bool SnapshotPeer::local(const member::Precopied &e) {
+    if (state_ != State::precopying) {
+        return false;
+    }
+    state_ = State::prepared;
+    engine_.reply(Precopied{engine_.run(), e.converged, e.left});
     return true;
 }
 

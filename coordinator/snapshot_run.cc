@@ -19,6 +19,10 @@ std::string seconds(uint64_t us) {
     return whole + "." + tenths.back() + " s";
 }
 
+std::string mebibytes(uint64_t bytes) {
+    return std::to_string((bytes + (1 << 19)) >> 20) + " MiB";
+}
+
 class SnapshotInitiator final : public InitiatorRun {
   public:
     explicit SnapshotInitiator(InitiatorEngine &engine)
@@ -41,6 +45,7 @@ class SnapshotInitiator final : public InitiatorRun {
     void set_duration(uint64_t duration_us) override;
 
   private:
+    Stage precopy();
     std::string number_epoch(); // returns why the run must be aborted, or nothing
     void install();
     void listen();
@@ -67,7 +72,7 @@ class SnapshotInitiator final : public InitiatorRun {
 };
 
 std::vector<Stage> SnapshotInitiator::stages() {
-    return {
+    std::vector<Stage> stages = {
         {.phase = "prepare",
          .answer = answer<Prepared>([this](size_t member, const Prepared &m) {
              record_.members[member].prepared = m;
@@ -132,6 +137,27 @@ std::vector<Stage> SnapshotInitiator::stages() {
              },
          .failure = "cannot publish the bundle: "},
     };
+    if (request_.mode == Request::Mode::precopy) {
+        stages.insert(stages.begin() + 1, precopy());
+    }
+    return stages;
+}
+
+// Before frames are colored, since it takes any time. It does not wait for a copy that does not
+// converge: the member says so, and the rest is copied after the cut. Members that are ready go on
+// making rounds until ARM.
+Stage SnapshotInitiator::precopy() {
+    return {.phase = "precopy",
+            .begin = [this] { engine_.broadcast(Precopy{engine_.run()}); },
+            .answer = answer<Precopied>([this](size_t member, const Precopied &m) {
+                if (!m.converged) {
+                    engine_.warn(engine_.describe(member) +
+                                 " writes to its memory faster than it is copied; " +
+                                 mebibytes(m.left) + " are left to be copied after the cut");
+                }
+                return "";
+            }),
+            .silence_counts = true};
 }
 
 std::string SnapshotInitiator::number_epoch() {

@@ -29,6 +29,7 @@ void LocalRun::work(LocalWork work) {
 void LocalRun::handle(PrepareWork &work) {
     coloring_ = work.coloring;
     missing_ = {true, true, true};
+    precopied_ = {};
     cut_cause_.clear();
     abort_reason_.clear();
     not_undone_.clear();
@@ -84,6 +85,10 @@ void LocalRun::task_succeeded(hs_task task) {
         tell(std::move(prepared));
         return;
     }
+    case HS_TASK_PRECOPY:
+        state_ = State::prepared;
+        tell(precopied_);
+        return;
     case HS_TASK_ARM:
         state_ = State::armed;
         tell(Armed{});
@@ -107,6 +112,11 @@ void LocalRun::task_succeeded(hs_task task) {
     case HS_TASK_UNDO:
         return; // handled above
     }
+}
+
+void LocalRun::handle(PrecopyWork &) {
+    state_ = State::precopying;
+    demand_task(HS_TASK_PRECOPY);
 }
 
 // Every member learns every MAC before any member sends a color.
@@ -267,7 +277,7 @@ void LocalRun::beat(const Progress &progress) {
     if (state_ != State::complete) {
         tell(Beat{});
     }
-    if (state_ >= State::saving && state_ <= State::complete) {
+    if (state_ == State::precopying || (state_ >= State::saving && state_ <= State::complete)) {
         tell(progress);
     }
 }

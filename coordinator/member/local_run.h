@@ -32,6 +32,7 @@ class LocalRun {
 
     // Answers
     void begun(const Fault &fault);
+    void precopied(const Precopied &result) { precopied_ = result; } // before task_done
     void task_done(hs_task task, const Fault &fault);
     void cut_done(const Fault &fault, Json pause);
     void report(const Fault &fault, Json report);
@@ -60,6 +61,7 @@ class LocalRun {
 
     // The ordinary course
     void handle(PrepareWork &work);
+    void handle(PrecopyWork &work);
     void handle(InstallWork &work);
     void handle(ListenWork &work);
     void handle(ArmWork &work);
@@ -108,6 +110,7 @@ class LocalRun {
 
     // The run; meaningless when idle.
     bool coloring_ = true;
+    Precopied precopied_;
     std::string cut_cause_;
     struct { // must end before the channel can be written
         bool settle, memory, channels;

@@ -115,12 +115,13 @@ struct Convert {
 
 // In the order of the alternatives.
 constexpr const char *work_names[] = {
-    "prepare",        "install",      "listen",  "arm",    "pace",  "cut",  "expect",
+    "prepare",        "precopy",      "install", "listen", "arm",   "pace", "cut",  "expect",
     "close-channels", "end-coloring", "publish", "commit", "abort", "load", "start"};
 static_assert(std::size(work_names) == std::variant_size_v<LocalWork>);
-constexpr const char *event_names[] = {
-    "prepared", "installed", "heard",     "armed",   "cut",    "channels-fin", "full-fin",
-    "progress", "beat",      "published", "aborted", "loaded", "started",      "failed"};
+constexpr const char *event_names[] = {"prepared", "precopied", "installed",    "heard",
+                                       "armed",    "cut",       "channels-fin", "full-fin",
+                                       "progress", "beat",      "published",    "aborted",
+                                       "loaded",   "started",   "failed"};
 static_assert(std::size(event_names) == std::variant_size_v<LocalEvent>);
 
 } // namespace
@@ -172,6 +173,10 @@ void hs_event_free(hs_event *event) {
 
 void hs_member_begun(hs_member *m, const char *error) {
     event(m, [&](LocalRun &run) { run.begun(fault_of(error)); });
+}
+
+void hs_member_precopied(hs_member *m, bool converged, uint64_t left) {
+    event(m, [&](LocalRun &run) { run.precopied({converged, left}); });
 }
 
 void hs_member_task_done(hs_member *m, hs_task task, const char *error) {

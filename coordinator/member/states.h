@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // The states of a run in one member, and the inputs that are legal in each.
 //
-//   idle > beginning > preparing > prepared > installed > arming > armed > cutting > saving
+//   idle > beginning > preparing > prepared (> precopying > prepared) > installed > arming > armed
+//   > cutting > saving
 //        > recording > reporting > complete (> publishing > published) > idle
 //
 //   idle > loading > loaded > starting > running > idle
@@ -22,9 +23,10 @@ enum class State : uint8_t {
     beginning, // the machine checks whether a snapshot may be taken
     preparing, // task prepare
     prepared,
-    installed, // the mediator knows the members' MACs
-    arming,    // coloring has begun; task arm
-    armed,     // the cut may be taken
+    precopying, // memory is copied before the cut; task precopy
+    installed,  // the mediator knows the members' MACs
+    arming,     // coloring has begun; task arm
+    armed,      // the cut may be taken
     cutting,
     saving,    // the VM runs again; task settle, memory and channels go on side by side
     recording, // task channel
@@ -41,7 +43,7 @@ enum class State : uint8_t {
     running, // restored; the other members may not be yet
     load_failed,
 };
-inline constexpr size_t state_count = 22;
+inline constexpr size_t state_count = 23;
 
 const char *to_string(State state);
 
@@ -49,6 +51,7 @@ const char *to_string(State state);
 // the machine. Answers are not among them: an answer is legal when it is owed.
 enum class Input : uint8_t {
     prepare,
+    precopy,
     install,
     listen,
     arm,

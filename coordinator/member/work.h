@@ -28,6 +28,10 @@ struct PrepareWork { // -> Prepared
     Json options = Json::object(); // as the user gave them; the machine knows their meaning
 };
 
+// Copy memory before the cut, and again what is written meanwhile. -> Precopied, when that has
+// converged, or is found not to. Only if the run's mode is precopy; it may take any time.
+struct PrecopyWork {};
+
 struct InstallWork { // -> Installed
     uint64_t epoch = 0;
     std::vector<network::Member> members;
@@ -86,8 +90,8 @@ struct LoadWork { // restore -> Loaded
 
 struct StartWork {}; // restore: start the VM, play the channel back -> Started
 
-using LocalWork = std::variant<PrepareWork, InstallWork, ListenWork, ArmWork, PaceWork, CutWork,
-                               ExpectWork, CloseChannelsWork, EndColoringWork, PublishWork,
+using LocalWork = std::variant<PrepareWork, PrecopyWork, InstallWork, ListenWork, ArmWork, PaceWork,
+                               CutWork, ExpectWork, CloseChannelsWork, EndColoringWork, PublishWork,
                                CommitWork, AbortWork, LoadWork, StartWork>;
 
 // Events. One that is not legal in the state of the run (late, doubled, of an aborted run) is
@@ -96,6 +100,11 @@ using LocalWork = std::variant<PrepareWork, InstallWork, ListenWork, ArmWork, Pa
 struct Prepared {
     std::vector<network::MemberNic> nics;
     Json info = Json::object(); // "boot_id" (of the host): tells whose pauses can be compared
+};
+
+struct Precopied {
+    bool converged = false;
+    uint64_t left = 0; // bytes that the last round left to copy
 };
 
 struct Installed {};
@@ -153,8 +162,9 @@ struct Failed { // any local step went wrong; ends the run
     std::string error;
 };
 
-using LocalEvent = std::variant<Prepared, Installed, Heard, Armed, Cut, ChannelsFin, FullFin,
-                                Progress, Beat, Published, Aborted, Loaded, Started, Failed>;
+using LocalEvent =
+    std::variant<Prepared, Precopied, Installed, Heard, Armed, Cut, ChannelsFin, FullFin, Progress,
+                 Beat, Published, Aborted, Loaded, Started, Failed>;
 
 } // namespace hotsnap::member
 #endif

@@ -100,6 +100,17 @@ struct Prepared {
     }
 };
 
+struct Precopied {
+    static constexpr const char *type = "PRECOPIED";
+    std::string run;
+    bool converged = false;
+    uint64_t left = 0; // bytes that the last round left to copy
+    static constexpr auto fields() {
+        return std::tuple(field("run", &Precopied::run), field("converged", &Precopied::converged),
+                          field("left", &Precopied::left));
+    }
+};
+
 struct Refused {
     static constexpr const char *type = "REFUSED";
     std::string run;
@@ -293,6 +304,7 @@ struct ErrorMessage {
         std::string run;                                                                           \
         static constexpr auto fields() { return std::tuple(field("run", &name::run)); }            \
     }
+HOTSNAP_BARE_MESSAGE(Precopy, "PRECOPY");
 HOTSNAP_BARE_MESSAGE(Installed, "INSTALLED");
 HOTSNAP_BARE_MESSAGE(Listen, "LISTEN");
 HOTSNAP_BARE_MESSAGE(Armed, "ARMED");
@@ -303,11 +315,11 @@ HOTSNAP_BARE_MESSAGE(Restored, "RESTORED");
 HOTSNAP_BARE_MESSAGE(Heartbeat, "HEARTBEAT"); // the initiator's sign of life
 #undef HOTSNAP_BARE_MESSAGE
 
-using Message =
-    std::variant<Hello, ErrorMessage, Prepare, Prepared, Refused, Install, Installed, Listen, Heard,
-                 Arm, Armed, Snapshot, TransientSnapFin, AllTransientSnapFin, ChannelsFin,
-                 ColoringEnd, Retarget, FullSnapFin, AllFullSnapFin, Abort, Aborted, Progress,
-                 Heartbeat, Restore, Loaded, Start, Started, Restored>;
+using Message = std::variant<Hello, ErrorMessage, Prepare, Prepared, Precopy, Precopied, Refused,
+                             Install, Installed, Listen, Heard, Arm, Armed, Snapshot,
+                             TransientSnapFin, AllTransientSnapFin, ChannelsFin, ColoringEnd,
+                             Retarget, FullSnapFin, AllFullSnapFin, Abort, Aborted, Progress,
+                             Heartbeat, Restore, Loaded, Start, Started, Restored>;
 
 // A well-formed message of a type that this version does not know: answered, and ignored.
 struct UnknownMessage : BadInput {

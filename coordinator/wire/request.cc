@@ -15,12 +15,13 @@ constexpr uint64_t longest_us = uint64_t{365} * 24 * 3600 * 1'000'000;
 
 Request::Mode read_mode(const Json &json) {
     const std::string text = get_string(json, "mode", to_string(Request::Mode::hot));
-    for (const auto mode : {Request::Mode::hot, Request::Mode::stop_and_copy}) {
+    for (const auto mode :
+         {Request::Mode::hot, Request::Mode::precopy, Request::Mode::stop_and_copy}) {
         if (text == to_string(mode)) {
             return mode;
         }
     }
-    throw BadInput("'mode' must be 'hot' or 'stop-and-copy', not '" + text + "'");
+    throw BadInput("'mode' must be 'hot', 'precopy' or 'stop-and-copy', not '" + text + "'");
 }
 
 void read_duration(const Json &json, const char *key, uint64_t &value, uint64_t least) {
@@ -37,6 +38,8 @@ const char *to_string(Request::Mode mode) {
     switch (mode) {
     case Request::Mode::hot:
         return "hot";
+    case Request::Mode::precopy:
+        return "precopy";
     case Request::Mode::stop_and_copy:
         return "stop-and-copy";
     }
@@ -93,6 +96,11 @@ Request Request::parse(Kind kind, const std::string &self_name, const Json &json
     read_duration(json, "duration_us", request.duration_us, 0);
     read_duration(json, "heartbeat_us", request.heartbeat_us, 10 * tick);
     read_duration(json, "silence_timeout_us", request.silence_us, 2 * request.heartbeat_us);
+
+    if (request.duration_us != 0 && request.mode != Mode::hot) {
+        throw BadInput(std::string("a duration is for mode 'hot', not '") +
+                       to_string(request.mode) + "'");
+    }
 
     std::set<std::string> names;
     std::set<std::string> addresses;

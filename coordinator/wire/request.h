@@ -19,7 +19,7 @@ void check_place(const std::string &tag, const std::string &directory);
 struct Request {
     enum class Kind : uint8_t { snapshot, restore };
     enum class Content : uint8_t { all, disks };
-    enum class Mode : uint8_t { hot, stop_and_copy };
+    enum class Mode : uint8_t { hot, precopy, stop_and_copy };
     struct Target {
         std::string name;
         std::string address; // may be empty for the initiator itself

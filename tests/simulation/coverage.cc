@@ -24,9 +24,10 @@ bool can_meet(State state, Fault fault) {
         return !is_one_of(state, {State::idle, State::publishing, State::published, State::ending,
                                   State::undoing});
     case Fault::failure: // of the machine's step in that state
-        return is_one_of(state, {State::beginning, State::preparing, State::arming, State::cutting,
-                                 State::saving, State::recording, State::publishing, State::undoing,
-                                 State::loading, State::starting});
+        return is_one_of(state,
+                         {State::beginning, State::preparing, State::precopying, State::arming,
+                          State::cutting, State::saving, State::recording, State::publishing,
+                          State::undoing, State::loading, State::starting});
     case Fault::crash:
         return true;
     case Fault::red_frame: // the first one: forged, or from a member that was cut before

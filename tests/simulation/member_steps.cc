@@ -132,11 +132,12 @@ void Member::step_begins(const std::string &name) {
     under_way_ = name;
 }
 
-constexpr const char *task_names[] = {
-    "", "prepare", "arm", "settle disks", "write the channel", "publish", "remove files"};
+constexpr const char *task_names[] = {"",        "prepare",      "copy before the cut",
+                                      "arm",     "settle disks", "write the channel",
+                                      "publish", "remove files"};
 
 void Member::carry_out(const member::RunTask &step) {
-    constexpr uint64_t longest_us[] = {0, 5000, 5000, 60'000, 3000, 2000, 2000};
+    constexpr uint64_t longest_us[] = {0, 5000, 60'000, 5000, 60'000, 3000, 2000, 2000};
     step_begins(task_names[step.task]);
     if (step.task == HS_TASK_SETTLE) {
         copy();
@@ -163,6 +164,9 @@ void Member::task_ends(hs_task task, const std::vector<std::pair<uint64_t, size_
         publish();
     }
     step_ends();
+    if (task == HS_TASK_PRECOPY) {
+        local_.precopied({random_.chance(0.5), 1 << 20});
+    }
     post(random_.between(5, 200), [this, task, fault] { local_.task_done(task, fault); });
 }
 

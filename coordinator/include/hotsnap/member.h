@@ -47,7 +47,11 @@ typedef struct hs_event hs_event; /* from HS_STEP_EVENT, for hs_coordinator_even
  */
 typedef enum hs_task {
     HS_TASK_PREPARE = 1, /* folder, overlays, first flush; the snapshot of memory is made */
-    HS_TASK_ARM,         /* flush again, so that the pause flushes little; protect memory */
+    /*
+     * Mode precopy only: hs_snapshot_precopy(). hs_member_precopied() tells the result first.
+     */
+    HS_TASK_PRECOPY,
+    HS_TASK_ARM, /* flush again, so that the pause flushes little; protect memory */
     /*
      * Background copies start (hs_member_memory_done() tells how they end); disks are flushed, made
      * read-only and summed.
@@ -174,6 +178,8 @@ void hs_event_free(hs_event *event); /* an event that is not handed over, or NUL
 
 /* Answers; `error` is NULL when all went well. */
 void hs_member_begun(hs_member *m, const char *error);
+/* Before hs_member_task_done() of HS_TASK_PRECOPY; `left`: bytes that the last round left. */
+void hs_member_precopied(hs_member *m, bool converged, uint64_t left);
 void hs_member_task_done(hs_member *m, hs_task task, const char *error);
 void hs_member_cut_done(hs_member *m, const char *error, const hs_pause *pause);
 void hs_member_report(hs_member *m, const char *json);

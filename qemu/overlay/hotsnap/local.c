@@ -55,7 +55,13 @@ static void take_steps(HotsnapLocal *l);
 static void task_done(void *opaque, hs_task task, const char *error)
 {
     HotsnapLocal *l = opaque;
+    bool converged = true;
+    uint64_t left = 0;
 
+    if (task == HS_TASK_PRECOPY && !error) {
+        hotsnap_run_precopied(l->run, &converged, &left);
+        hs_member_precopied(l->logic, converged, left);
+    }
     hs_member_task_done(l->logic, task, error);
     take_steps(l);
 }

@@ -82,6 +82,9 @@ typedef struct HotsnapPart {
     /* Worker, the VM runs: everything slow or fallible. */
     bool (*prepare)(void *opaque, Error **errp);
 
+    /* Worker, the VM runs, mode precopy: what can be copied before the cut. */
+    bool (*precopy)(void *opaque, Error **errp);
+
     /* Worker, the VM runs: the cut may come at any time after this. */
     bool (*arm)(void *opaque, Error **errp);
 

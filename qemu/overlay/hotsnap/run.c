@@ -213,6 +213,8 @@ static bool do_task(Snapshot *s, Error **errp)
     switch (s->task) {
     case HS_TASK_PREPARE:
         return prepare(s, errp);
+    case HS_TASK_PRECOPY:
+        return EACH_PART(s, precopy, errp);
     case HS_TASK_ARM:
         return EACH_PART(s, arm, errp);
     case HS_TASK_SETTLE:
@@ -268,6 +270,7 @@ void hotsnap_run_task(HotsnapRun *r, hs_task task, char *manifest,
 {
     static const char *const names[] = {
         [HS_TASK_PREPARE] = "hotsnap/prepare",
+        [HS_TASK_PRECOPY] = "hotsnap/precopy",
         [HS_TASK_ARM] = "hotsnap/arm",
         [HS_TASK_SETTLE] = "hotsnap/settle",
         [HS_TASK_CHANNEL] = "hotsnap/channel",
@@ -350,6 +353,13 @@ void hotsnap_run_progress(HotsnapRun *r, uint64_t *done, uint64_t *total,
 {
     if (r->part[MEMORY]) {
         hotsnap_memory_progress(r->part[MEMORY], done, total, expected_us);
+    }
+}
+
+void hotsnap_run_precopied(HotsnapRun *r, bool *converged, uint64_t *left)
+{
+    if (r->part[MEMORY]) {
+        hotsnap_memory_precopied(r->part[MEMORY], converged, left);
     }
 }
 

@@ -52,6 +52,8 @@ bool hotsnap_run_info(HotsnapRun *r, HotsnapSnapshotInfo *info);
  */
 void hotsnap_run_progress(HotsnapRun *r, uint64_t *done, uint64_t *total,
                           uint64_t *expected_us);
+/* After HS_TASK_PRECOPY: its result, see hs_member_precopied(). */
+void hotsnap_run_precopied(HotsnapRun *r, bool *converged, uint64_t *left);
 /* False when the run copies nothing. */
 bool hotsnap_run_set_bandwidth(HotsnapRun *r, uint64_t bandwidth);
 /* When the copy is to end, CLOCK_MONOTONIC; 0: as soon as it can. */

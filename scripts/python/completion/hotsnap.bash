@@ -38,7 +38,7 @@ _hotsnap() {
         return
         ;;
     --mode)
-        mapfile -t COMPREPLY < <(compgen -W 'hot stop-and-copy' -- "$current")
+        mapfile -t COMPREPLY < <(compgen -W 'hot precopy stop-and-copy' -- "$current")
         return
         ;;
     --memory)

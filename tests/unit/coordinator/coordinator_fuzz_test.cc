@@ -139,6 +139,7 @@ class Victim {
                               {"full_timeout_us", 1'000'000'000},
                               {"load_timeout_us", 1'000'000'000},
                               {"settle_us", 0},
+                              {"mode", *rc::gen::element<std::string>("hot", "precopy")},
                               {"members", members}};
         const std::string text = to_text(request);
         commands += *rc::gen::inRange(0, 4) > 0
@@ -181,6 +182,8 @@ class Victim {
         if (kind == "PREPARE") {
             answers("PREPARED", {{"nics", {{{"nic", "net0"}, {"mac", mac_v.to_string()}}}},
                                  {"info", {{"boot_id", "x"}}}});
+        } else if (kind == "PRECOPY") {
+            answers("PRECOPIED");
         } else if (kind == "INSTALL") {
             answers("INSTALLED");
         } else if (kind == "LISTEN") {
@@ -233,6 +236,8 @@ class Victim {
                           *rc::gen::element<uint64_t>(0, 1, 5),
                           {{"net0", mac_a, {mac_b}, true}},
                           {{"boot_id", "x"}}});
+        } else if (type == "PRECOPY") {
+            says(Precopied{run, true, 0});
         } else if (type == "INSTALL") {
             says(Installed{run});
         } else if (type == "LISTEN") {
@@ -282,6 +287,8 @@ class Victim {
             ErrorMessage{"x"},
             Prepare{run, "t", "/b", true, 1000, 1000, 1000, Json::object()},
             Prepared{run, UINT64_MAX, {{"net0", mac_a, {}, true}}, Json::object()},
+            Precopy{run},
+            Precopied{run, false, 1},
             Refused{run, "no"},
             Install{run, *rc::gen::inRange<uint64_t>(0, 5), {{"a", {{"net0", mac_a, {}, true}}}}},
             Installed{run},

@@ -62,6 +62,21 @@ TEST(RequestTest, Content) {
     EXPECT_NE(refusal(json).find("'all' or 'disks'"), std::string::npos);
 }
 
+TEST(RequestTest, Mode) {
+    Json json = base();
+    EXPECT_EQ(Request::parse(Request::Kind::snapshot, "a", json).mode, Request::Mode::hot);
+    for (const auto mode :
+         {Request::Mode::hot, Request::Mode::precopy, Request::Mode::stop_and_copy}) {
+        json["mode"] = to_string(mode);
+        EXPECT_EQ(Request::parse(Request::Kind::snapshot, "a", json).mode, mode);
+        json["duration_us"] = 1'000'000;
+        EXPECT_EQ(refusal(json).empty(), mode == Request::Mode::hot);
+        json.erase("duration_us");
+    }
+    json["mode"] = "cold";
+    EXPECT_NE(refusal(json).find("'hot', 'precopy' or 'stop-and-copy'"), std::string::npos);
+}
+
 TEST(RequestTest, RefusesWithAReason) {
     const auto with = [](const char *key, Json value) {
         Json json = base();

@@ -456,6 +456,8 @@ void World::do_local(const std::string &name, const std::string &work) {
     if (work == "PREPARE") {
         answer(name, "PREPARED",
                {{"nics", {{{"nic", "net0"}, {"mac", member.mac}}}}, {"info", {{"boot_id", "x"}}}});
+    } else if (work == "PRECOPY") {
+        answer(name, "PRECOPIED", {});
     } else if (work == "INSTALL") {
         answer(name, "INSTALLED", {});
     } else if (work == "LISTEN") {

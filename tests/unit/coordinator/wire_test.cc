@@ -91,6 +91,8 @@ TEST(MessagesTest, RoundTrip) {
         ErrorMessage{"why"},
         Prepare{"r", "t1", "/b", false, 1, 2, 3, {{"x", 1}}},
         Prepared{"r", 7, {{"net0", a, {b}, false, 4, {ten, six}}}, {{"boot_id", "x"}}},
+        Precopy{"r"},
+        Precopied{"r", true, 4096},
         Refused{"r", "no"},
         Install{"r", 8, {{"db", {{"net0", a, {}, true}}}, {"web", {{"net1", b, {a}, false}}}}},
         Installed{"r"},

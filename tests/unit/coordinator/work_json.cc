@@ -34,6 +34,9 @@ std::optional<LocalEvent> read_event(std::string_view name, const Json &json) {
     if (name == "PREPARED") {
         return prepared_of(json);
     }
+    if (name == "PRECOPIED") {
+        return Precopied{get_bool(json, "converged", true), get_uint(json, "left", 0)};
+    }
     if (name == "INSTALLED") {
         return Installed{};
     }
@@ -87,6 +90,7 @@ std::optional<LocalEvent> read_event(std::string_view name, const Json &json) {
 const char *name_of(const LocalWork &work) {
     return std::visit(Overloaded{
                           [](const PrepareWork &) { return "PREPARE"; },
+                          [](const PrecopyWork &) { return "PRECOPY"; },
                           [](const InstallWork &) { return "INSTALL"; },
                           [](const ListenWork &) { return "LISTEN"; },
                           [](const ArmWork &) { return "ARM"; },

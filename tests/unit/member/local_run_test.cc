@@ -61,6 +61,24 @@ TEST(LocalRun, OrdinaryWayOfASnapshot) {
     EXPECT_EQ(m.run.ignored(), 0u);
 }
 
+TEST(LocalRun, MemoryIsCopiedBeforeTheTableComes) {
+    Machine m;
+    m.go_to(State::prepared);
+    m.work(PrecopyWork{});
+    EXPECT_EQ(m.take(), (Log{"task precopy"}));
+    m.work(Machine::table()); // not now
+    EXPECT_EQ(m.run.ignored(), 1u);
+    m.run.precopied({false, 4096});
+    EXPECT_EQ(m.take(), Log{});
+    m.answer();
+    EXPECT_EQ(m.take(), (Log{"tell precopied"}));
+    EXPECT_FALSE(std::get<Precopied>(m.events.back()).converged);
+    EXPECT_EQ(std::get<Precopied>(m.events.back()).left, 4096u);
+    EXPECT_EQ(m.run.state(), State::prepared);
+    m.work(Machine::table());
+    EXPECT_EQ(m.take(), (Log{"release", "tell installed"}));
+}
+
 TEST(LocalRun, OrdinaryWayOfARestore) {
     Machine m;
     m.work(load_work());
@@ -159,9 +177,9 @@ TEST(LocalRun, TheFinishOfTheCopyIsPassedOn) {
 
 LocalWork work_number(size_t index) {
     const std::vector<LocalWork> all = {
-        prepare_work(), Machine::table(), ListenWork{},        ArmWork{},         PaceWork{7},
-        CutWork{},      ExpectWork{},     CloseChannelsWork{}, EndColoringWork{}, PublishWork{},
-        CommitWork{},   AbortWork{"x"},   load_work(),         StartWork{}};
+        prepare_work(), PrecopyWork{}, Machine::table(), ListenWork{},        ArmWork{},
+        PaceWork{7},    CutWork{},     ExpectWork{},     CloseChannelsWork{}, EndColoringWork{},
+        PublishWork{},  CommitWork{},  AbortWork{"x"},   load_work(),         StartWork{}};
     return all[index];
 }
 
@@ -178,7 +196,7 @@ TEST(LocalRun, WhatIsIllegalIsCountedAndChangesNothing) {
             m.go_to(state);
             const uint64_t before = m.run.ignored();
             m.work(work_number(i));
-            const bool new_run = i == 0 || i == 12;
+            const bool new_run = i == 0 || i == static_cast<size_t>(Input::load);
             EXPECT_EQ(m.take(), new_run ? (Log{"tell failed"}) : Log{});
             EXPECT_EQ(m.run.state(), state);
             EXPECT_EQ(m.run.ignored(), before + uint64_t{verdict == Verdict::illegal});
@@ -244,7 +262,8 @@ TEST(LocalRun, BeatsUntilItsPartIsComplete) {
         m.run.beat({1, 2, 3});
         const Log log = m.take();
         const bool beats = state >= State::beginning && state <= State::reporting;
-        const bool progress = state >= State::saving && state <= State::complete;
+        const bool progress =
+            state == State::precopying || (state >= State::saving && state <= State::complete);
         EXPECT_EQ(std::count(log.begin(), log.end(), "tell beat") > 0, beats);
         EXPECT_EQ(std::count(log.begin(), log.end(), "tell progress") > 0, progress);
     }

@@ -8,14 +8,16 @@ namespace hotsnap::member {
 namespace {
 
 const char *name_of(hs_task task) {
-    constexpr const char *names[] = {"", "prepare", "arm", "settle", "channel", "publish", "undo"};
+    constexpr const char *names[] = {"",       "prepare", "precopy", "arm",
+                                     "settle", "channel", "publish", "undo"};
     return names[task];
 }
 
 const char *name_of(const LocalEvent &event) {
-    constexpr const char *names[] = {"prepared",     "installed", "heard",    "armed", "cut",
-                                     "channels-fin", "full-fin",  "progress", "beat",  "published",
-                                     "aborted",      "loaded",    "started",  "failed"};
+    constexpr const char *names[] = {"prepared", "precopied", "installed",    "heard",
+                                     "armed",    "cut",       "channels-fin", "full-fin",
+                                     "progress", "beat",      "published",    "aborted",
+                                     "loaded",   "started",   "failed"};
     return names[event.index()];
 }
 
@@ -137,6 +139,9 @@ void Machine::go_to(State state) {
         then(answered);
     }
     then(answered); // prepared
+    if (state == State::precopying) {
+        then([&] { work(PrecopyWork{}); });
+    }
     then([&] { work(table()); });
     then([&] { work(ArmWork{}); });
     then(answered); // armed

@@ -94,6 +94,23 @@ class Manifest(unittest.TestCase):
                       "9 frames between members"):
             self.assertIn(f"warning: {start}", text)
 
+    def test_mode_is_told(self):
+        def change(manifest):
+            manifest["mode"] = "precopy"
+            for number, member in enumerate(manifest["members"]):
+                member["memory"]["pages"].update(precopy=700, background=200)
+                member["memory"].update(precopy_converged=int(number > 0), precopy_written=2560)
+
+        self.assertNotIn("PRECOPY", listing.report(bundle.read(self.path)))
+        self.rewrite(change)
+        text = listing.report(bundle.read(self.path))
+        first = bundle.read(self.path).members[0].name
+        self.assertIn("did not converge", text)
+        self.assertIn(f"left for after it: {first} 10 MiB\n", text)
+        self.assertRegex(text, r"PRECOPY +BACKGROUND")
+        self.rewrite(lambda m: m.update(mode="stop-and-copy"))
+        self.assertIn("stood still", listing.report(bundle.read(self.path)))
+
     def test_finish_is_told(self):
         self.assertNotIn("copies", listing.report(bundle.read(self.path)))
         finish = {"duration_us": 20_000_000, "delay_us": 0, "due_ns": 5, "spread_us": 3100,

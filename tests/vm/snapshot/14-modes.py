@@ -1,9 +1,12 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Mode stop-and-copy: each member stands still from its cut until its own memory is copied.
+"""The cut of a cluster in the modes stop-and-copy and precopy.
 
-The cut, the colors and the bundle are those of any snapshot: the channels are closed while the
-members stand, the images equal dumps made in the pause, nothing is lost, and the cluster goes on.
+With stop-and-copy each member stands still from its cut until its own memory is copied. The cut,
+the colors and the bundle are those of any snapshot: the channels are closed while the members
+stand, the images equal dumps made in the pause, nothing is lost, and the cluster goes on. With
+precopy memory is copied before any frame is colored; the cut is at one instant all the same.
+(16-precopy looks at the images.)
 """
 
 import json
@@ -17,6 +20,7 @@ from support.cutcheck import check_bundle
 from support.cuts import must_be_whole, snapshot_late
 from support.image import Image, compare
 from support.outcome import Report, check, wait_until
+from support.tier import left_to_all
 from support.unharmed import no_trace
 from support.workplace import Workplace
 from hotsnap.qemu.qmp import QmpError
@@ -59,10 +63,9 @@ def stands(cluster: Cluster) -> None:
         check(steps["copy"] >= STANDS * 1e6, f"{saved['name']}: {steps}")
         check(pause["end_ns"] >= memory["copied_ns"], f"{saved['name']} ran before its copy ended")
         check(memory["faults"] == 0, f"{saved['name']}: {memory['faults']} faults while it stood")
-        with Image(folder / saved["name"] / "state") as image, \
-                Image(folder / saved["name"] / "state.dump") as dump:
-            differing = len(compare(image, dump))
-        check(differing == 0, f"{saved['name']}: {differing} pages differ from the dump")
+    with Image(folder / "a" / "state") as image, Image(folder / "a" / "state.dump") as dump:
+        differing = len(compare(image, dump))
+    check(differing == 0, f"a: {differing} pages differ from the dump")
     longest = max(m["pause"]["end_ns"] - m["pause"]["begin_ns"] for m in manifest["members"])
     check(manifest["cut"]["downtime_max_us"] == (longest + 500) // 1000,
           f"the longest pause is {longest} ns: {manifest['cut']['downtime_max_us']} us told")
@@ -98,23 +101,42 @@ def refused(cluster: Cluster) -> None:
     check(not list(cluster.bundles.glob("no*")), "something is left")
 
 
-def control(cluster: Cluster) -> None:
+def late(cluster: Cluster) -> None:
+    """A member that is told late is made to take its cut by a red frame, when it is armed."""
+    manifest = snapshot_late(cluster, "pre", "c",
+                             lambda: cluster["c"].vm.phase() == "transient-fin", mode="precopy")
+    phases = [moment["phase"] for moment in manifest["timeline"]]
+    check(phases[:3] == ["prepare", "precopy", "install"], f"the phases are {phases}")
+    check(manifest["mode"] == "precopy", f"the manifest says {manifest.get('mode')}")
+    for saved in manifest["members"]:
+        memory, pause = saved["memory"], saved["pause"]
+        check(memory["engine"] == "uffd" and memory["pages"]["precopy"] > 0, f"{memory}")
+        print(f"# {saved['name']}: cut for a {saved['cause']}, pause "
+              f"{(pause['end_ns'] - pause['begin_ns']) / 1e6:.1f} ms, {memory['precopy_rounds']} "
+              f"rounds, {memory['pages']['precopy']} of {memory['pages']['total']} pages before it")
+    check(any(saved["cause"] == "red-frame" for saved in manifest["members"]),
+          "no red frame forced a cut")
+    must_be_whole(cluster, "pre", manifest)
+
+
+def control(cluster: Cluster, mode: str) -> None:
     """Without colors a member that is told late receives messages of those that run again."""
     def received() -> int:
         return Chatter.read(cluster).pairs["c", "b"]["udp_received"]
 
     before: list[int] = []  # from b's cut on
-    snapshot_late(cluster, "off", "c",
+    tag = f"off-{mode}"
+    snapshot_late(cluster, tag, "c",
                   lambda: before.append(received()) or received() > before[0] + 300,
-                  coloring=False, mode="stop-and-copy")
-    orphans = check_bundle(cluster.bundles / "off").orphans
+                  coloring=False, mode=mode)
+    orphans = check_bundle(cluster.bundles / tag).orphans
     print(f"# without coloring {orphans} orphans")
     check(orphans > 0, "without coloring nothing is wrong: the checker sees nothing")
 
 
-def restored(cluster: Cluster) -> None:
+def restored(cluster: Cluster, tag: str) -> None:
     cluster.kill()
-    cluster.restore("still")
+    cluster.restore(tag)
     Chatter.wait_flow(cluster)
     Chatter.wait(cluster).must_be_unharmed()
 
@@ -130,8 +152,13 @@ def run(report: Report) -> None:
         report.run("duration-is-refused", lambda: refused(cluster))
         report.run("nothing-is-lost",
                    lambda: Chatter.wait(cluster).must_be_unharmed())
-        report.run("control-without-coloring", lambda: control(cluster))
-        report.run("restore", lambda: restored(cluster))
+        report.run("precopy-red-frame-makes-the-cut", lambda: late(cluster))
+        report.run("precopy-harms-nobody", lambda: Chatter.wait(cluster).must_be_unharmed())
+        if not left_to_all("the cut without colors (50-coloring has it) in these modes"):
+            for mode in ("stop-and-copy", "precopy"):
+                report.run(f"control-without-coloring-{mode}", lambda mode=mode: control(cluster, mode))
+        report.run("restore", lambda: restored(cluster, "still"))
+        report.run("precopy-restore", lambda: restored(cluster, "pre"))
 
 
 main = Report()

@@ -162,6 +162,12 @@ static bool check_mode(const HotsnapClusterArguments *args, Error **errp)
                    "two out");
         return false;
     }
+    if (args->has_mode && args->mode == HOTSNAP_MODE_PRECOPY &&
+        args->has_engine && args->engine == HOTSNAP_ENGINE_KVM) {
+        error_setg(errp, "Engine 'kvm' cannot copy memory before the cut; "
+                   "use engine 'uffd', or another 'mode' than \"precopy\"");
+        return false;
+    }
     return true;
 }
 

@@ -5,7 +5,8 @@
  *
  * Users of the snapshot, and its end:
  *
- *   worker     makes it in prepare(), arms it. No other task runs beside.
+ *   worker     makes it in prepare(), copies memory before the cut, arms it.
+ *              No other task runs beside.
  *   main loop  cuts and starts it, when no task runs that could free it; asks
  *              for its figures with `lock` held.
  *   stopper    aborts it, beside any task. Nothing is freed before the
@@ -156,6 +157,7 @@ static void plan_in_main(void *opaque)
     m->options.section_footer = hotsnap_vmstate_has_footers();
     m->options.ram_section_id = HOTSNAP_RAM_SECTION_ID;
     m->options.ram_version_id = HOTSNAP_RAM_VERSION_ID;
+    m->options.precopy = hotsnap_run_mode(m->run) == HOTSNAP_MODE_PRECOPY;
     m->options.vcpu_tids = (const int *)m->tids->data;
     m->options.vcpu_tid_count = m->tids->len;
     m->options.on_finished = on_finished;
@@ -214,6 +216,20 @@ static bool memory_prepare(void *opaque, Error **errp)
     }
     qemu_event_set(&m->made);
     return s;
+}
+
+static bool memory_precopy(void *opaque, Error **errp)
+{
+    HotsnapMemory *m = opaque;
+    bool converged;
+    char *error = NULL;
+
+    if (!hs_snapshot_precopy(m->snapshot, &converged, &error)) {
+        error_setg(errp, "%s", error);
+        hs_string_free(error);
+        return false;
+    }
+    return true;
 }
 
 static bool memory_arm(void *opaque, Error **errp)
@@ -451,6 +467,15 @@ void hotsnap_memory_set_finish(void *part, uint64_t finish_us)
     }
 }
 
+void hotsnap_memory_precopied(void *part, bool *converged, uint64_t *left)
+{
+    hs_snapshot_stats s;
+
+    get_stats(part, &s);
+    *converged = s.precopy_converged;
+    *left = s.precopy_written * 4096;
+}
+
 void hotsnap_memory_progress(void *part, uint64_t *done, uint64_t *total,
                              uint64_t *expected_us)
 {
@@ -467,6 +492,7 @@ const HotsnapPart hotsnap_memory_part = {
     .contents = BIT(HOTSNAP_CONTENT_ALL),
     .begin = memory_begin,
     .prepare = memory_prepare,
+    .precopy = memory_precopy,
     .arm = memory_arm,
     .cut = memory_cut,
     .resume = memory_resume,

@@ -14,7 +14,7 @@ from ..qemu.fleet import Fleet
 from ..ui.output import human_size, print_json, say, table
 from . import recovery
 
-MANNERS = (("background", "BACKGROUND"), ("guest_write", "GUEST"), ("dma_write", "DMA"),
+MANNERS = (("precopy", "PRECOPY"), ("background", "BACKGROUND"), ("guest_write", "GUEST"), ("dma_write", "DMA"),
            ("kvm_write", "KVM"))
 NOTE_WIDTH = 40
 
@@ -101,20 +101,33 @@ def report(found: bundle.Bundle) -> str:
              f"downtime {found.downtime_max_ms():.2f} ms at most, TCP backoff "
              f"{'unknown' if backoff is None else f'{backoff:.2f} ms at most'}, {found.frames()} "
              f"frames of channel state, {found.lost()} lost"]
-    lines += [*_finish(manifest.finish), ""]
+    lines += [*_mode(found), *_finish(manifest.finish), ""]
+    manners = MANNERS if manifest.mode == "precopy" else MANNERS[1:]
     lines.append(table(
-        ("MEMBER", "PAUSE", "CAUSE", "PAGES", "ZERO", *(label for _, label in MANNERS),
+        ("MEMBER", "PAUSE", "CAUSE", "PAGES", "ZERO", *(label for _, label in manners),
          "FAULTS", "FRAMES"),
         [(m.name, f"{m.pause.ms:.2f}ms", m.cause or "-", m.memory.pages.total,
-          m.memory.pages.zero, *(getattr(m.memory.pages, key) for key, _ in MANNERS),
+          m.memory.pages.zero, *(getattr(m.memory.pages, key) for key, _ in manners),
           "-" if m.memory.faults is None else m.memory.faults, m.channel.frames)
          for m in found.members if m.pause and m.memory],
-        right="PAUSE PAGES ZERO BACKGROUND GUEST DMA KVM FAULTS FRAMES"))
-    lines += ["", "PAGES are of 4 KiB: ZERO of them take no space; BACKGROUND to KVM tell in "
+        right="PAUSE PAGES ZERO PRECOPY BACKGROUND GUEST DMA KVM FAULTS FRAMES"))
+    lines += ["", f"PAGES are of 4 KiB: ZERO of them take no space; {manners[0][1]} to KVM tell in "
                   "which manner they were saved"]
     if doubts := found.doubts():
         lines += ["", *(f"warning: {doubt}" for doubt in doubts)]
     return "\n".join(lines)
+
+
+def _mode(found: bundle.Bundle) -> list[str]:
+    """Nothing for the ordinary mode."""
+    if found.manifest.mode == "stop-and-copy":
+        return ["each member stood still until its memory was copied"]
+    if found.manifest.mode != "precopy":
+        return []
+    late = [f"{m.name} {(m.memory.precopy_written or 0) * 4096 / (1 << 20):.0f} MiB"
+            for m in found.members if m.memory and m.memory.precopy_converged == 0]
+    return ["memory was copied before the cut" + (
+        f"; that did not converge, and left for after it: {', '.join(late)}" if late else "")]
 
 
 def _disks_report(found: bundle.Bundle) -> str:

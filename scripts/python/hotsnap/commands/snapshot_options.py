@@ -31,9 +31,10 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
         "metavar": "SIZE", "type": size,
         "help": "limit of each member's background copy in bytes per second, as in 200M"},
     "mode": {
-        "choices": ("hot", "stop-and-copy"),
+        "choices": ("hot", "precopy", "stop-and-copy"),
         "help": "hot (the default): memory is copied after the cut, while the members run; "
-                "stop-and-copy: each member stands still until its own is copied"},
+                "precopy: before it, and again where they write meanwhile, so that the cut is at "
+                "the end; stop-and-copy: each member stands still until its own is copied"},
     "engine": {
         "choices": ("auto", "kvm", "uffd"),
         "help": "how writes are trapped (default: auto, which is kvm where the host's KVM has the "

@@ -40,6 +40,7 @@ class Pages(Record):
     dma_write: int
     kvm_write: int
     neighbors: int
+    precopy: int = 0  # before the cut; older bundles lack it
 
     @property
     def by_writes(self) -> int:
@@ -64,6 +65,10 @@ class Memory(Record):
     copied_ns: int | None = None
     durable_us: float | None = None
     bytes_written: int | None = None
+    precopy_rounds: int | None = None
+    precopy_pages: int | None = None
+    precopy_written: int | None = None
+    precopy_converged: int | None = None
     direct_io: bool | None = None
 
 
@@ -209,6 +214,7 @@ class Manifest(Record):
     finish: Finish | None = None
     version: int = 1
     content: str = "all"  # as the version says; a bundle of version 1 does not name it
+    mode: str | None = None  # when memory was copied; older bundles lack it
 
 
 # --- the bundle ----------------------------------------------------------------------------------

@@ -14,7 +14,8 @@ LEFT, RIGHT = 130, 40
 BESIDE = 80  # room for what stands at the right of the longest bar
 ROW, BAR = 34, 18
 MANNERS = (("background", "background copy"), ("guest_write", "guest write"),
-           ("dma_write", "DMA write"), ("kvm_write", "KVM write"))
+           ("dma_write", "DMA write"), ("kvm_write", "KVM write"),
+           ("precopy", "copy before the cut"))
 PAUSE_COLOR, BACKOFF_COLOR = "#30638e", "#d1495b"
 
 
@@ -178,6 +179,8 @@ def _pages(picture: Drawing, bundle: Bundle, y: float) -> float:
     top = _panel(picture, y, "In which manner pages were saved",
                  "pages that are not zero in full color, zero pages pale; of 4 KiB each", height)
     bottom = top + ROW * len(bundle.members)
+    precopy = bundle.manifest.mode == "precopy"
+    manners = MANNERS if precopy else MANNERS[:-1]
     largest = max(m.memory.pages.total for m in bundle.members if m.memory)
     at = _axis(picture, 0, largest, top - 4, bottom, "pages")
     for row, member in enumerate(bundle.members):
@@ -188,10 +191,12 @@ def _pages(picture: Drawing, bundle: Bundle, y: float) -> float:
         picture.rect(at(0), line, at(pages.total) - at(0), BAR, PALETTE[0], 0,
                      tip=f"{member.name}: {pages.zero} zero pages", opacity=0.18)
         begin = 0
+        # Zero pages are nearly all of the copy that looks at all pages first.
+        walk = "precopy" if precopy else "background"
         # Writes first, so that they are seen beside the far larger background copy.
-        for key, label in reversed(MANNERS):
+        for key, label in reversed(manners):
             count = getattr(pages, key)
-            if key == "background":
+            if key == walk:
                 count = max(0, count - pages.zero)
             picture.rect(at(begin), line, at(begin + count) - at(begin), BAR,
                          PALETTE[[k for k, _ in MANNERS].index(key)],
@@ -199,5 +204,5 @@ def _pages(picture: Drawing, bundle: Bundle, y: float) -> float:
             begin += count
         picture.text(at(pages.total) + 8, line + 13, f"{pages.by_writes} by writes", 11, MUTED)
     picture.legend(LEFT, bottom + 38, [(label, PALETTE[i]) for i, (_, label) in
-                                       enumerate(MANNERS)], WIDTH - 40)
+                                       enumerate(manners)], WIDTH - 40)
     return y + height + 14
