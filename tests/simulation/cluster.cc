@@ -213,9 +213,7 @@ bool Cluster::give_command(size_t leader) {
                     {"cut_timeout_us", 2'000'000},
                     {"start_timeout_us", 2'000'000},
                     {"abort_timeout_us", 2'000'000}};
-    if (!restore && random_.chance(0.25)) {
-        request["mode"] = "precopy";
-    } else if (!restore && random_.chance(0.3)) { // the copies are to end at one instant
+    if (!restore && random_.chance(0.3)) { // the copies are to end at one instant
         constexpr uint64_t durations_us[] = {20'000, 400'000, 1'000'000, 3'000'000};
         request["duration_us"] = durations_us[random_.below(std::size(durations_us))];
         request["strict"] = random_.chance(0.2);
@@ -226,6 +224,8 @@ bool Cluster::give_command(size_t leader) {
                 }
             });
         }
+    } else if (!restore && random_.chance(0.3)) {
+        request["mode"] = "precopy";
     }
     if (restore) {
         request["bundle"] = "/bundles/t";
