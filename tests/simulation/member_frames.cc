@@ -119,7 +119,9 @@ void Member::guest_receives(size_t nic, const Frame &frame) {
         const bool knows = sent_in != world_.ledger.runs.end() &&
                            sent_in->second.members.contains(name_) &&
                            sent_in->second.members.at(name_) == incarnation_;
-        if (frame.source.value() != segment.source_mac && knows) {
+        // Such a member may also have forwarded the frame, with the alias as its source.
+        const bool sent_with_alias = table_.read(Mac(segment.source_mac)).has_value();
+        if (frame.source.value() != segment.source_mac && knows && !sent_with_alias) {
             world_.ledger.violations.push_back("delivery: " + name_ + " received " +
                                                frame.source.to_string() + " as source of segment " +
                                                std::to_string(number));
