@@ -385,6 +385,20 @@ class Spelling(ClusterOfOne):
             self.state, self.fleet = original
         self.check(4)
 
+    def test_a_copy_does_not_end_the_members_of_the_original(self):
+        self.three()
+        copy = self.folder + "-copy"
+        shutil.copytree(self.folder, copy, ignore=lambda *_: ["run"])
+        self.addCleanup(shutil.rmtree, copy)
+        original, folder = (self.state, self.fleet), self.folder
+        self.through(copy)
+        for force in (False, True):
+            with self.assertRaisesRegex(HotsnapError, f"a runs on the disks in {folder}/.*copy"):
+                lifecycle.down(self.state, self.fleet, force)
+        self.state, self.fleet = original
+        self.assertTrue(self.fleet.running("a"))
+        self.check(4)
+
     def test_a_golden_image_is_not_where_it_was(self):
         self.three()
         self.down()

@@ -10,7 +10,7 @@ import time
 from collections.abc import Container
 from typing import Any
 
-from ..disks import merge, survey
+from ..disks import merge, relocate, survey
 from ..errors import HotsnapError
 from ..formats import images, qcow2
 from ..model import bundle
@@ -171,6 +171,7 @@ def ps(state: State, fleet: Fleet, as_json: bool) -> None:
 
 def down(state: State, fleet: Fleet, force: bool) -> list[str]:
     """Ends all members and removes their network; returns the names of those that ran."""
+    relocate.check_own(state)
     ran = fleet.running_names()
     for name in ran:
         try:

@@ -27,18 +27,16 @@ from .survey import Misplaced, folders
 def relocate(state: State, golden: bool = True) -> None:
     """Does nothing in a folder that was not moved. HotsnapError if an image that layers lie over is
     not found, unless `golden` is False. The caller holds the lock."""
-    old = next((path for entry in state.members.values() for path in entry.disks.values()
-                if _here(state, path) != path), None)
-    if old is None:
+    before = _before(state)
+    if before is None:
         return
-    before = os.path.dirname(os.path.dirname(os.path.dirname(old)))
     if state.restoring or os.path.exists(state.journal):
         raise Misplaced(f"the cluster's folder was {before}, and a restore or merge was under way: "
                         "put the cluster's folder back, run 'hotsnap down', and move it then")
-    alive = [name for name, entry in state.members.items() if process.alive(entry.process)]
+    alive = _alive(state)
     if alive:
-        raise Misplaced(f"{', '.join(sorted(alive))} runs on the disks in {before}: run 'hotsnap "
-                        "down' there first; put the cluster's folder back if it was moved")
+        raise Misplaced(f"{alive} runs on the disks in {before}: run 'hotsnap down' there first; put "
+                        "the cluster's folder back if it was moved")
     lower = layers.scan(folders(state))
     images = _golden(state, lower, golden)
     say(f"the cluster's folder was {before} and is {state.directory}: its disk layers are adapted")
@@ -52,6 +50,27 @@ def relocate(state: State, golden: bool = True) -> None:
     state.images = {_here(state, layer): images.get(_here(state, layer), kept)
                     for layer, kept in state.images.items()}
     state.save()
+
+
+def check_own(state: State) -> None:
+    """Misplaced if the members that run are those of the folder that this one is a copy of: they
+    are not to be ended from here."""
+    before, alive = _before(state), _alive(state)
+    if before and alive and os.path.exists(os.path.join(before, os.path.basename(state.file))):
+        raise Misplaced(f"{alive} runs on the disks in {before}, of which {state.directory} is a "
+                        "copy: run 'hotsnap down' there")
+
+
+def _before(state: State) -> str | None:
+    """The folder that the state names, if it is not this one."""
+    old = next((path for entry in state.members.values() for path in entry.disks.values()
+                if _here(state, path) != path), None)
+    return os.path.dirname(os.path.dirname(os.path.dirname(old))) if old else None
+
+
+def _alive(state: State) -> str:
+    return ", ".join(sorted(name for name, entry in state.members.items()
+                            if process.alive(entry.process)))
 
 
 def _here(state: State, path: str) -> str:
