@@ -143,9 +143,9 @@ std::vector<Stage> SnapshotInitiator::stages() {
     return stages;
 }
 
-// Before frames are colored, since it takes any time. It does not wait for a copy that does not
-// converge: the member says so, and the rest is copied after the cut. Members that are ready go on
-// making rounds until ARM.
+// Before frames are colored, since it takes as long as a copy may take. It does not wait for a copy
+// that does not converge: the member says so, and the rest is copied after the cut. Members that
+// are ready go on making rounds until ARM.
 Stage SnapshotInitiator::precopy() {
     return {.phase = "precopy",
             .begin = [this] { engine_.broadcast(Precopy{engine_.run()}); },
@@ -157,6 +157,7 @@ Stage SnapshotInitiator::precopy() {
                 }
                 return "";
             }),
+            .deadline_us = request_.full_timeout_us,
             .silence_counts = true};
 }
 

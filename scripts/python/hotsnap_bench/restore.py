@@ -74,7 +74,8 @@ class Starts:
         """How many of the waits for a page are left by prefetching, at the smallest size, cold."""
         def faults(how: str) -> float | None:
             found = self.by.get((self.sizes[0], how, "cold"))
-            return statistics.median(load["faults"] for load in found.loads) if found else None
+            return (statistics.median(load["faults"] for load in found.loads)
+                    if found and found.loads else None)
 
         return ratio(faults(LAZY), faults(BARE))
 
