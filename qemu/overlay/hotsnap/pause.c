@@ -16,10 +16,10 @@
  *
  * No step waits for storage to sync: flushes are done before and after.
  *
- * With mode stop-and-copy the pause goes on after `undrain`: the VM stands until
- * its memory is copied, or the run is given up. The main loop does other work
- * meanwhile; memory is protected as in any other snapshot, so whoever writes
- * to it nevertheless, as a monitor's `cont` lets a guest, does no harm.
+ * With mode stop-and-copy the pause goes on after `undrain`: the VM stands
+ * until its memory is copied, or the run is given up. The main loop does other
+ * work meanwhile. Memory is protected as in any other snapshot, so whoever
+ * writes to it nevertheless, as a monitor's `cont` lets a guest, does no harm.
  *
  *   copy       Ends when the part says memory_done().
  *   resume

@@ -210,7 +210,8 @@ void coroutine_fn qmp_hotsnap_cluster(HotsnapClusterArguments *args,
     int64_t duration = 0;
 
     if (!m || !may_begin(m, errp) || !check_content(args, errp) ||
-        !check_mode(args, errp) || !duration_us(args->duration, &duration, errp)) {
+        !check_mode(args, errp) ||
+        !duration_us(args->duration, &duration, errp)) {
         return;
     }
     if (args->strict && !duration) {

@@ -100,7 +100,7 @@ void hotsnap_forward(FilterHotsnap *f, NetClientState *sender, unsigned flags,
                                   forward_sent);
         g_queue_push_tail(&q->undelivered[false], GSIZE_TO_POINTER(size));
         f->undelivered_bytes += size;
-        qemu_net_queue_flush(queue); /* which does not ask whether the VM runs */
+        qemu_net_queue_flush(queue); /* it does not ask whether the VM runs */
         return;
     }
     if (!g_queue_is_empty(&q->undelivered[to_guest]) &&
