@@ -187,9 +187,12 @@ void hs_member_cut_done(hs_member *m, const char *error, const hs_pause *pause) 
     event(m, [&](LocalRun &run) { run.cut_done(fault_of(error), pause_json(pause)); });
 }
 
-void hs_member_report(hs_member *m, const char *json) {
+void hs_member_report(hs_member *m, const char *json, const hs_pause *pause) {
     event(m, [&](LocalRun &run) {
         answer_with_json(nullptr, json, [&](const LocalRun::Fault &fault, Json report) {
+            if (pause) {
+                report["pause"] = pause_json(pause);
+            }
             run.report(fault, std::move(report));
         });
     });

@@ -23,13 +23,9 @@ std::vector<std::byte> read_whole(const std::string &path) {
         return {};
     }
     std::vector<std::byte> bytes(static_cast<size_t>(found.st_size));
-    size_t done = 0;
-    while (done < bytes.size()) {
-        const ssize_t n = read(fd.get(), bytes.data() + done, bytes.size() - done);
-        if (n <= 0) {
-            return {};
-        }
-        done += static_cast<size_t>(n);
+    int error = 0;
+    if (read_some(fd.get(), bytes, 0, error) < bytes.size()) {
+        return {};
     }
     return bytes;
 }

@@ -23,8 +23,9 @@ struct Access {
 
 class AccessLog {
   public:
-    // Notes beyond `most` are dropped: the log is a hint, and the first accesses matter most.
-    explicit AccessLog(size_t most);
+    // Notes beyond `most` are dropped: the log is a hint, and the first accesses matter most. By
+    // default 1 GiB of pages fit, in 2 MiB of notes.
+    explicit AccessLog(size_t most = 1 << 18);
 
     // The guest begins to run: times count from here. Before it, they are 0.
     void begin(uint64_t now_ns) { began_ns_.store(now_ns, std::memory_order_relaxed); }

@@ -34,6 +34,7 @@ class AccessMap {
     const std::vector<Bucket> &buckets() const { return buckets_; }
     uint64_t pages() const; // each counts once for every bucket that has it
     bool empty() const { return buckets_.empty(); }
+    std::vector<Access> accesses() const; // each at the end of its bucket's time
 
     // Adds accesses; a page keeps its earliest time, and the latest pages are left out when there
     // are too many. False if they say nothing new.
@@ -56,8 +57,6 @@ class AccessMap {
     static constexpr size_t most_bytes = most_pages * sizeof(Run) + 4096;
 
   private:
-    std::vector<Access> accesses() const;
-
     std::vector<Bucket> buckets_;
 };
 

@@ -70,28 +70,22 @@ Fd open_to_read(const std::string &path) {
 }
 
 // Reads until `bytes` is full or the file ends; returns the number of bytes read.
-size_t read_some(int fd, std::span<std::byte> bytes, uint64_t offset, const std::string &path) {
+size_t read_up_to(int fd, std::span<std::byte> bytes, uint64_t offset, const std::string &path) {
     size_t done = 0;
-    while (done < bytes.size()) {
-        const ssize_t n =
-            pread(fd, bytes.data() + done, bytes.size() - done, static_cast<off_t>(offset + done));
-        if (n == 0) {
-            break;
-        }
-        if (n > 0) {
-            done += static_cast<size_t>(n);
-            continue;
+    for (;;) {
+        int error = 0;
+        done += read_some(fd, bytes.subspan(done), offset + done, error);
+        if (error == 0) {
+            return done;
         }
         const int flags = fcntl(fd, F_GETFL);
-        if (errno == EINVAL && (flags & O_DIRECT) != 0) {
-            // The file opens with O_DIRECT but does not read with it, or its tail is not aligned.
-            fcntl(fd, F_SETFL, flags & ~O_DIRECT);
-        } else if (errno != EINTR) {
-            throw system_error(errno,
+        if (error != EINVAL || (flags & O_DIRECT) == 0) {
+            throw system_error(error,
                                "cannot read " + path + " at " + std::to_string(offset + done));
         }
+        // The file opens with O_DIRECT but does not read with it, or its tail is not aligned.
+        fcntl(fd, F_SETFL, flags & ~O_DIRECT);
     }
-    return done;
 }
 
 // The next byte range at or after `at` that may hold data, in whole units.
@@ -112,7 +106,7 @@ std::vector<std::byte> read_file(const std::string &path) {
         throw system_error(errno, "cannot read " + path);
     }
     std::vector<std::byte> bytes(size_of(fd.get(), path));
-    bytes.resize(read_some(fd.get(), bytes, 0, path));
+    bytes.resize(read_up_to(fd.get(), bytes, 0, path));
     return bytes;
 }
 
@@ -195,7 +189,7 @@ SumsTable sum_file(const std::string &path, uint64_t unit, const std::function<b
             // O_DIRECT insists on a whole page, also at the end of the file.
             const uint64_t padded = (end - at + page_bytes - 1) & ~(page_bytes - 1);
             const size_t want = std::min<size_t>(buffer.bytes().size(), padded);
-            const size_t got = read_some(fd.get(), buffer.bytes().first(want), at, path);
+            const size_t got = read_up_to(fd.get(), buffer.bytes().first(want), at, path);
             if (got < std::min<uint64_t>(want, size - at)) {
                 throw Error(path + " became shorter while it was read");
             }
@@ -245,7 +239,7 @@ uint64_t file_xxh3(const std::string &path) {
     XXH3_64bits_reset(&state);
     std::vector<std::byte> buffer(1 << 20);
     uint64_t at = 0;
-    while (const size_t n = read_some(fd.get(), buffer, at, path)) {
+    while (const size_t n = read_up_to(fd.get(), buffer, at, path)) {
         XXH3_64bits_update(&state, buffer.data(), n);
         at += n;
     }

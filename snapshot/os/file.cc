@@ -64,6 +64,22 @@ Fd create_exclusive(const std::string &path, bool &direct) {
     return Fd(fd);
 }
 
+size_t read_some(int fd, std::span<std::byte> bytes, uint64_t offset, int &error) {
+    size_t done = 0;
+    error = 0;
+    while (done < bytes.size()) {
+        const ssize_t n =
+            pread(fd, bytes.data() + done, bytes.size() - done, static_cast<off_t>(offset + done));
+        if (n > 0) {
+            done += static_cast<size_t>(n);
+        } else if (n == 0 || errno != EINTR) {
+            error = n == 0 ? 0 : errno;
+            break;
+        }
+    }
+    return done;
+}
+
 void write_all(int fd, std::span<const std::byte> bytes, uint64_t offset, const std::string &path) {
     while (!bytes.empty()) {
         // Linux transfers at most 0x7ffff000 bytes a call.

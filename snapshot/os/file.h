@@ -48,6 +48,10 @@ class AlignedBuffer {
 // return: whether the file is open with it.
 Fd create_exclusive(const std::string &path, bool &direct);
 
+// Reads until `bytes` is full, the file ends, or an error comes, which is then not 0; returns the
+// number of bytes read.
+size_t read_some(int fd, std::span<std::byte> bytes, uint64_t offset, int &error);
+
 // Writes all of `bytes` at `offset`; `path` is for the message.
 void write_all(int fd, std::span<const std::byte> bytes, uint64_t offset, const std::string &path);
 

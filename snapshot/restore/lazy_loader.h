@@ -101,7 +101,6 @@ class LazyLoader {
     void forget(const void *host);
 
   private:
-    static constexpr size_t most_accesses = 1 << 18;
     static constexpr uint64_t load_pages = 256; // read at once in the background
 
     // Trapped pages of one block that lie together. The ledger numbers the pages of all ranges.
@@ -188,7 +187,7 @@ class LazyLoader {
     std::vector<Range> ranges_;          // by address
     std::vector<const Range *> in_file_; // the same by place in the image
     Prefetch prefetch_;
-    AccessLog accesses_{most_accesses}; // pages that somebody had to wait for
+    AccessLog accesses_; // pages that somebody had to wait for
     std::unique_ptr<PageLedger> ledger_;
     AlignedBuffer demand_buffer_;
     AlignedBuffer load_buffer_;

@@ -209,7 +209,7 @@ void LazyLoader::load_working_set() {
             heed();
             return go_on;
         },
-        now_ns);
+        now_ns());
 }
 
 // Loads what is trapped of these pages of the image. False when nothing is absent any more.

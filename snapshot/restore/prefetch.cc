@@ -11,8 +11,8 @@ constexpr uint64_t least_gap = 16; // pages: 64 KiB are read in the time of a se
 
 } // namespace
 
-void Prefetch::run(const std::function<bool(const AccessMap::Run &)> &load, uint64_t (*clock)()) {
-    began_ns_.store(clock(), std::memory_order_relaxed);
+void Prefetch::run(const std::function<bool(const AccessMap::Run &)> &load, uint64_t now_ns) {
+    began_ns_.store(now_ns, std::memory_order_relaxed);
     for (const AccessMap::Bucket &bucket : map_.buckets()) {
         for (size_t i = 0; i < bucket.runs.size();) {
             AccessMap::Run all = bucket.runs[i];

@@ -25,7 +25,7 @@ class Prefetch {
     // Calls `load` for runs of pages of the image, those first that the guest wants first. Runs
     // that lie close together are one: to read a gap is quicker than to seek over it. Ends when
     // `load` returns false.
-    void run(const std::function<bool(const AccessMap::Run &)> &load, uint64_t (*clock)());
+    void run(const std::function<bool(const AccessMap::Run &)> &load, uint64_t now_ns);
 
     // Whether the guest may start, as far as prefetching goes. Before run() has ended, that depends
     // on the rate so far.

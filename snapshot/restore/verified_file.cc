@@ -29,23 +29,6 @@ Fd open_to_read(const std::string &path, int advice) {
     return fd;
 }
 
-// Returns the number of bytes read; `error` is 0 at the end of the file.
-size_t read_some(int fd, std::span<std::byte> bytes, uint64_t offset, int &error) {
-    size_t done = 0;
-    error = 0;
-    while (done < bytes.size()) {
-        const ssize_t n =
-            pread(fd, bytes.data() + done, bytes.size() - done, static_cast<off_t>(offset + done));
-        if (n > 0) {
-            done += static_cast<size_t>(n);
-        } else if (n == 0 || errno != EINTR) {
-            error = n == 0 ? 0 : errno;
-            break;
-        }
-    }
-    return done;
-}
-
 std::string text_of(int error) {
     return error == 0 ? "the file ends there" : std::generic_category().message(error);
 }

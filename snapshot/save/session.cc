@@ -83,9 +83,11 @@ void Session::prepare() {
     const uint64_t tracked_pages = options_.precopy ? 1 : cluster_pages;
     faults_ = std::make_unique<FaultService>(memory_, parts, dirty_, options_.vcpu_tids,
                                              cluster_pages, tracked_pages, aborter());
-    arming_ = std::make_unique<Arming>(
-        memory_, *trap_, dirty_,
-        [this](const std::vector<PageRun> &runs) { reopen(ledger_, runs); }, aborter());
+    Arming::OnWritten on_written; // without a precopy there is nothing to forget, in the pause too
+    if (options_.precopy) {
+        on_written = [this](const std::vector<PageRun> &runs) { reopen(ledger_, runs); };
+    }
+    arming_ = std::make_unique<Arming>(memory_, *trap_, dirty_, std::move(on_written), aborter());
     copier_ = std::make_unique<Copier>(memory_, parts, pace_);
     if (options_.precopy) {
         precopy_ = std::make_unique<Precopy>(*arming_, ledger_, *copier_, *writer_, aborter());

@@ -82,8 +82,6 @@ class Session {
     void set_deadline(uint64_t deadline_ns) { pace_.set_deadline(deadline_ns); }
 
   private:
-    static constexpr size_t most_accesses = 1 << 18; // 1 GiB of pages, 2 MiB of notes
-
     enum class Phase { created, armed, cut, copying, finished };
 
     void prepare();
@@ -102,7 +100,7 @@ class Session {
     ImageLayout layout_;
     PageLedger ledger_;
     StagingPool pool_;
-    AccessLog accesses_{most_accesses};
+    AccessLog accesses_;
     Pace pace_;
     DirtyList dirty_;
     std::unique_ptr<PageReader> reader_;

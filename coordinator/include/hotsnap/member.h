@@ -182,7 +182,8 @@ void hs_member_begun(hs_member *m, const char *error);
 void hs_member_precopied(hs_member *m, bool converged, uint64_t left);
 void hs_member_task_done(hs_member *m, hs_task task, const char *error);
 void hs_member_cut_done(hs_member *m, const char *error, const hs_pause *pause);
-void hs_member_report(hs_member *m, const char *json);
+/* `pause`: NULL, or that of the cut if it was not over when hs_member_cut_done() told it. */
+void hs_member_report(hs_member *m, const char *json, const hs_pause *pause);
 void hs_member_undone(hs_member *m, const char *error); /* error: the parts not undone */
 void hs_member_loaded(hs_member *m, const char *error, const char *json);  /* json: NULL is {} */
 void hs_member_started(hs_member *m, const char *error, const char *json); /* {"played":N,

@@ -68,22 +68,14 @@ static void task_done(void *opaque, hs_task task, const char *error)
 
 typedef struct News {
     HotsnapLocal *local;
-    bool copied; /* or it will not be: a VM that stands may run */
     void (*tell)(hs_member *logic, const char *error);
     char *error;
 } News;
-
-static void tell_copied(hs_member *logic, const char *error)
-{
-}
 
 static void tell_news(void *opaque)
 {
     News *news = opaque;
 
-    if (news->copied && news->local->run) {
-        hotsnap_run_go_on(news->local->run);
-    }
     news->tell(news->local->logic, news->error);
     take_steps(news->local);
     g_free(news->error);
@@ -99,18 +91,30 @@ static void post_news(HotsnapLocal *l,
 
     news->local = l;
     news->tell = tell;
-    news->copied = tell == tell_copied || tell == hs_member_memory_done;
     news->error = g_strdup(error);
     hotsnap_queue_post(l->main, tell_news, news);
 }
 
+/* Memory is copied, or will not be: a VM that stands may run. */
+static void go_on(void *opaque)
+{
+    HotsnapLocal *l = opaque;
+
+    if (l->run) {
+        hotsnap_run_go_on(l->run);
+    }
+}
+
 static void run_memory_copied(HotsnapRun *r)
 {
-    post_news(r->opaque, tell_copied, NULL);
+    HotsnapLocal *l = r->opaque;
+
+    hotsnap_queue_post(l->main, go_on, l);
 }
 
 static void run_memory_done(HotsnapRun *r, const char *error)
 {
+    run_memory_copied(r);
     post_news(r->opaque, hs_member_memory_done, error);
 }
 
@@ -299,7 +303,7 @@ static void step_report(HotsnapLocal *l, const hs_step *step)
 
     hotsnap_report_host(json);
     text = qobject_to_json(QOBJECT(json));
-    hs_member_report(l->logic, text->str);
+    hs_member_report(l->logic, text->str, hotsnap_run_late_pause(l->run));
 }
 
 static void step_undo(HotsnapLocal *l, const hs_step *step)
@@ -474,9 +478,7 @@ static void take_work(void *opaque)
     }
     if (abort_reason) {
         stop_run(l, abort_reason); /* of a run that has begun since */
-        if (l->run) {
-            hotsnap_run_go_on(l->run);
-        }
+        go_on(l);
     }
     hs_member_work(l->logic, call->work);
     take_steps(l);

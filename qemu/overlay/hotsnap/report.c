@@ -42,24 +42,6 @@ void hotsnap_report_host(QDict *json)
     qdict_put(json, "argv", argv_list());
 }
 
-void hotsnap_report_pause(const hs_pause *pause, QDict *json)
-{
-    QDict *dict = qdict_new();
-    QList *steps = qlist_new();
-
-    for (unsigned i = 0; i < pause->count; i++) {
-        QDict *step = qdict_new();
-
-        qdict_put_str(step, "name", pause->step[i].name);
-        qdict_put_int(step, "us", pause->step[i].us);
-        qlist_append(steps, step);
-    }
-    qdict_put_int(dict, "begin_ns", pause->begin_ns);
-    qdict_put_int(dict, "end_ns", pause->end_ns);
-    qdict_put(dict, "steps", steps);
-    qdict_put(json, "pause", dict);
-}
-
 void hotsnap_report_pause_info(const hs_pause *pause,
                                HotsnapSnapshotInfo *info)
 {

@@ -16,9 +16,6 @@ char *hotsnap_report_boot_id(void); /* "" where the host has none */
 /* Adds host, QEMU, machine and command line to @json. */
 void hotsnap_report_host(QDict *json);
 
-/* As "pause" of a member in the manifest. */
-void hotsnap_report_pause(const hs_pause *pause, QDict *json);
-
 void hotsnap_report_pause_info(const hs_pause *pause,
                                HotsnapSnapshotInfo *info);
 

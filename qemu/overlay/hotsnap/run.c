@@ -32,7 +32,6 @@
 #include "qapi/error.h"
 #include "qemu/rcu.h"
 #include "qemu/thread.h"
-#include "report.h"
 #include "run.h"
 #include "trace.h"
 
@@ -329,10 +328,12 @@ QDict *hotsnap_run_report(HotsnapRun *r)
             parts[i]->report(r->part[i], json);
         }
     }
-    if (hotsnap_run_mode(r) == HOTSNAP_MODE_STOP_AND_COPY) {
-        hotsnap_report_pause(&r->pause, json); /* it was told too early */
-    }
     return json;
+}
+
+const hs_pause *hotsnap_run_late_pause(HotsnapRun *r)
+{
+    return hotsnap_run_mode(r) == HOTSNAP_MODE_STOP_AND_COPY ? &r->pause : NULL;
 }
 
 bool hotsnap_run_info(HotsnapRun *r, HotsnapSnapshotInfo *info)

@@ -44,6 +44,8 @@ bool hotsnap_run_cut(HotsnapRun *r, Error **errp);
 void hotsnap_run_go_on(HotsnapRun *r);
 
 QDict *hotsnap_run_report(HotsnapRun *r);
+/* NULL unless the pause went on when it was told. */
+const hs_pause *hotsnap_run_late_pause(HotsnapRun *r);
 /* False when there is nothing to tell: not begun with, or undone already. */
 bool hotsnap_run_info(HotsnapRun *r, HotsnapSnapshotInfo *info);
 /*

@@ -48,7 +48,8 @@ class Qtest:
 # fork shares code with a migration to a file, with mapped-ram, and with postcopy's userfaultfd.
 QTESTS = (
     Qtest("migration-test", 2400, (
-        "/x86_64/migration/precopy/file", "/x86_64/migration/multifd/file/mapped-ram/dio", "/x86_64/migration/postcopy/plain")),
+        "/x86_64/migration/precopy/file", "/x86_64/migration/multifd/file/mapped-ram/dio",
+        "/x86_64/migration/postcopy/plain")),
     Qtest("qom-test", 600),
     Qtest("qmp-cmd-test", 300),
     Qtest("test-hmp", 300),

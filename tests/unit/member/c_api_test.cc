@@ -79,8 +79,10 @@ TEST_F(MemberCApi, ASnapshotFromBeginToManifest) {
     event<ChannelsFin>();
     task(HS_TASK_CHANNEL);
     next(HS_STEP_REPORT);
-    hs_member_report(member.get(), "{\"memory\":1}");
-    EXPECT_EQ(event<FullFin>().report["memory"], 1);
+    hs_member_report(member.get(), "{\"memory\":1}", &pause);
+    const Json report = event<FullFin>().report;
+    EXPECT_EQ(report["memory"], 1);
+    EXPECT_EQ(report["pause"], json);
     EXPECT_EQ(hs_member_manifest(member.get(), "now"), nullptr);
     work(PublishWork{{{"tag", "t"}}});
     char *manifest = hs_member_manifest(member.get(), "now");

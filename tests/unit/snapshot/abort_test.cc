@@ -87,10 +87,7 @@ TEST_P(Abort, FreeingAnUnfinishedSnapshotIsAnAbort) {
     }
     snapshot.free();
     EXPECT_EQ(snapshot.folder.files(), 0u);
-    const uint64_t writes = writers.writes();
-    while (writers.writes() < writes + 100'000) { // every writer still runs
-        std::this_thread::yield();
-    }
+    writers.wait_writes(100'000); // every writer still runs
 }
 
 TEST(Abort, AfterTheEndChangesNothing) {

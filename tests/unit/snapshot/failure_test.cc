@@ -86,10 +86,7 @@ TEST(Failure, MemoryThatCannotBeRead) {
     EXPECT_TRUE(contains(error, "cannot read memory block \"pc.ram\"")) << error;
     hs_snapshot_abort(snapshot.handle(), "it has failed"); // returns when the abort is done
     EXPECT_EQ(snapshot.folder.files(), 0u);
-    const uint64_t writes = writers.writes();
-    while (writers.writes() < writes + 10'000) {
-        std::this_thread::yield();
-    }
+    writers.wait_writes(10'000);
     close(empty);
 }
 
@@ -156,10 +153,7 @@ TEST(Failure, SpaceThatRunsOutDuringTheCopy) {
         EXPECT_TRUE(contains(error, "free space there")) << error;
         hs_snapshot_abort(snapshot.handle(), "it has failed"); // returns when all is undone
         EXPECT_EQ(snapshot.folder.files(), 0u);
-        const uint64_t writes = writers.writes();
-        while (writers.writes() < writes + 100'000) {
-            std::this_thread::yield();
-        }
+        writers.wait_writes(100'000);
     });
     if (status == 77) {
         GTEST_SKIP() << "no mount namespace for us here (root needed)";

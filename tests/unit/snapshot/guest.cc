@@ -190,6 +190,13 @@ void Writers::pause() {
     }
 }
 
+void Writers::wait_writes(uint64_t more) const {
+    const uint64_t end = writes_ + more;
+    while (writes_ < end) {
+        std::this_thread::yield();
+    }
+}
+
 void Writers::resume() {
     paused_ = false;
     while (parked_ > 0) {

@@ -66,6 +66,7 @@ class Writers {
     void pause(); // returns when none writes
     void resume();
     uint64_t writes() const { return writes_; }
+    void wait_writes(uint64_t more) const; // until they have written so often from now on
     const std::vector<int> &tids() const { return tids_; }
 
   private:

@@ -7,7 +7,6 @@
 
 #include <gtest/gtest.h>
 
-#include <algorithm>
 #include <cstring>
 
 namespace hotsnap::memory::test {
@@ -26,16 +25,6 @@ struct Case {
 
 std::ostream &operator<<(std::ostream &out, const Case &setup) {
     return out << setup.name;
-}
-
-uint64_t torn_pages(const std::vector<std::byte> &memory, const std::vector<std::byte> &image) {
-    uint64_t torn = 0;
-    for (size_t at = 0; at < memory.size(); at += 4096) {
-        torn += !std::equal(memory.begin() + static_cast<ptrdiff_t>(at),
-                            memory.begin() + static_cast<ptrdiff_t>(at + 4096),
-                            image.begin() + static_cast<ptrdiff_t>(at));
-    }
-    return torn;
 }
 
 class KvmIdentity : public testing::TestWithParam<Case> {};

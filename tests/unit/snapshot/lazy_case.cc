@@ -8,6 +8,7 @@
 #include <chrono>
 #include <fcntl.h>
 #include <filesystem>
+#include <random>
 #include <stdexcept>
 #include <thread>
 #include <unistd.h>
@@ -118,6 +119,25 @@ hs_load_stats Load::stats() const {
     stats.struct_size = sizeof(stats);
     hs_load_get_stats(handle_, &stats);
     return stats;
+}
+
+int misread(const Region &target, const Region &source, int places) {
+    std::atomic<int> wrong = 0;
+    std::vector<std::thread> threads;
+    for (unsigned seed = 0; seed < 4; seed++) {
+        threads.emplace_back([&, seed] {
+            std::mt19937 random(seed);
+            for (int i = 0; i < places; i++) {
+                const uint64_t at = random() % target.length();
+                wrong +=
+                    guest_read(target.memory() + at) != static_cast<uint8_t>(source.memory()[at]);
+            }
+        });
+    }
+    for (std::thread &thread : threads) {
+        thread.join();
+    }
+    return wrong;
 }
 
 bool eventually(const std::function<bool()> &condition) {

@@ -54,6 +54,10 @@ class Load {
     hs_load *handle_ = nullptr;
 };
 
+// How often one of four threads finds a byte of `target`, at so many random places each, that is
+// not that of `source`.
+int misread(const Region &target, const Region &source, int places);
+
 // Waits, at most 20 s, until `condition` holds; returns whether it does.
 bool eventually(const std::function<bool()> &condition);
 

@@ -5,7 +5,6 @@
 #include <gtest/gtest.h>
 
 #include <fcntl.h>
-#include <random>
 #include <sys/mman.h>
 #include <thread>
 #include <unistd.h>
@@ -19,6 +18,7 @@ using test::guest_read;
 using test::guest_write;
 using test::Kind;
 using test::Load;
+using test::misread;
 using test::Region;
 using test::SavedImage;
 
@@ -76,22 +76,7 @@ TEST_P(LazyLoad, ThreadsThatTouchPagesAtOnceSeeTheirContent) {
     Load load(*saved);
     ASSERT_EQ(load.open(), "");
     ASSERT_EQ(load.attach(targets()), "");
-    std::atomic<int> wrong = 0;
-    std::vector<std::thread> threads;
-    for (int i = 0; i < 4; i++) {
-        threads.emplace_back([&, i] {
-            std::mt19937 random(static_cast<unsigned>(i));
-            for (int round = 0; round < 3000; round++) {
-                const uint64_t at = random() % target.length();
-                wrong +=
-                    guest_read(target.memory() + at) != static_cast<uint8_t>(source.memory()[at]);
-            }
-        });
-    }
-    for (std::thread &thread : threads) {
-        thread.join();
-    }
-    EXPECT_EQ(wrong, 0);
+    EXPECT_EQ(misread(target, source, 3000), 0);
     EXPECT_EQ(load.wait(), "");
     EXPECT_TRUE(identical());
 }

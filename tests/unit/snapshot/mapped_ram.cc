@@ -132,4 +132,22 @@ LoadedImage load_image(const std::string &path, const std::vector<std::byte> &he
     return image;
 }
 
+uint64_t LoadedImage::bits_set() const {
+    uint64_t sum = 0;
+    for (const auto &[name, block] : blocks) {
+        sum += block.bits_set;
+    }
+    return sum;
+}
+
+uint64_t torn_pages(const std::vector<std::byte> &memory, const std::vector<std::byte> &image) {
+    uint64_t torn = 0;
+    for (size_t at = 0; at < memory.size(); at += 4096) {
+        torn += !std::equal(memory.begin() + static_cast<ptrdiff_t>(at),
+                            memory.begin() + static_cast<ptrdiff_t>(at + 4096),
+                            image.begin() + static_cast<ptrdiff_t>(at));
+    }
+    return torn;
+}
+
 } // namespace hotsnap::memory::test

@@ -25,7 +25,12 @@ struct LoadedImage {
     std::vector<std::byte> tail;
     uint64_t file_size = 0;
     uint64_t allocated = 0; // bytes on disk
+
+    uint64_t bits_set() const; // of all blocks
 };
+
+// Pages in which memory and image differ.
+uint64_t torn_pages(const std::vector<std::byte> &memory, const std::vector<std::byte> &image);
 
 // Throws std::runtime_error when QEMU would refuse the stream. `head`: the bytes that must precede
 // the first section.

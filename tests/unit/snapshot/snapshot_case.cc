@@ -86,6 +86,16 @@ std::string Snapshot::dump(const std::string &path) {
     return message(hs_snapshot_dump(handle_, path.c_str(), &error), error);
 }
 
+std::string Snapshot::compare_sums() const {
+    bool good = false;
+    uint64_t bad_offset = 0;
+    char *error = nullptr;
+    if (!hs_sums_verify(image.c_str(), sums.c_str(), &good, &bad_offset, nullptr, &error)) {
+        return message(false, error);
+    }
+    return good ? "" : "differs at " + std::to_string(bad_offset);
+}
+
 void Snapshot::finished(void *opaque, const char *error) {
     auto *self = static_cast<Snapshot *>(opaque);
     const std::lock_guard lock(self->mutex_);

@@ -35,6 +35,7 @@ class Snapshot {
     std::string start();
     std::string wait(); // for on_finished; returns its error
     std::string dump(const std::string &path);
+    std::string compare_sums() const; // the image with its checksums; empty when it is as they say
 
     // The memory at this moment, by name of the block.
     std::map<std::string, std::vector<std::byte>> copy() const;

@@ -27,12 +27,8 @@ constexpr uint64_t slow = 1; // byte a second
 
 std::set<uint64_t> pages_of(const AccessMap &map) {
     std::set<uint64_t> pages;
-    for (const AccessMap::Bucket &bucket : map.buckets()) {
-        for (const AccessMap::Run &run : bucket.runs) {
-            for (uint64_t i = 0; i < run.count; i++) {
-                pages.insert(run.first + i);
-            }
-        }
+    for (const Access &access : map.accesses()) {
+        pages.insert(access.page);
     }
     return pages;
 }

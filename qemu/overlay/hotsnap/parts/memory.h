@@ -13,9 +13,10 @@ extern const HotsnapPart hotsnap_memory_part;
 void hotsnap_memory_set_bandwidth(void *part, uint64_t bandwidth);
 void hotsnap_memory_set_finish(void *part, uint64_t finish_us);
 
-/* Main loop: how far the background copy is. */
-/* The result of a precopy that has ended: did it converge, bytes left. */
+/* Main loop: the result of a precopy that has ended, and bytes left. */
 void hotsnap_memory_precopied(void *part, bool *converged, uint64_t *left);
+
+/* Main loop: how far the background copy is. */
 void hotsnap_memory_progress(void *part, uint64_t *done, uint64_t *total,
                              uint64_t *expected_us);
 
