@@ -90,39 +90,41 @@ static bool write_image(int fd, const HotsnapOverlay *o)
            !fsync(fd);
 }
 
-/* Opens a file of its own; *path is its name, also when that failed. */
-static int open_new(const HotsnapOverlay *o, char **path)
+/* The first name that no file has; no other process makes this one. */
+static char *unused_path(const HotsnapOverlay *o)
 {
     for (int i = 0;; i++) {
         g_autofree char *suffix = i ? g_strdup_printf("-%d", i) : g_strdup("");
         g_autofree char *name = g_strdup_printf("%s%s.qcow2", o->prefix,
                                                 suffix);
-        int fd;
+        g_autofree char *path = g_build_filename(o->folder, name, NULL);
+        struct stat st;
 
-        *path = g_build_filename(o->folder, name, NULL);
-        fd = qemu_open_old(*path, O_WRONLY | O_CREAT | O_EXCL, 0644);
-        if (fd >= 0 || errno != EEXIST) {
-            return fd;
+        if (lstat(path, &st)) {
+            return g_steal_pointer(&path);
         }
-        g_free(*path);
     }
 }
 
 char *hotsnap_overlay_create(const HotsnapOverlay *o, Error **errp)
 {
-    g_autofree char *path = NULL;
-    int fd = open_new(o, &path);
-    bool ok = fd >= 0 && write_image(fd, o);
+    g_autofree char *path = unused_path(o);
+    /* A QEMU that is killed meanwhile leaves no layer that is none. */
+    g_autofree char *unfinished = g_strconcat(path, HOTSNAP_UNFINISHED, NULL);
+    int fd = qemu_open_old(unfinished, O_WRONLY | O_CREAT | O_TRUNC, 0644);
+    bool ok = fd >= 0 && write_image(fd, o) && !rename(unfinished, path);
 
     if (!ok) {
         error_setg_errno(errp, errno, "Cannot create '%s'", path);
     }
-    ok = ok && hotsnap_folder_sync(o->folder, errp);
     if (fd >= 0) {
-        if (!ok) {
-            unlink(path);
-        }
         close(fd);
+    }
+    if (!ok) {
+        unlink(unfinished);
+    } else if (!hotsnap_folder_sync(o->folder, errp)) {
+        unlink(path);
+        ok = false;
     }
     return ok ? g_steal_pointer(&path) : NULL;
 }

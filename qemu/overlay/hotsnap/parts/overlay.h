@@ -5,6 +5,9 @@
 #ifndef HOTSNAP_PARTS_OVERLAY_H
 #define HOTSNAP_PARTS_OVERLAY_H
 
+/* Ends the name of a file that is being made; nothing reads such a file. */
+#define HOTSNAP_UNFINISHED ".new"
+
 typedef struct HotsnapOverlay {
     const char *folder;
     const char *prefix;       /* of the file's name */
@@ -15,9 +18,10 @@ typedef struct HotsnapOverlay {
 
 /*
  * Makes a durable file under an unused name in @o->folder, and returns its
- * path; NULL after an error. To be called without the BQL, as it waits for
- * storage. The block layer's own bdrv_img_create() needs the BQL all the
- * while, and no vCPU runs then if the storage does not answer.
+ * path; NULL after an error. The file has its name once it is whole. Each
+ * prefix is for one caller at a time. To be called without the BQL, as it
+ * waits for storage. The block layer's own bdrv_img_create() needs the BQL
+ * all the while, and no vCPU runs then if the storage does not answer.
  */
 char *hotsnap_overlay_create(const HotsnapOverlay *o, Error **errp);
 

@@ -16,7 +16,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from ..formats.qcow2 import backing_file
+from ..formats.qcow2 import UNFINISHED, backing_file
 
 
 def scan(folders: Iterable[str]) -> dict[str, str | None]:
@@ -29,6 +29,12 @@ def scan(folders: Iterable[str]) -> dict[str, str | None]:
             if entry.name.endswith(".qcow2") and entry.is_file(follow_symlinks=False):
                 found[entry.path] = backing_file(entry.path)
     return found
+
+
+def unfinished(folders: Iterable[str]) -> list[str]:
+    """Files that became no layer, because a command or QEMU was killed while it made them."""
+    return sorted(entry.path for folder in folders if os.path.isdir(folder)
+                  for entry in os.scandir(folder) if entry.name.endswith(".qcow2" + UNFINISHED))
 
 
 def topmost(layers: Mapping[str, str | None], path: str) -> str:

@@ -71,6 +71,8 @@ def _carry_out(state: State, fleet: Fleet, done: dict[str, Any], merge: bool,
         if os.path.exists(path):  # the undo of a snapshot may have removed it just now
             os.unlink(path)
             done["deleted"].append(path)
+    for path in layers.unfinished(folders(state)):  # nobody makes one now: needed() has looked
+        os.unlink(path)
     for action in actions:
         if merge and isinstance(action, layers.Merge) and not _waits(state, fleet, action):
             _Merging(state, fleet, action, quiet).run()
