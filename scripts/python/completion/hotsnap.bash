@@ -59,7 +59,7 @@ _hotsnap() {
     snapshot) words='--initiator --group --note --bandwidth --mode --engine --within --strict --timeout' ;;
     every)
         words='--keep --keep-hourly --keep-daily --prefix --max-failures --status'
-        words+=' --initiator --bandwidth --mode --engine --within --strict --timeout'
+        words+=' --initiator --group --bandwidth --mode --engine --within --strict --timeout'
         ;;
     show) words='--svg' ;;
     restore) words='--replace --force-stop --memory --bandwidth --window --no-verify --timeout' ;;

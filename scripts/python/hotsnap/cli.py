@@ -181,9 +181,6 @@ def _ps(options: argparse.Namespace) -> int:
 def _snapshot(options: argparse.Namespace) -> int:
     state, fleet = _open(options)
     chosen = snapshot_options.chosen(options)
-    if options.group and chosen:
-        raise UsageError(f"a snapshot of disks copies no memory: leave out --"
-                         f"{', --'.join(snapshot_options.OPTIONS)} with --group")
     with state.locked():
         made = snapshot.snapshot(state, fleet, options.tag, options.initiator, options.timeout,
                                  options.json, options.group, options.note, **chosen)

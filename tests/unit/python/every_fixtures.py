@@ -58,6 +58,7 @@ class SeriesOfFolders(unittest.TestCase):
         self.takes = 1.0  # seconds
         self.faults = {}  # number of a snapshot: the exception that it ends with
         self.count = 0
+        self.groups = []  # of each snapshot
         patch = mock.patch.object(series_work.snapshot, "snapshot", self.snapshot)
         patch.start()
         self.addCleanup(patch.stop)
@@ -66,8 +67,10 @@ class SeriesOfFolders(unittest.TestCase):
         state = State(cluster.load(os.path.join(self.folder, "cluster.toml")))
         return state, Fleet(state)
 
-    def snapshot(self, state, _fleet, tag, *_arguments, **_options):
+    def snapshot(self, state, _fleet, tag, _initiator=None, _timeout=None, _quiet=False,
+                 group=None, **_options):
         self.count += 1
+        self.groups.append(group)
         path = os.path.join(state.bundles, tag)
         os.makedirs(path + ".partial")
         self.step("begun")
@@ -107,10 +110,12 @@ class SeriesOfFolders(unittest.TestCase):
     def record(self):
         return series_state.read(os.path.join(self.folder, "state", "every.json"))
 
-    def run_it(self, seconds, period=60, keep=Keep(), max_failures=None, prefix="every", stop=None):
+    def run_it(self, seconds, period=60, keep=Keep(), max_failures=None, prefix="every", stop=None,
+               group=None):
         """Runs the command for a time; returns its events, and what it said on standard error."""
         self.clock.until = self.clock.now + seconds
-        plan = every.Plan(period, keep, series_work.Wanted(prefix), max_failures, True)
+        plan = every.Plan(period, keep, series_work.Wanted(prefix, group=group), max_failures,
+                          True)
         out, err = io.StringIO(), io.StringIO()
         self.code = None
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), \

@@ -74,6 +74,21 @@ class Taking(SeriesOfFolders):
         self.assertIn(f"missed 2 snapshots: due while {tag_of(0)} was under way, "
                       "which took 2m30s", told)
 
+    def test_of_a_group(self):
+        events, _ = self.run_it(90, group="payments", prefix="every-payments")
+        self.assertEqual(self.groups, ["payments", "payments"])
+        self.assertEqual(named(events, "started")[0]["group"], "payments")
+        self.assertEqual(self.record().group, "payments")
+        events, _ = self.run_it(60)
+        self.assertEqual(self.groups[-1], None)
+        self.assertIsNone(self.record().group)
+
+    def test_groups_do_not_remove_the_snapshots_of_others(self):
+        self.run_it(90)
+        self.run_it(90, group="g", prefix="every-g", keep=Keep(newest=1))
+        self.assertEqual(self.tags(), [tag_of(0), tag_of(60), self.tags()[-1]])
+        self.assertTrue(self.tags()[-1].startswith("every-g-"))
+
     def test_a_failure_is_a_miss_and_no_end(self):
         self.faults = {2: HotsnapError("a does not run"), 3: OSError(28, "No space left", "disk")}
         events, told = self.run_it(230)
@@ -450,7 +465,7 @@ class Status(SeriesOfFolders):
     def test_of_a_series(self):
         self.faults = {2: HotsnapError("a does not run")}
         self.run_it(170, keep=Keep(newest=1))
-        told = self.record().status()
+        told = self.record().status(NOON)
         self.assertEqual((told["running"], told["taken"], told["missed"], told["pruned"]),
                          (False, 2, 1, 1))
         self.assertEqual(told["last_success"]["tag"], tag_of(120))
@@ -462,19 +477,43 @@ class Status(SeriesOfFolders):
                 every_options.status(self.open()[0], as_json)
             self.assertIn("a does not run", out.getvalue())
 
+    def test_the_age_of_the_newest(self):
+        """Counts from its cut, not from the end of its work, and only of one that is there."""
+        self.run_it(170)
+        record = self.record()
+        cut = bundle.read(os.path.join(self.bundles, tag_of(120))).instant()
+        self.assertAlmostEqual(record.newest().instant, cut)
+        told = record.status(cut + 12.5)
+        self.assertEqual((told["newest"], told["age_s"]), (tag_of(120), 12.5))
+        self.assertEqual(record.status(cut - 5)["age_s"], 0, "the clock was set back")
+        record.removing = tag_of(120)
+        self.assertEqual(record.status(cut)["newest"], tag_of(60))
+        record.forget(self.tags())
+        self.assertEqual((record.status(cut)["newest"], record.status(cut)["age_s"]), (None, None))
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            every_options.status(self.open()[0], False)
+        self.assertRegex(out.getvalue(), r"age of the newest +\d+h\d\dm")
+
+    def test_of_a_file_of_before(self):
+        """It does not know when the members cut."""
+        self.run_it(30)
+        record = self.record()
+        record.made[0].instant = None
+        self.assertIsNone(record.status(NOON)["age_s"])
+
     def test_a_snapshot_whose_end_it_did_not_see(self):
         self.run_it(30)
         record = self.record()
         record.pending = series_state.Pending("every-x", 0, "a")
-        told = record.status()
+        told = record.status(NOON)
         self.assertEqual((told["under_way"], told["left_behind"]), (None, "every-x"))
         record.process = process.identity(os.getpid())
-        told = record.status()
+        told = record.status(NOON)
         self.assertEqual((told["under_way"], told["left_behind"]), ("every-x", None))
 
     def test_while_it_runs(self):
         told = []
-        self.clock.at = {30: lambda: told.append(self.record().status())}
+        self.clock.at = {30: lambda: told.append(self.record().status(NOON))}
         self.run_it(50)
         self.assertEqual((told[0]["running"], told[0]["pid"]), (True, os.getpid()))
         self.assertEqual(told[0]["next_due"], "2026-11-27T12:01:00Z")

@@ -130,11 +130,13 @@ class Every:
         record = self.record
         self.schedule = Schedule(plan.period, self._now(), record.settled, record.period)
         record.period, record.prefix, record.keep = plan.period, plan.wanted.prefix, plan.kept()
+        record.group = plan.wanted.group
         record.process, record.failed_in_a_row = process.identity(os.getpid()), 0
         keeps = ", ".join(f"{count} {name}" for name, count in plan.kept().items())
-        self._tell("started", f"a snapshot each {human_seconds(plan.period)}, kept: "
+        of_group = f" of group {record.group}" if record.group else ""
+        self._tell("started", f"a snapshot{of_group} each {human_seconds(plan.period)}, kept: "
                    f"{keeps or 'every one, since no --keep is given'}", period_s=plan.period,
-                   prefix=plan.wanted.prefix, keep=plan.kept(), next_due=utc(self.schedule.next))
+                   prefix=plan.wanted.prefix, group=record.group, keep=plan.kept(), next_due=utc(self.schedule.next))
         if self.schedule.down:
             if record.pending and record.pending.slot <= self.schedule.settled:
                 record.pending.missed = True  # as one of those
@@ -201,8 +203,12 @@ class Every:
         text, fields = f"taken {made.tag} in {seconds:.1f} s", {}
         with contextlib.suppress(HotsnapError):
             found = bundle.read(os.path.join(self.directory, "bundles", made.tag))
-            text += f", downtime {found.downtime_max_ms():.2f} ms at most"
+            hold = found.hold_max_ms()
+            text += (f", downtime {found.downtime_max_ms():.2f} ms at most" if hold is None
+                     else f", disk requests held for {hold:.2f} ms at most")
             fields["downtime_max_ms"] = round(found.downtime_max_ms(), 3)
+            if hold is not None:
+                fields["hold_max_ms"] = round(hold, 3)
             for doubt in found.doubts():
                 self._tell("warning", f"{made.tag}: {doubt}", trouble=True, tag=made.tag,
                            reason=doubt)

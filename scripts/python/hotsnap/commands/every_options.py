@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import argparse
+import time
 from typing import Any
 
 from ..errors import HotsnapError, UsageError
-from ..model import bundle, series, series_state
+from ..model import bundle, groups, series, series_state
 from ..model.state import State
 from ..ui.output import human_seconds, print_json, table
 from . import snapshot_options
@@ -41,8 +42,12 @@ def add_to(parser: argparse.ArgumentParser) -> None:
                                       "have one")):
         parser.add_argument(f"--{name}", metavar="N", type=_count, help=f"keep {what}; without "
                             "any --keep every snapshot is kept")
-    parser.add_argument("--prefix", metavar="NAME", default=PREFIX,
-                        help=f"tags are NAME-20261127T120000Z (default: {PREFIX})")
+    parser.add_argument("--group", metavar="GROUP",
+                        help="save the disks of this group only, without memory and without a "
+                             "pause: the group as it is at each snapshot")
+    parser.add_argument("--prefix", metavar="NAME",
+                        help=f"tags are NAME-20261127T120000Z (default: {PREFIX}, with --group "
+                             f"{PREFIX}-GROUP); only snapshots of that prefix are removed")
     parser.add_argument("--initiator", metavar="MEMBER",
                         help="the member that leads each snapshot (default: the first)")
     snapshot_options.add_to(parser)
@@ -61,12 +66,15 @@ def plan(options: argparse.Namespace, state: State, quiet: bool) -> Plan:
     """UsageError if the command line is wrong."""
     if options.period is None:
         raise UsageError("name the PERIOD, as in 'hotsnap every 60s', or ask for --status")
-    bundle.check_tag(options.prefix + LONGEST)
+    prefix = options.prefix or (f"{PREFIX}-{options.group}" if options.group else PREFIX)
+    bundle.check_tag(prefix + LONGEST)
+    if options.group:
+        groups.resolve(state, options.group)
     if options.initiator:
         state.cluster.member(options.initiator)
     return Plan(options.period, series.Keep(options.keep, options.keep_hourly, options.keep_daily),
-                Wanted(options.prefix, options.initiator, options.timeout, quiet,
-                       snapshot_options.chosen(options)),
+                Wanted(prefix, options.initiator, options.timeout, quiet,
+                       snapshot_options.chosen(options), options.group),
                 options.max_failures, options.json)
 
 
@@ -75,7 +83,7 @@ def status(state: State, as_json: bool) -> None:
     if found is None:
         raise HotsnapError(f"no series of snapshots was ever started for cluster "
                            f"{state.cluster.name!r}: 'hotsnap every 60s' does so")
-    told = found.status()
+    told = found.status(time.time())
     if as_json:
         print_json({"cluster": state.cluster.name, **told})
         return
@@ -88,6 +96,7 @@ def _rows(told: dict[str, Any]) -> list[tuple[str, Any]]:
     return [("command", f"runs as process {told['pid']}" if told["running"] else "does not run"),
             ("period", human_seconds(told["period_s"])),
             ("kept", keeps or "every snapshot"),
+            *([("group", told["group"])] if told["group"] else []),
             ("taken", told["taken"]), ("missed", told["missed"]),
             ("failed in a row", told["failed_in_a_row"]), ("removed", told["pruned"]),
             ("there are", len(told["snapshots"])),
@@ -95,5 +104,6 @@ def _rows(told: dict[str, Any]) -> list[tuple[str, Any]]:
             *([("left behind", f"{told['left_behind']}: cancelled, or went on without the command; "
                 "the next start looks")] if told["left_behind"] else []),
             ("last success", f"{success['tag']}, {success['time']}" if success else "-"),
+            ("age of the newest", "-" if told["age_s"] is None else human_seconds(told["age_s"])),
             ("last error", f"{error['time']}, {error['text']}" if error else "-"),
             ("next due", told["next_due"] or "-")]

@@ -40,6 +40,7 @@ class Wanted:
     timeout: float | None = None
     quiet: bool = True
     options: dict[str, Any] = field(default_factory=dict)
+    group: str | None = None  # its disks only; None: the whole cluster
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def take(record: SeriesState, state: State, fleet: Fleet, wanted: Wanted, slot: 
     series_state.write(state.series, record)
     try:
         snapshot.snapshot(state, fleet, tag, initiator, wanted.timeout, wanted.quiet,
-                          **wanted.options)
+                          wanted.group, **wanted.options)
     except BaseException as error:
         # The bundle may be there: the cancel came too late, or the initiator ended after it.
         with contextlib.suppress(HotsnapError, OSError):
@@ -104,8 +105,10 @@ def settle_pending(record: SeriesState, state: State, fleet: Fleet) -> Made | No
         check_rest(fleet, pending.initiator)
     try:
         if os.path.lexists(path):  # perhaps since a moment ago
-            manifest = bundle.read(path).manifest
-            made = Made(pending.tag, pending.slot, manifest.created, manifest.epoch)
+            found = bundle.read(path)
+            manifest = found.manifest
+            made = Made(pending.tag, pending.slot, manifest.created, manifest.epoch,
+                        found.instant())
             record.made.append(made)
             record.last_success, record.settled = made, max(record.settled or 0, made.slot)
             record.taken += 1

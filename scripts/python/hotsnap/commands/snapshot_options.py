@@ -8,6 +8,7 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
+from ..errors import UsageError
 from ..model import units
 
 
@@ -56,6 +57,11 @@ def add_to(parser: argparse.ArgumentParser) -> None:
 
 
 def chosen(options: argparse.Namespace) -> dict[str, Any]:
-    """The arguments of hotsnap-cluster that the command line gave."""
+    """The arguments of hotsnap-cluster that the command line gave. UsageError if one has no
+    meaning for a snapshot of that kind."""
     values = {name: getattr(options, name.replace("-", "_")) for name in OPTIONS}
+    given = [f"--{name}" for name, value in values.items() if value is not None]
+    if options.group and given:
+        raise UsageError(f"a snapshot of disks copies no memory: leave out {', '.join(given)} with "
+                         "--group")
     return {IN_QMP.get(name, name): value for name, value in values.items() if value is not None}

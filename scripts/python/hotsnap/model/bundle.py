@@ -9,6 +9,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from ..errors import HotsnapError, UsageError
 from ..host.atomic import sync_folder, write_json
@@ -17,6 +18,7 @@ from . import notes
 
 FORMAT = "hotsnap-bundle"
 CONTENTS = {1: "all", 2: "disks"}  # by version
+CUTS = ("snapshot", "switch")  # the phases in which the members cut
 PARTIAL = ".partial"
 TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -253,6 +255,17 @@ class Bundle:
     @property
     def only_disks(self) -> bool:
         return self.content == "disks"
+
+    def instant(self) -> float | None:
+        """When the initiator began the cut, in seconds since 1970; None if the timeline does not
+        tell. The manifest is dated when it is written, which is the timeline's end."""
+        timeline = self.manifest.timeline
+        cut = next((moment.us for moment in timeline if moment.phase in CUTS), None)
+        try:
+            created = datetime.fromisoformat(self.manifest.created).timestamp()
+        except ValueError:
+            return None
+        return None if cut is None else created - (timeline[-1].us - cut) / 1e6
 
     def downtime_max_ms(self) -> float:
         return max((member.pause.ms for member in self.members if member.pause), default=0.0)

@@ -31,6 +31,7 @@ class Made(Record):
     slot: int
     created: str
     epoch: int
+    instant: float | None = None  # of its cut, in seconds since 1970
 
     def is_that(self, found: Bundle) -> bool:
         return (found.manifest.created, found.manifest.epoch) == (self.created, self.epoch)
@@ -62,6 +63,7 @@ class SeriesState(Record):
     period: int
     prefix: str
     keep: dict[str, int] = field(default_factory=dict)
+    group: str | None = None  # whose disks the snapshots are of; None: of the whole cluster
     process: Identity | None = None  # that runs the series, or was killed
     settled: int | None = None
     taken: int = 0
@@ -81,14 +83,23 @@ class SeriesState(Record):
     def running(self) -> bool:
         return alive(self.process)
 
-    def status(self) -> dict[str, Any]:
-        """What --status prints."""
+    def newest(self) -> Made | None:
+        """Of those that are there."""
+        return next((entry for entry in reversed(self.made) if entry.tag != self.removing), None)
+
+    def status(self, now: float) -> dict[str, Any]:
+        """What --status prints. The age of the newest snapshot is the time for which all that was
+        done since its cut would be lost."""
+        newest = self.newest()
         success, error = self.last_success, self.last_error
         running = self.running()
         due = self.settled + self.period if running and self.settled is not None else None
         pending = self.pending.tag if self.pending else None
         return {"running": running, "pid": self.process.pid if running and self.process else None,
                 "period_s": self.period, "prefix": self.prefix, "keep": self.keep,
+                "group": self.group, "newest": newest and newest.tag,
+                "age_s": None if newest is None or newest.instant is None
+                         else round(max(now - newest.instant, 0.0), 3),
                 "taken": self.taken, "missed": self.missed,
                 "failed_in_a_row": self.failed_in_a_row, "pruned": self.pruned,
                 "last_success": success and {"time": success.created, "tag": success.tag},
