@@ -42,10 +42,11 @@ template <typename Body> void event(hs_coordinator *c, uint64_t now_us, Body bod
     }
 }
 
-bool initiate(hs_coordinator *c, Request::Kind kind, const char *request, uint64_t now_us,
-              char **error) {
+bool initiate(hs_coordinator *c, Request::Kind (*kind)(const Json &), const char *request,
+              uint64_t now_us, char **error) {
     return guarded(error, false, [&] {
-        c->impl.initiate(kind, parse_object(request), now_us);
+        const Json json = parse_object(request);
+        c->impl.initiate(kind(json), json, now_us);
         return true;
     });
 }
@@ -62,12 +63,13 @@ void hs_coordinator_free(hs_coordinator *c) {
 
 bool hs_coordinator_snapshot(hs_coordinator *c, const char *request_json, uint64_t now_us,
                              char **error) {
-    return initiate(c, Request::Kind::snapshot, request_json, now_us, error);
+    return initiate(c, Request::snapshot_kind, request_json, now_us, error);
 }
 
 bool hs_coordinator_restore(hs_coordinator *c, const char *request_json, uint64_t now_us,
                             char **error) {
-    return initiate(c, Request::Kind::restore, request_json, now_us, error);
+    const auto kind = [](const Json &) { return Request::Kind::restore; };
+    return initiate(c, kind, request_json, now_us, error);
 }
 
 void hs_coordinator_cancel(hs_coordinator *c, const char *reason, uint64_t now_us) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "runs.h"
 
+#include "barrier_run.h"
 #include "restore_run.h"
 #include "snapshot_run.h"
 
@@ -10,6 +11,8 @@ MakeInitiatorRun initiator_run(Request::Kind kind) {
     switch (kind) {
     case Request::Kind::snapshot:
         return make_snapshot_initiator;
+    case Request::Kind::barrier:
+        return make_barrier_initiator;
     case Request::Kind::restore:
         return make_restore_initiator;
     }
@@ -17,7 +20,7 @@ MakeInitiatorRun initiator_run(Request::Kind kind) {
 }
 
 std::span<const PeerRunKind> peer_runs() {
-    static constexpr PeerRunKind kinds[] = {snapshot_peer, restore_peer};
+    static constexpr PeerRunKind kinds[] = {snapshot_peer, barrier_peer, restore_peer};
     return kinds;
 }
 

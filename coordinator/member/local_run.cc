@@ -90,6 +90,11 @@ void LocalRun::task_succeeded(hs_task task) {
         tell(precopied_);
         return;
     case HS_TASK_ARM:
+        if (state_ == State::flushing) {
+            state_ = State::flushed;
+            tell(Flushed{});
+            return;
+        }
         state_ = State::armed;
         tell(Armed{});
         if (mediator_.armed()) { // a red frame that came earlier waits

@@ -37,12 +37,15 @@ class LocalRun {
     void cut_done(const Fault &fault, Json pause);
     void report(const Fault &fault, Json report);
     void undone(const Fault &fault);
+    void held(const Fault &fault);
+    void switched(const Fault &fault, Json hold);
     void loaded(const Fault &fault, Json report);
     void started(const Fault &fault, Json report);
 
     // News
     void memory_done(const Fault &fault);
     void failed(const std::string &reason);
+    void hold_ended(const std::string &reason);
     void red_frame();
     bool frame_received(); // whether steps are due
     void beat(const Progress &progress);
@@ -57,7 +60,18 @@ class LocalRun {
 
   private:
     // The answer that the machine owes.
-    enum class Owed : uint8_t { nothing, begun, task, cut, report, undone, loaded, started };
+    enum class Owed : uint8_t {
+        nothing,
+        begun,
+        task,
+        cut,
+        report,
+        undone,
+        loaded,
+        started,
+        held,
+        switched
+    };
 
     // The ordinary course
     void handle(PrepareWork &work);
@@ -75,6 +89,9 @@ class LocalRun {
     void handle(AbortWork &work);
     void handle(LoadWork &work);
     void handle(StartWork &work);
+    void handle(FlushWork &work);
+    void handle(HoldWork &work);
+    void handle(SwitchWork &work);
     void task_succeeded(hs_task task);
     void begin_cut(const char *cause);
     void channels_fin();
@@ -83,6 +100,7 @@ class LocalRun {
     // Other ends
     void fail(const std::string &reason);
     void release_all();
+    void release_requests();
     void undo();
     bool end_if_ending(); // after an answer that was waited for
     void abort_load();

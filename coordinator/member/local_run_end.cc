@@ -3,7 +3,8 @@
 //
 // An abort has three parts, so that the VM runs on even when the bundle's storage stands still:
 //
-//   release   At once, before all else: frames flow. (Memory was released earlier, by the
+//   release   At once, before all else: frames and disk requests flow. (Memory was released
+//   earlier, by the
 //             iothread; hs_work_abort_reason().)
 //   wait      `ending`: the machine still owes an answer. The step under way notices the abort
 //             and ends; nothing is undone beside it.
@@ -22,7 +23,8 @@ bool is_demand(const Step &step) {
     return std::holds_alternative<BeginSnapshot>(step) || std::holds_alternative<RunTask>(step) ||
            std::holds_alternative<TakeCut>(step) || std::holds_alternative<MakeReport>(step) ||
            std::holds_alternative<UndoRest>(step) || std::holds_alternative<BeginLoad>(step) ||
-           std::holds_alternative<StartVm>(step);
+           std::holds_alternative<StartVm>(step) || std::holds_alternative<HoldRequests>(step) ||
+           std::holds_alternative<SwitchDisks>(step);
 }
 
 } // namespace
@@ -69,6 +71,7 @@ void LocalRun::fail(const std::string &reason) {
         state_ = State::load_failed;
         return;
     }
+    release_requests();
     const bool nothing_made = state_ == State::beginning && take_back_demand();
     if (state_ != State::beginning) {
         take_back_demand();
@@ -110,6 +113,7 @@ void LocalRun::release_all() {
         mediator_.reset();
     }
     steps_.push_back(ReleaseFrames{});
+    release_requests();
 }
 
 bool LocalRun::end_if_ending() {

@@ -111,17 +111,24 @@ struct Convert {
     void operator()(const StartVm &) const { step->kind = HS_STEP_START; }
     void operator()(const StopVm &) const { step->kind = HS_STEP_STOP; }
     void operator()(const EndLoad &) const { step->kind = HS_STEP_END_LOAD; }
+    void operator()(const HoldRequests &hold) const {
+        step->kind = HS_STEP_HOLD;
+        step->u.longest_us = hold.longest_us;
+    }
+    void operator()(const SwitchDisks &) const { step->kind = HS_STEP_SWITCH; }
+    void operator()(const ReleaseRequests &) const { step->kind = HS_STEP_RELEASE_REQUESTS; }
 };
 
 // In the order of the alternatives.
 constexpr const char *work_names[] = {
-    "prepare",        "precopy",      "install", "listen", "arm",   "pace", "cut",  "expect",
-    "close-channels", "end-coloring", "publish", "commit", "abort", "load", "start"};
+    "prepare", "precopy", "install",        "listen",       "arm",     "pace",
+    "cut",     "expect",  "close-channels", "end-coloring", "publish", "commit",
+    "abort",   "load",    "start",          "flush",        "hold",    "switch"};
 static_assert(std::size(work_names) == std::variant_size_v<LocalWork>);
-constexpr const char *event_names[] = {"prepared", "precopied", "installed",    "heard",
-                                       "armed",    "cut",       "channels-fin", "full-fin",
-                                       "progress", "beat",      "published",    "aborted",
-                                       "loaded",   "started",   "failed"};
+constexpr const char *event_names[] = {
+    "prepared",     "precopied", "installed", "heard",   "armed",     "cut",
+    "channels-fin", "full-fin",  "progress",  "beat",    "published", "aborted",
+    "loaded",       "started",   "failed",    "flushed", "held",      "switched"};
 static_assert(std::size(event_names) == std::variant_size_v<LocalEvent>);
 
 } // namespace
@@ -198,6 +205,14 @@ void hs_member_report(hs_member *m, const char *json, const hs_pause *pause) {
     });
 }
 
+void hs_member_held(hs_member *m, const char *error) {
+    event(m, [&](LocalRun &run) { run.held(fault_of(error)); });
+}
+
+void hs_member_switched(hs_member *m, const char *error, const hs_pause *hold) {
+    event(m, [&](LocalRun &run) { run.switched(fault_of(error), pause_json(hold)); });
+}
+
 void hs_member_undone(hs_member *m, const char *error) {
     event(m, [&](LocalRun &run) { run.undone(fault_of(error)); });
 }
@@ -224,6 +239,10 @@ void hs_member_memory_done(hs_member *m, const char *error) {
 
 void hs_member_failed(hs_member *m, const char *error) {
     event(m, [&](LocalRun &run) { run.failed(error ? error : "for an unknown reason"); });
+}
+
+void hs_member_hold_ended(hs_member *m, const char *error) {
+    event(m, [&](LocalRun &run) { run.hold_ended(error ? error : "the hold ended"); });
 }
 
 void hs_member_red_frame(hs_member *m) {

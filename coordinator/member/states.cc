@@ -36,6 +36,7 @@ using enum Input;
 //   pace            the copy has ended
 //   cut             a red frame's cut is under way, or done
 //   close_channels  the last frame came just before the time to wait was over
+//   hold_ended      the switch, or an abort, was faster
 //   failure         follows a failure or an abort, whose reason is known; or comes when the bundle
 //                   may exist already, and then no failure here makes the run fail
 //   all work        the coordinator did not know yet that the run had failed
@@ -43,12 +44,17 @@ constexpr std::array<Row, state_count> rows = {{
     {"idle", {prepare, load, abort}},
     {"beginning", {abort, failure, beat}},
     {"preparing", {abort, failure, beat}},
-    {"prepared", {precopy, install, abort, failure, beat}},
+    {"prepared", {precopy, install, flush, abort, failure, beat}},
     {"precopying", {abort, failure, beat}},
     {"installed", {listen, arm, pace, abort, failure, beat}},
     {"arming", {pace, abort, failure, beat}},
     {"armed", {pace, cut, red_frame, abort, failure, beat}},
     {"cutting", {pace, memory_complete, abort, failure, beat}, {cut}},
+    {"flushing", {abort, failure, beat}},
+    {"flushed", {hold, abort, failure, beat}},
+    {"holding", {abort, failure, beat}},
+    {"held", {switch_over, hold_ended, abort, failure, beat}},
+    {"switching", {memory_complete, abort, failure, beat}, {hold_ended}},
     {"saving",
      {pace, expect, close_channels, end_coloring, memory_complete, abort, failure, frame_received,
       beat},
@@ -63,9 +69,9 @@ constexpr std::array<Row, state_count> rows = {{
     {"failed",
      {commit, abort},
      {precopy, install, listen, arm, pace, cut, expect, close_channels, end_coloring, publish,
-      memory_complete, failure}},
-    {"ending", {}, {memory_complete, failure}},
-    {"undoing", {}, {memory_complete, failure}},
+      flush, hold, switch_over, memory_complete, failure, hold_ended}},
+    {"ending", {}, {memory_complete, failure, hold_ended}},
+    {"undoing", {}, {memory_complete, failure, hold_ended}},
     {"loading", {abort, failure}},
     {"loaded", {start, abort, failure}},
     {"starting", {abort}, {failure}},
@@ -94,8 +100,12 @@ constexpr const char *input_names[] = {
     "abort",
     "load",
     "start",
+    "flush",
+    "hold",
+    "switch",
     "memory-complete",
     "failure",
+    "hold-ended",
     "red-frame",
     "frame-received",
     "beat",

@@ -5,6 +5,8 @@
 //   > cutting > saving
 //        > recording > reporting > complete (> publishing > published) > idle
 //
+//   prepared > flushing > flushed > holding > held > switching > saving: of a barrier
+//
 //   idle > loading > loaded > starting > running > idle
 //
 // A snapshot leaves the upper row through `failed` (something went wrong; the coordinator's abort
@@ -28,6 +30,11 @@ enum class State : uint8_t {
     arming,     // coloring has begun; task arm
     armed,      // the cut may be taken
     cutting,
+    flushing, // task arm
+    flushed,
+    holding, // disk requests are being held
+    held,
+    switching, // the disks go on in their overlays, and the requests with them
     saving,    // the VM runs again; task settle, memory and channels go on side by side
     recording, // task channel
     reporting,
@@ -43,7 +50,7 @@ enum class State : uint8_t {
     running, // restored; the other members may not be yet
     load_failed,
 };
-inline constexpr size_t state_count = 23;
+inline constexpr size_t state_count = 28;
 
 const char *to_string(State state);
 
@@ -65,8 +72,12 @@ enum class Input : uint8_t {
     abort,
     load,
     start,
+    flush,
+    hold,
+    switch_over,
     memory_complete,
     failure,
+    hold_ended,
     red_frame,
     frame_received,
     beat,

@@ -23,6 +23,14 @@ struct TakeCut { // -> cut_done
     std::string cause;
 };
 
+struct HoldRequests { // -> held
+    uint64_t longest_us = 0;
+};
+
+struct SwitchDisks {}; // -> switched
+
+struct ReleaseRequests {};
+
 struct Pace {
     uint64_t finish_us;
 };
@@ -54,7 +62,8 @@ struct StopVm {};
 struct EndLoad {};
 
 using Step = std::variant<BeginSnapshot, RunTask, TakeCut, Pace, ReleaseFrames, MakeReport,
-                          UndoRest, Tell, ForgetRun, BeginLoad, StartVm, StopVm, EndLoad>;
+                          UndoRest, Tell, ForgetRun, BeginLoad, StartVm, StopVm, EndLoad,
+                          HoldRequests, SwitchDisks, ReleaseRequests>;
 
 } // namespace hotsnap::member
 #endif

@@ -80,6 +80,17 @@ struct AbortWork {
     std::string reason;
 };
 
+// Of a barrier. A member that holds its disk requests gives them free by itself after that time;
+// then Failed comes, and a SwitchWork is not done any more.
+
+struct FlushWork {}; // -> Flushed
+
+struct HoldWork { // -> Held
+    uint64_t longest_us = 0;
+};
+
+struct SwitchWork {}; // -> Switched; the requests go on
+
 struct LoadWork { // restore -> Loaded
     std::string run;
     std::string bundle;
@@ -90,9 +101,10 @@ struct LoadWork { // restore -> Loaded
 
 struct StartWork {}; // restore: start the VM, play the channel back -> Started
 
-using LocalWork = std::variant<PrepareWork, PrecopyWork, InstallWork, ListenWork, ArmWork, PaceWork,
-                               CutWork, ExpectWork, CloseChannelsWork, EndColoringWork, PublishWork,
-                               CommitWork, AbortWork, LoadWork, StartWork>;
+using LocalWork =
+    std::variant<PrepareWork, PrecopyWork, InstallWork, ListenWork, ArmWork, PaceWork, CutWork,
+                 ExpectWork, CloseChannelsWork, EndColoringWork, PublishWork, CommitWork, AbortWork,
+                 LoadWork, StartWork, FlushWork, HoldWork, SwitchWork>;
 
 // Events. One that is not legal in the state of the run (late, doubled, of an aborted run) is
 // ignored and counted.
@@ -158,13 +170,21 @@ struct Started {
     Json report = Json::object(); // {"played":N,"start_ns":N}
 };
 
+struct Flushed {};
+
+struct Held {}; // no request of the guest is in flight, and none is begun from now on
+
+struct Switched { // the requests were held without a gap from before Held until after the switch
+    Json hold = Json::object(); // as Cut::pause
+};
+
 struct Failed { // any local step went wrong; ends the run
     std::string error;
 };
 
 using LocalEvent =
     std::variant<Prepared, Precopied, Installed, Heard, Armed, Cut, ChannelsFin, FullFin, Progress,
-                 Beat, Published, Aborted, Loaded, Started, Failed>;
+                 Beat, Published, Aborted, Loaded, Started, Failed, Flushed, Held, Switched>;
 
 } // namespace hotsnap::member
 #endif

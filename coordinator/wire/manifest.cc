@@ -98,6 +98,15 @@ Json holds(const RunRecord &record) {
             {"pairs", Json::array()}};
 }
 
+// How the members were brought to one instant.
+Json order(const Request &request) {
+    Json json = {{"order", request.kind == Request::Kind::barrier ? "barrier" : "causal"}};
+    if (request.kind == Request::Kind::barrier) {
+        json["hold_timeout_us"] = request.hold_us;
+    }
+    return json;
+}
+
 Json timeline(const RunLog &log) {
     Json json = Json::array();
     for (const RunLog::Moment &moment : log.timeline) {
@@ -132,7 +141,10 @@ Json snapshot_manifest(const Request &request, const RunRecord &record, const Ru
         }
     }
     Json cut = disks_only ? holds(record) : backoff(request, record);
-    cut["coloring"] = request.coloring;
+    if (disks_only) {
+        cut.update(order(request));
+    }
+    cut["coloring"] = request.coloring && request.kind != Request::Kind::barrier;
     cut["white_sent"] = white;
     cut["recorded"] = recorded;
     cut["lost"] = lost;

@@ -227,6 +227,45 @@ struct FullSnapFin {
     }
 };
 
+// Of a barrier (barrier_run.h).
+
+struct PrepareBarrier {
+    static constexpr const char *type = "PREPARE_BARRIER";
+    std::string run;
+    std::string tag;
+    std::string directory;
+    uint64_t hold_us = 0; // the longest time for which a member holds its disk requests
+    uint64_t heartbeat_us = 0;
+    uint64_t silence_us = 0;
+    Json options = Json::object();
+    static constexpr auto fields() {
+        return std::tuple(field("run", &PrepareBarrier::run), field("tag", &PrepareBarrier::tag),
+                          field("directory", &PrepareBarrier::directory),
+                          field("hold_us", &PrepareBarrier::hold_us),
+                          field("heartbeat_us", &PrepareBarrier::heartbeat_us),
+                          field("silence_us", &PrepareBarrier::silence_us),
+                          field("options", &PrepareBarrier::options));
+    }
+};
+
+struct Flush {
+    static constexpr const char *type = "FLUSH";
+    std::string run;
+    uint64_t epoch = 0;
+    static constexpr auto fields() {
+        return std::tuple(field("run", &Flush::run), field("epoch", &Flush::epoch));
+    }
+};
+
+struct Switched {
+    static constexpr const char *type = "SWITCHED";
+    std::string run;
+    Json hold = Json::object();
+    static constexpr auto fields() {
+        return std::tuple(field("run", &Switched::run), field("hold", &Switched::hold));
+    }
+};
+
 struct Abort {
     static constexpr const char *type = "ABORT";
     std::string run;
@@ -309,6 +348,11 @@ HOTSNAP_BARE_MESSAGE(Installed, "INSTALLED");
 HOTSNAP_BARE_MESSAGE(Listen, "LISTEN");
 HOTSNAP_BARE_MESSAGE(Armed, "ARMED");
 HOTSNAP_BARE_MESSAGE(ColoringEnd, "COLORING_END");
+HOTSNAP_BARE_MESSAGE(Flushed, "FLUSHED");
+HOTSNAP_BARE_MESSAGE(Hold, "HOLD");
+HOTSNAP_BARE_MESSAGE(Held, "HELD");
+HOTSNAP_BARE_MESSAGE(Switch, "SWITCH");
+HOTSNAP_BARE_MESSAGE(AllSwitched, "ALL_SWITCHED");
 HOTSNAP_BARE_MESSAGE(AllFullSnapFin, "ALL_FULL_SNAP_FIN");
 HOTSNAP_BARE_MESSAGE(Start, "START");
 HOTSNAP_BARE_MESSAGE(Restored, "RESTORED");
@@ -319,7 +363,8 @@ using Message = std::variant<Hello, ErrorMessage, Prepare, Prepared, Precopy, Pr
                              Install, Installed, Listen, Heard, Arm, Armed, Snapshot,
                              TransientSnapFin, AllTransientSnapFin, ChannelsFin, ColoringEnd,
                              Retarget, FullSnapFin, AllFullSnapFin, Abort, Aborted, Progress,
-                             Heartbeat, Restore, Loaded, Start, Started, Restored>;
+                             Heartbeat, Restore, Loaded, Start, Started, Restored, PrepareBarrier,
+                             Flush, Flushed, Hold, Held, Switch, Switched, AllSwitched>;
 
 // A well-formed message of a type that this version does not know: answered, and ignored.
 struct UnknownMessage : BadInput {

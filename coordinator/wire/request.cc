@@ -60,10 +60,18 @@ void check_place(const std::string &tag, const std::string &directory) {
     }
 }
 
+Request::Kind Request::snapshot_kind(const Json &json) {
+    const std::string cut = get_string(json, "cut", "causal");
+    if (cut != "causal" && cut != "barrier") {
+        throw BadInput("'cut' must be 'causal' or 'barrier', not '" + cut + "'");
+    }
+    return cut == "barrier" ? Kind::barrier : Kind::snapshot;
+}
+
 Request Request::parse(Kind kind, const std::string &self_name, const Json &json) {
     Request request;
     request.kind = kind;
-    if (kind == Kind::snapshot) {
+    if (kind != Kind::restore) {
         request.tag = get_string(json, "tag");
         request.directory = get_string(json, "directory");
         check_place(request.tag, request.directory);
@@ -79,6 +87,10 @@ Request Request::parse(Kind kind, const std::string &self_name, const Json &json
     }
     request.content = content == "disks" ? Request::Content::disks : Request::Content::all;
     request.mode = read_mode(json);
+    if (kind == Kind::barrier && request.content != Request::Content::disks) {
+        throw BadInput("a barrier holds disk requests for a snapshot of disks only; 'content' must "
+                       "be 'disks'");
+    }
     request.coloring = get_bool(json, "coloring", true);
     request.strict = get_bool(json, "strict", false);
     request.options = get_object(json, "options", Json::object());
@@ -93,6 +105,7 @@ Request Request::parse(Kind kind, const std::string &self_name, const Json &json
     read_duration(json, "start_timeout_us", request.start_timeout_us, tick);
     read_duration(json, "drain_us", request.drain_us, 0);
     read_duration(json, "settle_us", request.settle_us, 0);
+    read_duration(json, "hold_us", request.hold_us, tick);
     read_duration(json, "duration_us", request.duration_us, 0);
     read_duration(json, "heartbeat_us", request.heartbeat_us, 10 * tick);
     read_duration(json, "silence_timeout_us", request.silence_us, 2 * request.heartbeat_us);

@@ -17,7 +17,7 @@ namespace hotsnap::cluster {
 void check_place(const std::string &tag, const std::string &directory);
 
 struct Request {
-    enum class Kind : uint8_t { snapshot, restore };
+    enum class Kind : uint8_t { snapshot, barrier, restore };
     enum class Content : uint8_t { all, disks };
     enum class Mode : uint8_t { hot, precopy, stop_and_copy };
     struct Target {
@@ -46,10 +46,13 @@ struct Request {
     uint64_t load_timeout_us = 0; // none
     uint64_t start_timeout_us = 30'000'000;
     uint64_t drain_us = 200'000;
+    uint64_t hold_us = 200'000; // the longest hold of disk requests, of a barrier
     uint64_t settle_us = 10'000;
     uint64_t heartbeat_us = 1'000'000;
     uint64_t silence_us = 30'000'000;
 
+    // The kind of a snapshot that "cut" names. Throws BadInput.
+    static Kind snapshot_kind(const Json &json);
     // Throws BadInput.
     static Request parse(Kind kind, const std::string &self_name, const Json &json);
 };

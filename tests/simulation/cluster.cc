@@ -160,12 +160,12 @@ void Cluster::command() {
     talking_ = true;
     traffic();
     events_.run_until(events_.now_us() + random_.between(1000, 20'000));
-    const bool restore = give_command(pick_alive());
+    const Command given = give_command(pick_alive());
     if (config_.faults && random_.chance(0.7)) { // without a fault, some command must succeed
         if (random_.chance(0.4)) {
             plan_fault();
         } else {
-            plan_fault_in_a_state(restore);
+            plan_fault_in_a_state(given);
         }
     }
     if (config_.faults && random_.chance(0.3)) {
@@ -191,7 +191,7 @@ void Cluster::command() {
     }
 }
 
-bool Cluster::give_command(size_t leader) {
+Cluster::Command Cluster::give_command(size_t leader) {
     const bool all = random_.chance(0.7);
     Json targets = Json::array();
     for (size_t i = 0; i < homes_.size(); i++) {
@@ -202,6 +202,7 @@ bool Cluster::give_command(size_t leader) {
         }
     }
     const bool restore = random_.chance(0.15);
+    const bool barrier = !restore && random_.chance(0.25);
     Json request = {{"members", targets},
                     {"coloring", config_.mutation != Mutation::coloring_off},
                     {"settle_us", config_.settle_us},
@@ -213,7 +214,12 @@ bool Cluster::give_command(size_t leader) {
                     {"cut_timeout_us", 2'000'000},
                     {"start_timeout_us", 2'000'000},
                     {"abort_timeout_us", 2'000'000}};
-    if (!restore && random_.chance(0.3)) { // the copies are to end at one instant
+    if (barrier) {
+        constexpr uint64_t holds_us[] = {2'000, 30'000, 200'000, 200'000};
+        request["cut"] = "barrier";
+        request["content"] = "disks";
+        request["hold_us"] = holds_us[random_.below(std::size(holds_us))];
+    } else if (!restore && random_.chance(0.3)) { // the copies are to end at one instant
         constexpr uint64_t durations_us[] = {20'000, 400'000, 1'000'000, 3'000'000};
         request["duration_us"] = durations_us[random_.below(std::size(durations_us))];
         request["strict"] = random_.chance(0.2);
@@ -234,7 +240,7 @@ bool Cluster::give_command(size_t leader) {
         request["directory"] = "/bundles";
     }
     members_[leader]->initiate(restore, to_text(request));
-    return restore;
+    return restore ? Command::restore : barrier ? Command::barrier : Command::snapshot;
 }
 
 void Cluster::plan_fault() {
@@ -299,16 +305,26 @@ void Cluster::cancel() {
 }
 
 // The first member that reaches a chosen state meets a fault there.
-void Cluster::plan_fault_in_a_state(bool restore) {
+void Cluster::plan_fault_in_a_state(Command command) {
     using member::State;
     enum class Kind : uint8_t { failure, crash, cancel, broken_links, stall };
-    const auto first = static_cast<uint64_t>(restore ? State::loading : State::beginning);
-    const auto last = static_cast<uint64_t>(restore ? State::load_failed : State::undoing);
-    const auto where = static_cast<State>(random_.between(first, last));
+    const auto pick = [this](State first, State last) {
+        return static_cast<State>(
+            random_.between(static_cast<uint64_t>(first), static_cast<uint64_t>(last)));
+    };
+    State where = command == Command::restore ? pick(State::loading, State::load_failed)
+                  : command == Command::barrier && random_.chance(0.7)
+                      ? pick(State::flushing, State::switching)
+                      : pick(State::beginning, State::undoing);
+    while (command == Command::snapshot && where >= State::flushing && where <= State::switching) {
+        where = pick(State::beginning, State::undoing);
+    }
     // Other faults reach each state in other ways, too; a crash hardly does.
     constexpr Kind kinds[] = {Kind::failure, Kind::failure, Kind::crash, Kind::crash,
                               Kind::crash,   Kind::cancel,  Kind::stall, Kind::broken_links};
-    const Kind kind = kinds[random_.below(std::size(kinds))];
+    const Kind kind = where == State::held && random_.chance(0.6)
+                          ? Kind::stall
+                          : kinds[random_.below(std::size(kinds))];
     const uint64_t delay_us = random_.chance(0.5) ? 0 : random_.below(1000);
     if (where == State::failed || where == State::load_failed) {
         for (const auto &member : members_) {
@@ -327,9 +343,13 @@ void Cluster::plan_fault_in_a_state(bool restore) {
             member.set_failure_chance(0.7);
             return;
         }
-        events_.after(delay_us, [this, kind, name = member.name()] {
+        events_.after(delay_us, [this, kind, where, name = member.name()] {
             if (kind == Kind::cancel) {
                 cancel();
+            }
+            if (kind == Kind::stall && where == State::held) { // SWITCH comes after its hold
+                control_.freeze(name, events_.now_us() + random_.between(30'000, 1'000'000));
+                return;
             }
             for (const auto &member : members_) {
                 if (!member->alive()) {
@@ -377,6 +397,7 @@ void Cluster::traffic() {
         return;
     }
     send_one();
+    members_[traffic_random_.below(members_.size())]->guest_writes();
     events_.after(traffic_random_.below(2000 / config_.frames_per_ms + 1), [this] { traffic(); });
 }
 

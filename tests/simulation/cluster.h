@@ -38,10 +38,11 @@ class Cluster {
     void place_stations(size_t switches);
     void boot(size_t index);
     void command();
-    bool give_command(size_t leader); // returns whether it is a restore
-    void cancel();                    // cancels all commands
+    enum class Command : uint8_t { snapshot, barrier, restore };
+    Command give_command(size_t leader);
+    void cancel(); // cancels all commands
     void plan_fault();
-    void plan_fault_in_a_state(bool restore);
+    void plan_fault_in_a_state(Command command);
     void plan_stalls();
     void traffic();
     void send_one();

@@ -24,6 +24,8 @@ enum class Mutation : uint8_t {
     move_record,       // channel_exact: an abort clears the record while it is written
     deaf_copy,         // one_finish: a copy ends as soon as it can
     foreign_clock,     // one_finish: a member reads the instant by a clock that differs
+    deaf_hold,         // one_instant: a member says that it holds, and does not
+    late_switch,       // one_instant: a member whose hold has ended switches all the same
     hasty_answer,      // one_at_a_time: a member reports the end of a task that goes on
 };
 

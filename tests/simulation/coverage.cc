@@ -26,8 +26,9 @@ bool can_meet(State state, Fault fault) {
     case Fault::failure: // of the machine's step in that state
         return is_one_of(state,
                          {State::beginning, State::preparing, State::precopying, State::arming,
-                          State::cutting, State::saving, State::recording, State::publishing,
-                          State::undoing, State::loading, State::starting});
+                          State::cutting, State::flushing, State::holding, State::switching,
+                          State::saving, State::recording, State::publishing, State::undoing,
+                          State::loading, State::starting});
     case Fault::crash:
         return true;
     case Fault::red_frame: // the first one: forged, or from a member that was cut before

@@ -40,6 +40,11 @@ struct Cut {
     uint64_t sequence; // events of the guest with smaller numbers happened before the cut
 };
 
+struct Write {
+    Incarnation by;
+    uint64_t number; // all writes of the world are numbered: each may be the effect of any before
+};
+
 struct Copied {
     uint64_t at_us;
     bool on_time; // not later than it was told to
@@ -52,6 +57,8 @@ struct Run {
     uint64_t epoch = 0;
     std::map<std::string, Incarnation> members; // those that the run has reached so far
     std::map<Incarnation, Cut> cuts;
+    bool barrier = false;
+    std::map<Incarnation, uint64_t> switches; // number of the last write before each
     // Segments in the channel record, and the NIC each came on.
     std::map<Incarnation, std::vector<std::pair<uint64_t, size_t>>> recorded;
     std::map<Incarnation, std::set<uint64_t>> held_back; // recorded on their way out
@@ -77,6 +84,8 @@ struct Run {
 struct Ledger {
     std::vector<Segment> segments; // by number
     std::map<std::string, Run> runs;
+    std::vector<Write> writes;               // in their order
+    std::vector<std::string> still_held;     // members that held longer than they might
     std::vector<std::string> violations;     // found during the simulation, "invariant: what"
     std::vector<std::string> moved;          // members whose record changed while it was written
     std::set<std::string> durations_changed; // runs to which the user gave another duration

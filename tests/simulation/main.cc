@@ -27,7 +27,7 @@ gives the same run.
   --mutate WHAT  a deliberate mistake, a negative control: coloring-off, skip-hold,
                  broadcast-through, lose-record, lose-held, reverse-held, keep-color,
                  abort-in-doubt, mute-abort, move-record, hasty-answer, deaf-copy,
-                 foreign-clock
+                 foreign-clock, deaf-hold, late-switch
   --expect INV   succeed only if some seed violates this invariant (with --mutate)
   --coverage     fail if some fault met no member in some state of its local life
   --trace        print what happens
@@ -48,17 +48,19 @@ const std::map<std::string, Mutation> mutations = {
     {"hasty-answer", Mutation::hasty_answer},
     {"deaf-copy", Mutation::deaf_copy},
     {"foreign-clock", Mutation::foreign_clock},
+    {"deaf-hold", Mutation::deaf_hold},
+    {"late-switch", Mutation::late_switch},
 };
 
 const std::map<std::string, Violations (*)(const Config &, const Ledger &)> invariants = {
     {"no_orphans", no_orphans}, {"channel_exact", channel_exact}, {"delivery", delivery},
     {"agreement", agreement},   {"liveness", liveness},           {"one_at_a_time", one_at_a_time},
-    {"one_finish", one_finish},
+    {"one_finish", one_finish}, {"one_instant", one_instant},
 };
 
 struct Totals {
     size_t commands = 0, failed = 0, published = 0, restored = 0, in_doubt = 0, segments = 0;
-    size_t recorded = 0, lost = 0, timed = 0, delayed = 0;
+    size_t recorded = 0, lost = 0, timed = 0, delayed = 0, barriers = 0;
     Coverage coverage;
 
     void add(const Ledger &ledger) {
@@ -68,6 +70,7 @@ struct Totals {
         coverage.add(ledger.coverage);
         for (const auto &[name, run] : ledger.runs) {
             published += run.published;
+            barriers += run.published && run.barrier;
             restored += run.restore && !run.committed.empty();
             in_doubt += run.in_doubt.size();
             for (const auto &[member, record] : run.recorded) {
@@ -167,11 +170,12 @@ int main(int argc, char **argv) {
     }
     std::printf("%llu seeds from %llu: %zu commands, %zu published, %zu restored, %zu failed, "
                 "%zu members in doubt, %zu segments, %zu recorded, %zu declared lost, "
-                "%zu with a common end, %zu of them delayed; %zu seeds with violations\n",
+                "%zu with a common end, %zu of them delayed, %zu behind a barrier; "
+                "%zu seeds with violations\n",
                 static_cast<unsigned long long>(runs), static_cast<unsigned long long>(first),
                 totals.commands, totals.published, totals.restored, totals.failed, totals.in_doubt,
                 totals.segments, totals.recorded, totals.lost, totals.timed, totals.delayed,
-                bad_seeds);
+                totals.barriers, bad_seeds);
     if (!expect.empty()) {
         std::printf("%s: invariant %s %s\n", mutate.c_str(), expect.c_str(),
                     expected_seen ? "noticed the mistake" : "DID NOT notice the mistake");

@@ -65,6 +65,7 @@ class Member : public std::enable_shared_from_this<Member> {
     void receive_forged(Mac source);
 
     // The guest sends, if it runs.
+    void guest_writes(); // to its disk, if it runs and no request is held
     void guest_sends(size_t nic, Mac source, Mac destination, size_t segments);
 
     const std::string &name() const { return name_; }
@@ -108,6 +109,10 @@ class Member : public std::enable_shared_from_this<Member> {
     void carry_out(const member::StartVm &step);
     void carry_out(const member::StopVm &step);
     void carry_out(const member::EndLoad &step);
+    void carry_out(const member::HoldRequests &step);
+    void carry_out(const member::SwitchDisks &step);
+    void carry_out(const member::ReleaseRequests &step);
+    void end_hold(const char *reason);
     void step_begins(const std::string &name);
     void step_ends() { under_way_.clear(); }
     void task_ends(hs_task task, const std::vector<std::pair<uint64_t, size_t>> &record);
@@ -156,6 +161,11 @@ class Member : public std::enable_shared_from_this<Member> {
     bool paused_ = false;
     uint64_t sequence_ = 0;
     std::deque<std::pair<size_t, Frame>> tap_; // frames that came while it stood still
+
+    // Its disk
+    bool holds_ = false;
+    uint64_t held_until_us_ = 0; // by the true time
+    uint64_t hold_ = 0;          // changes with each hold
 
     // The run
     std::string run_;

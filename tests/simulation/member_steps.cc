@@ -256,6 +256,7 @@ void Member::publish() {
     r.declared_lost = get_uint(cut, "lost");
     r.lost_between = get_uint(cut, "lost_between");
     r.unmarked = get_uint(cut, "unmarked");
+    r.barrier = get_string(cut, "order", "") == "barrier";
     note_finish();
 }
 

@@ -23,6 +23,15 @@
  *   ALL_FULL_SNAP_FIN  I>P  the bundle is published
  *   ABORT          any  at any point: every VM runs on, disks whole     ABORTED             P>I
  *
+ * a snapshot of disks behind a barrier (coordinator/barrier_run.h):
+ *
+ *   PREPARE_BARRIER  I>P  all run: files, overlays                      PREPARED | REFUSED  P>I
+ *   FLUSH          I>P  all run: epoch number known, disks flushed      FLUSHED             P>I
+ *   HOLD           I>P  all run: disk requests are held                 HELD                P>I
+ *   SWITCH         I>P  the cut; requests go on                         SWITCHED            P>I
+ *   ALL_SWITCHED   I>P  all have cut                                    FULL_SNAP_FIN       P>I
+ *   ALL_FULL_SNAP_FIN  I>P  the bundle is published
+ *
  * and a restore: RESTORE I>P, LOADED P>I, START I>P, STARTED P>I, RESTORED I>P.
  *
  * Members form a star around the initiator. Messages are JSON, framed by a 4-byte big-endian
@@ -65,8 +74,9 @@ typedef enum hs_action_kind {
     /* For the user of this member. */
     HS_SAY_PHASE,    /* phase changed: {"epoch":N,"tag":..,"role":"initiator"|"peer","phase":..,
                         "reason":..}; phase is "prepare"|"install"|"arm"|"snapshot"|
-                        "transient-fin"|"full"|"publish"|"committed"|"aborting"|"aborted"|
-                        "in-doubt"|"load"|"start"|"restored"; epoch is 0 until known */
+                        "transient-fin"|"flush"|"hold"|"switch"|"full"|"publish"|"committed"|
+                        "aborting"|"aborted"|"in-doubt"|"load"|"start"|"restored"; epoch is 0
+                        until known */
     HS_SAY_PROGRESS, /* initiator: {"done":bytes,"total":bytes} over all members */
     HS_SAY_WARNING,  /* initiator: {"epoch":N,"tag":..,"message":..}: something is not as it
                         was asked for, and the command goes on; in the result, too */
@@ -95,12 +105,15 @@ void hs_coordinator_free(hs_coordinator *c);
  *    "members":[{"name":"db","address":"unix:/run/db.sock"}, ...],   (this member included or not)
  *    "coloring":true, "options":{..passed through to the machine..},
  *    "content":"all" or "disks" (the manifest says it; the machine learns it from the options),
+ *    "cut":"causal" or "barrier" (for "content":"disks" only; default: causal),
  *    and, all optional, in microseconds (default in parentheses):
  *    "prepare_timeout_us" (60 s, connecting included), "arm_timeout_us" (30 s, INSTALL and ARM
  *    each), "cut_timeout_us" (10 s), "drain_us" (200 ms: frames not received by then are declared
  *    lost), "settle_us" (10 ms: from the last ARMED to SNAPSHOT; uncolored frames are delivered by
  *    then), "duration_us" (0 = none: the copies of all members end at that time after the first
  *    cut; with "strict":true the run is aborted when they cannot), "full_timeout_us" (0 = none),
+ *    "hold_us" (200 ms: with "cut":"barrier", the longest time for which a member holds its disk
+ *    requests; then it gives them free, and the run is aborted),
  *    "abort_timeout_us" (10 s), "heartbeat_us" (1 s), "silence_timeout_us" (30 s: a member that
  *    says nothing for so long is taken for dead)}
  * Fails when a run is on here already, or on a bad request.

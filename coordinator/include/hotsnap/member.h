@@ -108,6 +108,19 @@ typedef enum hs_step_kind {
     HS_STEP_STOP,     /* restore aborted after HS_STEP_START: stop the VM; no answer */
     HS_STEP_END_LOAD, /* restore aborted: stop loading, free its resources, let frames through;
                          no answer, and none any more to HS_STEP_BEGIN_LOAD and HS_STEP_START */
+    /*
+     * Barrier: wait until no disk request of the guest is in flight, and let none begin; the VM
+     * runs on -> hs_member_held(). After an error nothing is held. `longest_us` after the step has
+     * begun, at the latest, the requests go on by themselves: while the step waits it ends with an
+     * error, later hs_member_hold_ended() tells.
+     */
+    HS_STEP_HOLD, /* u.longest_us */
+    /*
+     * Put the disks on their overlays, let the requests go on -> hs_member_switched(). An error if
+     * the hold has ended before; the disks are as they were after any error.
+     */
+    HS_STEP_SWITCH,
+    HS_STEP_RELEASE_REQUESTS, /* end the hold, if there is one; no answer */
 } hs_step_kind;
 
 /* Strings live until the next call of hs_member_next_step(). */
@@ -127,6 +140,7 @@ typedef struct hs_step {
         struct {
             const char *cause; /* "snapshot" or "red-frame" */
         } cut;
+        uint64_t longest_us;
         uint64_t finish_us; /* CLOCK_MONOTONIC; 0: as soon as it can */
         hs_event *event;
         struct {
@@ -184,6 +198,8 @@ void hs_member_task_done(hs_member *m, hs_task task, const char *error);
 void hs_member_cut_done(hs_member *m, const char *error, const hs_pause *pause);
 /* `pause`: NULL, or that of the cut if it was not over when hs_member_cut_done() told it. */
 void hs_member_report(hs_member *m, const char *json, const hs_pause *pause);
+void hs_member_held(hs_member *m, const char *error);
+void hs_member_switched(hs_member *m, const char *error, const hs_pause *hold);
 void hs_member_undone(hs_member *m, const char *error); /* error: the parts not undone */
 void hs_member_loaded(hs_member *m, const char *error, const char *json);  /* json: NULL is {} */
 void hs_member_started(hs_member *m, const char *error, const char *json); /* {"played":N,
@@ -194,6 +210,11 @@ void hs_member_started(hs_member *m, const char *error, const char *json); /* {"
 void hs_member_memory_done(hs_member *m, const char *error);
 /* This run fails for another reason, such as memory that was taken away. */
 void hs_member_failed(hs_member *m, const char *error);
+/*
+ * The requests that HS_STEP_HOLD held go on, after the longest time, or for another reason. To be
+ * told by the thread that carries the steps out, in the order in which it happens.
+ */
+void hs_member_hold_ended(hs_member *m, const char *error);
 /*
  * hs_mediator_frame() returned HS_HOLD_AND_CUT. Forces the cut when this member is armed. Before
  * that the mediator holds the frame, and the cut is taken as soon as this member is armed.

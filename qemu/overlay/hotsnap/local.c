@@ -12,6 +12,7 @@
  */
 #include "qemu/osdep.h"
 #include "clock.h"
+#include "hold.h"
 #include "local.h"
 #include "parts/forward.h"
 #include "parts/nic_queue.h"
@@ -286,6 +287,41 @@ static void step_cut(HotsnapLocal *l, const hs_step *step)
     }
 }
 
+static void hold_ended(void *opaque, const char *reason)
+{
+    post_news(opaque, hs_member_hold_ended, reason);
+}
+
+static const HotsnapHoldOps hold_ops = {
+    .ended = hold_ended,
+};
+
+static void step_hold(HotsnapLocal *l, const hs_step *step)
+{
+    Error *err = NULL;
+
+    hotsnap_run_hold(l->run, step->u.longest_us, &hold_ops, l, &err);
+    hs_member_held(l->logic, err ? error_get_pretty(err) : NULL);
+    error_free(err);
+}
+
+static void step_switch(HotsnapLocal *l, const hs_step *step)
+{
+    Error *err = NULL;
+
+    if (hotsnap_run_switch(l->run, &err)) {
+        hs_member_switched(l->logic, NULL, &l->run->pause);
+    } else {
+        hs_member_switched(l->logic, error_get_pretty(err), NULL);
+        error_free(err);
+    }
+}
+
+static void step_release_requests(HotsnapLocal *l, const hs_step *step)
+{
+    hotsnap_hold_end();
+}
+
 static void step_pace(HotsnapLocal *l, const hs_step *step)
 {
     hotsnap_run_set_finish(l->run, step->u.finish_us);
@@ -419,6 +455,9 @@ static void (*const steps[])(HotsnapLocal *l, const hs_step *step) = {
     [HS_STEP_START] = step_start,
     [HS_STEP_STOP] = step_stop,
     [HS_STEP_END_LOAD] = step_end_load,
+    [HS_STEP_HOLD] = step_hold,
+    [HS_STEP_SWITCH] = step_switch,
+    [HS_STEP_RELEASE_REQUESTS] = step_release_requests,
 };
 
 /*

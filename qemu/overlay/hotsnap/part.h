@@ -72,6 +72,7 @@ struct HotsnapRun {
 typedef struct HotsnapPart {
     const char *name;
     unsigned contents; /* BIT(HotsnapContent) of the runs with this part */
+    bool colors;       /* not in a run that colors no frames: in no barrier */
 
     /*
      * Main loop, the VM runs; quick. Refuses a VM that cannot be saved, and
@@ -141,6 +142,11 @@ static inline HotsnapContent hotsnap_run_content(const HotsnapRun *r)
 static inline HotsnapMode hotsnap_run_mode(const HotsnapRun *r)
 {
     return r->options->has_mode ? r->options->mode : HOTSNAP_MODE_HOT;
+}
+
+static inline bool hotsnap_run_is_barrier(const HotsnapRun *r)
+{
+    return r->options->has_cut && r->options->cut == HOTSNAP_CUT_BARRIER;
 }
 
 /*

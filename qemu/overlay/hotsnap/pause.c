@@ -38,6 +38,9 @@
  *              passes the mediator under the BQL.
  *   undrain
  *
+ * In a barrier (hold.c) the drain comes first, and the rest when all members
+ * have drained.
+ *
  * So a write that is complete before the hold is in the snapshot, and the news
  * of any later one leaves in a red frame. docs/internals/groups.md has the
  * argument for the cluster.
@@ -45,6 +48,7 @@
 #include "qemu/osdep.h"
 #include "block/block.h"
 #include "guard.h"
+#include "hold.h"
 #include "migration/global_state.h"
 #include "pause.h"
 #include "pause_clock.h"
@@ -100,6 +104,19 @@ bool hotsnap_hold_and_cut(HotsnapRun *r, const HotsnapPart *const *parts,
 
     hotsnap_pause_begin(&r->pause);
     ok = cut_drained(r, parts, errp);
+    trace_steps(&r->pause);
+    return ok;
+}
+
+bool hotsnap_cut_in_hold(HotsnapRun *r, const HotsnapPart *const *parts,
+                         Error **errp)
+{
+    bool ok;
+
+    hotsnap_pause_step(&r->pause, "wait");
+    ok = hotsnap_hold_lasts(errp) && cut_parts(r, parts, errp);
+    hotsnap_hold_end();
+    hotsnap_pause_step(&r->pause, "undrain");
     trace_steps(&r->pause);
     return ok;
 }

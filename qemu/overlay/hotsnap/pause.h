@@ -22,6 +22,10 @@ bool hotsnap_pause_and_cut(HotsnapRun *r, const HotsnapPart *const *parts,
 bool hotsnap_hold_and_cut(HotsnapRun *r, const HotsnapPart *const *parts,
                           Error **errp);
 
+/* Within a hold (hold.h), which it ends, also after an error. */
+bool hotsnap_cut_in_hold(HotsnapRun *r, const HotsnapPart *const *parts,
+                         Error **errp);
+
 /* Main loop: a VM that still stands after its cut runs again. */
 void hotsnap_pause_end(HotsnapRun *r);
 

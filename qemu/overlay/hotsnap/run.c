@@ -102,6 +102,7 @@ static void *free_rest(void *opaque)
 static void release(Snapshot *s)
 {
     assert(!s->task_running);
+    hotsnap_hold_end();
     hotsnap_priority_end(s->base.priority);
     hotsnap_pause_end(&s->base);
     for (int i = 0; i < HOTSNAP_PARTS; i++) {
@@ -121,6 +122,12 @@ void hotsnap_run_free(HotsnapRun *r)
     freer_started = true;
     qemu_thread_create(&freer, "hotsnap/free", free_rest, s,
                        QEMU_THREAD_JOINABLE);
+}
+
+static bool takes_part(const HotsnapRun *r, const HotsnapPart *part)
+{
+    return (part->contents & BIT(hotsnap_run_content(r))) &&
+           !(part->colors && hotsnap_run_is_barrier(r));
 }
 
 HotsnapRun *hotsnap_run_begin(const HotsnapRunPlace *place,
@@ -147,7 +154,7 @@ HotsnapRun *hotsnap_run_begin(const HotsnapRunPlace *place,
     hotsnap_lazy_lift_guard();
     ok = hotsnap_guard_check(errp);
     for (int i = 0; ok && i < HOTSNAP_PARTS; i++) {
-        if (parts[i]->contents & BIT(hotsnap_run_content(r))) {
+        if (takes_part(r, parts[i])) {
             r->part[i] = parts[i]->begin(r, errp);
             ok = r->part[i];
         }
@@ -291,17 +298,12 @@ void hotsnap_run_task(HotsnapRun *r, hs_task task, char *manifest,
                        QEMU_THREAD_JOINABLE);
 }
 
-bool hotsnap_run_cut(HotsnapRun *r, Error **errp)
+/* The end of a cut: copying begins. @ok is its result, and is returned. */
+static bool after_cut(Snapshot *s, bool ok)
 {
-    Snapshot *s = snapshot_of(r);
+    HotsnapRun *r = &s->base;
     Error *err = NULL;
-    bool ok;
 
-    if (!goes_on(s, errp)) {
-        return false;
-    }
-    ok = r->part[MEMORY] ? hotsnap_pause_and_cut(r, parts, errp)
-                         : hotsnap_hold_and_cut(r, parts, errp);
     /* If they were stopped, no vCPU has run yet: each needs the BQL first. */
     hotsnap_priority_end(r->priority);
     if (ok && !EACH_PART(s, resume, &err)) {
@@ -312,6 +314,33 @@ bool hotsnap_run_cut(HotsnapRun *r, Error **errp)
         r->ops->memory_done(r, NULL); /* none is to be copied */
     }
     return ok;
+}
+
+bool hotsnap_run_cut(HotsnapRun *r, Error **errp)
+{
+    Snapshot *s = snapshot_of(r);
+
+    return goes_on(s, errp) &&
+           after_cut(s, r->part[MEMORY] ? hotsnap_pause_and_cut(r, parts, errp)
+                                        : hotsnap_hold_and_cut(r, parts, errp));
+}
+
+bool hotsnap_run_hold(HotsnapRun *r, uint64_t longest_us,
+                      const HotsnapHoldOps *ops, void *opaque, Error **errp)
+{
+    return goes_on(snapshot_of(r), errp) &&
+           hotsnap_hold_begin(&r->pause, longest_us, ops, opaque, errp);
+}
+
+bool hotsnap_run_switch(HotsnapRun *r, Error **errp)
+{
+    Snapshot *s = snapshot_of(r);
+
+    if (!goes_on(s, errp)) {
+        hotsnap_hold_end();
+        return false;
+    }
+    return after_cut(s, hotsnap_cut_in_hold(r, parts, errp));
 }
 
 void hotsnap_run_go_on(HotsnapRun *r)

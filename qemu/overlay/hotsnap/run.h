@@ -9,6 +9,7 @@
 #ifndef HOTSNAP_RUN_H
 #define HOTSNAP_RUN_H
 
+#include "hold.h"
 #include "part.h"
 
 /* The member's means for a run; they outlive the run. */
@@ -42,6 +43,14 @@ void hotsnap_run_task(HotsnapRun *r, hs_task task, char *manifest,
  */
 bool hotsnap_run_cut(HotsnapRun *r, Error **errp);
 void hotsnap_run_go_on(HotsnapRun *r);
+
+/*
+ * The two halves of that in a barrier. Their errors leave nothing held;
+ * hotsnap_hold_end() gives free what is.
+ */
+bool hotsnap_run_hold(HotsnapRun *r, uint64_t longest_us,
+                      const HotsnapHoldOps *ops, void *opaque, Error **errp);
+bool hotsnap_run_switch(HotsnapRun *r, Error **errp);
 
 QDict *hotsnap_run_report(HotsnapRun *r);
 /* NULL unless the pause went on when it was told. */

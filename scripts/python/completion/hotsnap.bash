@@ -41,6 +41,10 @@ _hotsnap() {
         mapfile -t COMPREPLY < <(compgen -W 'hot precopy stop-and-copy' -- "$current")
         return
         ;;
+    --cut)
+        mapfile -t COMPREPLY < <(compgen -W 'causal barrier' -- "$current")
+        return
+        ;;
     --memory)
         mapfile -t COMPREPLY < <(compgen -W 'lazy full' -- "$current")
         return
@@ -49,17 +53,21 @@ _hotsnap() {
         mapfile -t COMPREPLY < <(compgen -W "$(_hotsnap_names name group ls)" -- "$current")
         return
         ;;
-    --bandwidth | --timeout | --within | --keep | --keep-hourly | --keep-daily | --prefix | \
+    --bandwidth | --timeout | --hold-timeout | --within | --keep | --keep-hourly | --keep-daily | --prefix | \
         --max-failures) return ;;
     esac
 
     case $command in
     '') words='up ps snapshot group every ls show verify restore rm down --file --version --help' ;;
     up) words='--fresh' ;;
-    snapshot) words='--initiator --group --note --bandwidth --mode --engine --within --strict --timeout' ;;
+    snapshot)
+        words='--initiator --group --cut --hold-timeout --note --bandwidth --mode --engine --within'
+        words+=' --strict --timeout'
+        ;;
     every)
         words='--keep --keep-hourly --keep-daily --prefix --max-failures --status'
-        words+=' --initiator --group --bandwidth --mode --engine --within --strict --timeout'
+        words+=' --initiator --group --cut --hold-timeout --bandwidth --mode --engine --within'
+        words+=' --strict --timeout'
         ;;
     show) words='--svg' ;;
     restore) words='--replace --force-stop --memory --bandwidth --window --no-verify --timeout' ;;

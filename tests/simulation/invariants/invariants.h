@@ -35,6 +35,10 @@ Violations liveness(const Config &config, const Ledger &ledger);
 // A member's machine never does two things at once: no task beside another, nor beside the cut.
 Violations one_at_a_time(const Config &config, const Ledger &ledger);
 
+// In each published snapshot behind a barrier, no write of any member came after one that is not in
+// the snapshot; and no member holds its requests for longer than it may.
+Violations one_instant(const Config &config, const Ledger &ledger);
+
 // All copies of a published snapshot end at the instant that the manifest names, as far as their
 // storage lets them: none before it, and none that could make it after it. The clocks of the
 // members differ by no more than the manifest says.

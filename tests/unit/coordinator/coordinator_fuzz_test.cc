@@ -103,7 +103,7 @@ class Victim {
         case 6:
             local(*rc::gen::element("PREPARED", "INSTALLED", "ARMED", "CUT", "CHANNELS_FIN",
                                     "FULL_FIN", "PROGRESS", "BEAT", "PUBLISHED", "ABORTED",
-                                    "LOADED", "STARTED", "FAILED"),
+                                    "LOADED", "STARTED", "FAILED", "FLUSHED", "HELD", "SWITCHED"),
                   one_of({Json::object(), {{"error", "broken"}}, {{"error", 5}}, 7}));
             break;
         case 7: // another member becomes our initiator
@@ -112,7 +112,11 @@ class Victim {
             hs_coordinator_link_up(c_, inbound, true, nullptr, now_);
             deliver(inbound, Hello{protocol_version, "a"});
             run_ = "r" + std::to_string(inbound);
-            if (*rc::gen::arbitrary<bool>()) {
+            barrier_ = *rc::gen::inRange(0, 3) == 0;
+            if (barrier_) {
+                deliver(inbound,
+                        PrepareBarrier{run_, "t", "/b", 200'000, 1'000'000, 30'000'000, {}});
+            } else if (*rc::gen::arbitrary<bool>()) {
                 deliver(inbound, Prepare{run_, "t", "/b", true, 1000, 1'000'000, 30'000'000, {}});
             } else {
                 deliver(inbound, Restore{run_, "/b/t", 1'000'000, 30'000'000, {}});
@@ -133,7 +137,10 @@ class Victim {
                 members.push_back({{"name", name}, {"address", std::string("unix:") + name}});
             }
         }
+        const bool barrier = *rc::gen::inRange(0, 3) == 0;
         const Json request = {{"tag", "t"},
+                              {"content", barrier ? "disks" : "all"},
+                              {"cut", barrier ? "barrier" : "causal"},
                               {"directory", "/b"},
                               {"bundle", "/b/t"},
                               {"full_timeout_us", 1'000'000'000},
@@ -201,6 +208,13 @@ class Victim {
                      {"unexpected", {{mac_a.to_string() + ">" + mac_b.to_string(), 4}}}});
         } else if (kind == "END_COLORING") {
             answers("FULL_FIN", {{"memory", {{"file", "v/state"}}}});
+        } else if (kind == "FLUSH") {
+            answers("FLUSHED");
+        } else if (kind == "HOLD") {
+            answers("HELD");
+        } else if (kind == "SWITCH") {
+            answers("SWITCHED", {{"hold", {{"begin_ns", 1}, {"end_ns", 2}}}});
+            answers("FULL_FIN", {{"disks", Json::array()}});
         } else if (kind == "PUBLISH") {
             published++;
             answers("PUBLISHED");
@@ -231,7 +245,7 @@ class Victim {
         };
         const std::string type = type_of(message);
         const PairCounts counts = {{{mac_a, mac_v}, 2}};
-        if (type == "PREPARE") {
+        if (type == "PREPARE" || type == "PREPARE_BARRIER") {
             says(Prepared{run,
                           *rc::gen::element<uint64_t>(0, 1, 5),
                           {{"net0", mac_a, {mac_b}, true}},
@@ -251,12 +265,28 @@ class Victim {
             says(ChannelsFin{run, 0, 0, 0, counts});
         } else if (type == "COLORING_END") {
             says(FullSnapFin{run, {{"memory", {{"file", "a/state"}}}}});
+        } else if (type == "FLUSH") {
+            says(Flushed{run});
+        } else if (type == "HOLD") {
+            says(Held{run});
+        } else if (type == "SWITCH") {
+            says(Switched{run, {{"begin_ns", 1}, {"end_ns", 2}}});
+        } else if (type == "ALL_SWITCHED") {
+            says(FullSnapFin{run, {{"disks", Json::array()}}});
         } else if (type == "ABORT") {
             says(Aborted{run, ""});
         } else if (type == "RESTORE") {
             says(Loaded{run, Json::object()});
         } else if (type == "START") {
             says(Started{run, Json::object()});
+        } else if (type == "PREPARED" && barrier_) {
+            says(Flush{run, 100});
+        } else if (type == "FLUSHED") {
+            says(Hold{run});
+        } else if (type == "HELD") {
+            says(Switch{run});
+        } else if (type == "SWITCHED") {
+            says(AllSwitched{run});
         } else if (type == "PREPARED") {
             says(Install{run,
                          100,
@@ -313,6 +343,14 @@ class Victim {
             Start{run},
             Started{run, Json::object()},
             Restored{run},
+            PrepareBarrier{run, "t", "/b", 1000, 1000, 1000, Json::object()},
+            Flush{run, *rc::gen::inRange<uint64_t>(0, 5)},
+            Flushed{run},
+            Hold{run},
+            Held{run},
+            Switch{run},
+            Switched{run, Json::object()},
+            AllSwitched{run},
         };
         return all[*rc::gen::inRange<size_t>(0, all.size())];
     }
@@ -349,6 +387,7 @@ class Victim {
     hs_coordinator *c_;
     uint64_t now_ = 1;
     std::string run_ = "r";
+    bool barrier_ = false; // the kind of the last run that was opened
     hs_link next_link_ = 1;
     std::deque<std::function<void()>> due_;
 };

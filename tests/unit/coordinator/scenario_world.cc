@@ -473,6 +473,16 @@ void World::do_local(const std::string &name, const std::string &work) {
         answer(name, "CHANNELS_FIN", {{"recorded", 0}, {"lost", 0}});
     } else if (work == "END_COLORING" && !held_.contains({name, "FULL"})) {
         answer(name, "FULL_FIN", {{"memory", {{"file", name + "/state"}}}});
+    } else if (work == "FLUSH") {
+        answer(name, "FLUSHED", {});
+    } else if (work == "HOLD") {
+        answer(name, "HELD", {});
+    } else if (work == "SWITCH") {
+        answer(name, "SWITCHED",
+               {{"hold", {{"begin_ns", now_us_ * 1000}, {"end_ns", now_us_ * 1000 + 2000000}}}});
+        if (!held_.contains({name, "FULL"})) {
+            answer(name, "FULL_FIN", {{"disks", {{{"file", name + "/disk"}}}}});
+        }
     } else if (work == "PUBLISH") {
         answer(name, "PUBLISHED", {});
     } else if (work == "ABORT") {

@@ -117,6 +117,14 @@ TEST(MessagesTest, RoundTrip) {
         Start{"r"},
         Started{"r", {{"played", 1}}},
         Restored{"r"},
+        PrepareBarrier{"r", "t1", "/b", 1, 2, 3, {{"x", 1}}},
+        Flush{"r", 8},
+        Flushed{"r"},
+        Hold{"r"},
+        Held{"r"},
+        Switch{"r"},
+        Switched{"r", {{"begin_ns", 1}}},
+        AllSwitched{"r"},
     };
     ASSERT_EQ(messages.size(), std::variant_size_v<Message>);
     for (size_t i = 0; i < messages.size(); i++) {

@@ -79,6 +79,15 @@ std::optional<LocalEvent> read_event(std::string_view name, const Json &json) {
     if (name == "STARTED") {
         return Started{json};
     }
+    if (name == "FLUSHED") {
+        return Flushed{};
+    }
+    if (name == "HELD") {
+        return Held{};
+    }
+    if (name == "SWITCHED") {
+        return Switched{get_object(json, "hold", Json::object())};
+    }
     if (name == "FAILED") {
         return Failed{get_string(json, "error", "")};
     }
@@ -104,6 +113,9 @@ const char *name_of(const LocalWork &work) {
                           [](const AbortWork &) { return "ABORT"; },
                           [](const LoadWork &) { return "LOAD"; },
                           [](const StartWork &) { return "START"; },
+                          [](const FlushWork &) { return "FLUSH"; },
+                          [](const HoldWork &) { return "HOLD"; },
+                          [](const SwitchWork &) { return "SWITCH"; },
                       },
                       work);
 }
@@ -135,6 +147,9 @@ std::string WorkText::text_of(const LocalWork &work) {
             },
             [&](const PaceWork &w) {
                 return to_text({{"finish_us", w.finish_us}});
+            },
+            [&](const HoldWork &w) {
+                return to_text({{"longest_us", w.longest_us}});
             },
             [&](const ExpectWork &w) { return to_text(network::counts_to_json(w.counts)); },
             [&](const PublishWork &w) { return to_text(w.manifest); },

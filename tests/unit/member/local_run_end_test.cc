@@ -272,13 +272,18 @@ void one_event(Machine &m, size_t &aborts) {
             m.run.loaded(std::nullopt, Json::object());
         }
         return;
+    case 19:
+        if (std::exchange(m.holds, false)) { // the machine's timer
+            m.run.hold_ended("too long");
+        }
+        return;
     default:
         break;
     }
-    const std::vector<LocalWork> all = {prepare_work(), Machine::table(),    ListenWork{},
-                                        ArmWork{},      PaceWork{7},         CutWork{},
-                                        ExpectWork{},   CloseChannelsWork{}, EndColoringWork{},
-                                        PublishWork{},  load_work(),         StartWork{}};
+    const std::vector<LocalWork> all = {
+        prepare_work(), Machine::table(), ListenWork{},        ArmWork{},         PaceWork{7},
+        CutWork{},      ExpectWork{},     CloseChannelsWork{}, EndColoringWork{}, PublishWork{},
+        load_work(),    StartWork{},      FlushWork{},         HoldWork{5},       SwitchWork{}};
     std::vector<LocalWork> due;
     for (const LocalWork &one : all) {
         if (judge(state, static_cast<Input>(one.index())) == Verdict::legal) {
@@ -309,6 +314,7 @@ TEST(LocalRunEnd, NoOrderOfEventsDoesHarm) {
         RC_ASSERT(!m.run.busy());
         RC_ASSERT(m.count("tell aborted") == aborts);
         RC_ASSERT(m.frames_held == 0u);
+        RC_ASSERT(!m.holds);
     }));
 }
 

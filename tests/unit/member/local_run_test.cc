@@ -167,7 +167,8 @@ TEST(LocalRun, TheFinishOfTheCopyIsPassedOn) {
         m.go_to(state);
         m.run.work(PaceWork{7'000});
         const std::optional<Step> step = m.run.next_step();
-        const bool due = state >= State::installed && state <= State::saving;
+        const bool barrier = state >= State::flushing && state <= State::switching;
+        const bool due = state >= State::installed && state <= State::saving && !barrier;
         ASSERT_EQ(step.has_value(), due);
         if (due) {
             EXPECT_EQ(std::get<Pace>(*step).finish_us, 7'000u);
@@ -179,7 +180,8 @@ LocalWork work_number(size_t index) {
     const std::vector<LocalWork> all = {
         prepare_work(), PrecopyWork{}, Machine::table(), ListenWork{},        ArmWork{},
         PaceWork{7},    CutWork{},     ExpectWork{},     CloseChannelsWork{}, EndColoringWork{},
-        PublishWork{},  CommitWork{},  AbortWork{"x"},   load_work(),         StartWork{}};
+        PublishWork{},  CommitWork{},  AbortWork{"x"},   load_work(),         StartWork{},
+        FlushWork{},    HoldWork{5},   SwitchWork{}};
     return all[index];
 }
 
@@ -229,6 +231,14 @@ TEST(LocalRun, AnswersThatAreNotDueAreCountedAndChangeNothing) {
         }
         if (!owes(TakeCut{})) {
             m.run.cut_done(std::nullopt, Json::object());
+            wrong++;
+        }
+        if (!owes(HoldRequests{})) {
+            m.run.held(std::nullopt);
+            wrong++;
+        }
+        if (!owes(SwitchDisks{})) {
+            m.run.switched(std::nullopt, Json::object());
             wrong++;
         }
         if (!owes(MakeReport{})) {

@@ -14,17 +14,18 @@ const char *name_of(hs_task task) {
 }
 
 const char *name_of(const LocalEvent &event) {
-    constexpr const char *names[] = {"prepared", "precopied", "installed",    "heard",
-                                     "armed",    "cut",       "channels-fin", "full-fin",
-                                     "progress", "beat",      "published",    "aborted",
-                                     "loaded",   "started",   "failed"};
+    constexpr const char *names[] = {"prepared",  "precopied",    "installed", "heard",    "armed",
+                                     "cut",       "channels-fin", "full-fin",  "progress", "beat",
+                                     "published", "aborted",      "loaded",    "started",  "failed",
+                                     "flushed",   "held",         "switched"};
     return names[event.index()];
 }
 
 bool needs_answer(const Step &step) {
     return !std::holds_alternative<ReleaseFrames>(step) && !std::holds_alternative<Pace>(step) &&
            !std::holds_alternative<Tell>(step) && !std::holds_alternative<ForgetRun>(step) &&
-           !std::holds_alternative<StopVm>(step) && !std::holds_alternative<EndLoad>(step);
+           !std::holds_alternative<StopVm>(step) && !std::holds_alternative<EndLoad>(step) &&
+           !std::holds_alternative<ReleaseRequests>(step);
 }
 
 } // namespace
@@ -44,8 +45,9 @@ std::string describe(const Step &step) {
                : forget->kept   ? "forget kept"
                                 : "forget undone";
     }
-    constexpr const char *names[] = {"begin", "", "",     "pace",  "release", "report",  "undo",
-                                     "",      "", "load", "start", "stop",    "end load"};
+    constexpr const char *names[] = {
+        "begin", "",     "",      "pace", "release",  "report", "undo",   "",
+        "",      "load", "start", "stop", "end load", "hold",   "switch", "release requests"};
     return names[step.index()];
 }
 
@@ -62,6 +64,8 @@ Log Machine::take() {
             }
         } else if (const auto *tell = std::get_if<Tell>(&*step)) {
             events.push_back(tell->event);
+        } else if (std::holds_alternative<ReleaseRequests>(*step)) {
+            holds = false;
         } else if (std::holds_alternative<EndLoad>(*step) ||
                    std::holds_alternative<StopVm>(*step)) {
             owed.reset();
@@ -85,6 +89,13 @@ void Machine::answer(const LocalRun::Fault &fault) {
             mediator.cut();
         }
         run.cut_done(fault, {{"begin_ns", 1}, {"end_ns", 2}});
+    } else if (std::holds_alternative<HoldRequests>(step)) {
+        holds = !fault;
+        run.held(fault);
+    } else if (std::holds_alternative<SwitchDisks>(step)) {
+        EXPECT_TRUE(holds || fault);
+        holds = false;
+        run.switched(fault, {{"begin_ns", 1}, {"end_ns", 2}});
     } else if (std::holds_alternative<MakeReport>(step)) {
         run.report(fault, {{"memory", 1}});
     } else if (std::holds_alternative<UndoRest>(step)) {
@@ -141,6 +152,13 @@ void Machine::go_to(State state) {
     then(answered); // prepared
     if (state == State::precopying) {
         then([&] { work(PrecopyWork{}); });
+    }
+    if (state >= State::flushing && state <= State::switching) {
+        then([&] { work(FlushWork{}); });
+        then(answered); // flushed
+        then([&] { work(HoldWork{5}); });
+        then(answered); // held
+        then([&] { work(SwitchWork{}); });
     }
     then([&] { work(table()); });
     then([&] { work(ArmWork{}); });

@@ -49,6 +49,7 @@ class Machine {
     network::Mediator mediator;
     LocalRun run{"b", mediator, "boot-1"};
     std::optional<Step> owed; // the step whose answer is due
+    bool holds = false;       // disk requests
     size_t frames_held = 0;   // for the guest, by the mediator, not released yet
     Log all;
     std::vector<LocalEvent> events;

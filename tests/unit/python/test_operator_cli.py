@@ -10,6 +10,7 @@ import unittest
 
 import operator_fixtures
 from hotsnap import cli
+from hotsnap.commands import snapshot_options
 from operator_fixtures import CHECKOUT
 
 COMMAND = os.path.join(CHECKOUT, "scripts", "hotsnap")
@@ -46,6 +47,26 @@ class Command(unittest.TestCase):
         self.assertIn("HOTSNAP_CLUSTER", self.run_it("ps", code=2).stderr)
         self.run_it("ps", "-f", "other")
         self.run_it("-f", "other", "ps")
+
+    def test_options_that_have_no_meaning_together(self):
+        for command in (("snapshot", "t"), ("every", "60s")):
+            for options, says in (
+                    (("--cut", "barrier"), "--cut is for snapshots of disks: add --group"),
+                    (("--hold-timeout", "1s"), "--hold-timeout is for snapshots of disks"),
+                    (("--group", "g", "--hold-timeout", "1s"), "needs --cut barrier"),
+                    (("--group", "g", "--cut", "causal", "--hold-timeout", "1s"),
+                     "needs --cut barrier"),
+                    (("--group", "g", "--cut", "barrier", "--engine", "uffd"),
+                     "leave out --engine with --group"),
+                    (("--group", "g", "--cut", "barrier"), "there is no group 'g'")):
+                self.assertIn(says, self.run_it(*command, *options, code=2).stderr)
+
+    def test_hold_timeout_is_in_milliseconds(self):
+        for given, expected in (("500ms", 500), ("2s", 2000), ("0.2ms", 1)):
+            options = cli.build_parser().parse_args(
+                ["snapshot", "t", "--group", "g", "--cut", "barrier", "--hold-timeout", given])
+            self.assertEqual(snapshot_options.chosen(options),
+                             {"cut": "barrier", "hold-timeout": expected})
 
     def test_nothing_runs(self):
         self.assertEqual(json.loads(self.run_it("ps", "--json").stdout)["members"][0]["state"],

@@ -64,6 +64,17 @@ def scenario(report: Report) -> None:
             operator.run("snapshot", "all", "--bandwidth", "0")  # memory, after disks alone
             operator.run("snapshot", "--group", "tags", "two")
 
+        def barrier() -> None:
+            made = operator.data("snapshot", "--group", "tags", "--cut", "barrier",
+                                 "--hold-timeout", "2s", "held")
+            check(made["cut"] == "barrier" and made["disks"] == ["a:disk1-dev", "b:disk1-dev"],
+                  f"{made}")
+            check("until all members held theirs" in operator.run("show", "held"), "show")
+            operator.run("verify", "held")
+            operator.run("rm", "held")
+            for name in "ab":
+                operator.moves(name)
+
         def frozen(tag: str, name: str) -> str:
             manifest = json.loads((operator.bundles / tag / "manifest.json").read_text())
             return next(m["disks"][0]["file"] for m in manifest["members"] if m["name"] == name)
@@ -102,7 +113,7 @@ def scenario(report: Report) -> None:
             operator.run("down")
 
         try:
-            for name, function in (("groups", groups), ("snapshot", snapshot),
+            for name, function in (("groups", groups), ("snapshot", snapshot), ("barrier", barrier),
                                    ("restore", restore), ("rm", remove),
                                    ("snapshot-with-memory", with_memory)):
                 report.run(f"group-{name}", function)

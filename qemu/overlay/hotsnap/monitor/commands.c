@@ -27,6 +27,8 @@
 #define DUMP_CUT_TIMEOUT_US (600 * 1000000LL)
 
 #define LONGEST_DURATION_S (365 * 24 * 3600)
+/* Linux gives a command of a disk 30 s. */
+#define LONGEST_HOLD_MS 10000
 
 /* Seconds to microseconds; 0 stands for none. */
 static bool duration_us(double seconds, int64_t *us, Error **errp)
@@ -141,8 +143,11 @@ static bool check_content(const HotsnapClusterArguments *args, Error **errp)
         if (args->has_disks) {
             error_setg(errp, "'disks' needs 'content' \"disks\"; a snapshot "
                        "with memory is of all disks");
+        } else if (args->has_cut || args->has_hold_timeout) {
+            error_setg(errp, "'cut' and 'hold-timeout' need 'content' "
+                       "\"disks\"; memory is saved in causal order only");
         }
-        return !args->has_disks;
+        return !args->has_disks && !args->has_cut && !args->has_hold_timeout;
     }
     if (args->has_mode || args->has_engine || args->has_bandwidth ||
         args->has_duration || args->strict || args->x_dump ||
@@ -171,6 +176,31 @@ static bool check_mode(const HotsnapClusterArguments *args, Error **errp)
     return true;
 }
 
+/* So is one that has none with the cut. */
+static bool check_cut(const HotsnapClusterArguments *args, Error **errp)
+{
+    bool barrier = args->has_cut && args->cut == HOTSNAP_CUT_BARRIER;
+
+    if (!barrier && args->has_hold_timeout) {
+        error_setg(errp, "'hold-timeout' needs 'cut' \"barrier\"; in causal "
+                   "order no member waits for another");
+        return false;
+    }
+    if (barrier && (args->has_coloring || args->has_drain_ms)) {
+        error_setg(errp, "A barrier colors no frames: leave out 'coloring' "
+                   "and 'drain-ms'");
+        return false;
+    }
+    if (args->has_hold_timeout &&
+        (!args->hold_timeout || args->hold_timeout > LONGEST_HOLD_MS)) {
+        error_setg(errp, "'hold-timeout' must be between 1 and %d "
+                   "milliseconds; longer, and guests take their disks for "
+                   "broken", LONGEST_HOLD_MS);
+        return false;
+    }
+    return true;
+}
+
 static char *snapshot_request(HotsnapClusterArguments *args,
                               int64_t duration_us)
 {
@@ -192,6 +222,12 @@ static char *snapshot_request(HotsnapClusterArguments *args,
     if (args->has_mode) {
         qdict_put_str(request, "mode", HotsnapMode_str(args->mode));
     }
+    if (args->has_cut) {
+        qdict_put_str(request, "cut", HotsnapCut_str(args->cut));
+    }
+    if (args->has_hold_timeout) {
+        qdict_put_int(request, "hold_us", args->hold_timeout * 1000LL);
+    }
     if (args->x_dump) {
         /* The pause is O(RAM): no member must give up waiting for it. */
         qdict_put_int(request, "cut_timeout_us", DUMP_CUT_TIMEOUT_US);
@@ -210,7 +246,7 @@ void coroutine_fn qmp_hotsnap_cluster(HotsnapClusterArguments *args,
     int64_t duration = 0;
 
     if (!m || !may_begin(m, errp) || !check_content(args, errp) ||
-        !check_mode(args, errp) ||
+        !check_mode(args, errp) || !check_cut(args, errp) ||
         !duration_us(args->duration, &duration, errp)) {
         return;
     }

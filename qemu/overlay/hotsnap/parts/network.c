@@ -249,6 +249,7 @@ static void network_release(void *opaque)
 const HotsnapPart hotsnap_network_part = {
     .name = "network",
     .contents = BIT(HOTSNAP_CONTENT_ALL) | BIT(HOTSNAP_CONTENT_DISKS),
+    .colors = true,
     .begin = network_begin,
     .cut = network_cut,
     .finish = network_finish,

@@ -68,13 +68,14 @@ def plan(options: argparse.Namespace, state: State, quiet: bool) -> Plan:
         raise UsageError("name the PERIOD, as in 'hotsnap every 60s', or ask for --status")
     prefix = options.prefix or (f"{PREFIX}-{options.group}" if options.group else PREFIX)
     bundle.check_tag(prefix + LONGEST)
+    chosen = snapshot_options.chosen(options)
     if options.group:
         groups.resolve(state, options.group)
     if options.initiator:
         state.cluster.member(options.initiator)
     return Plan(options.period, series.Keep(options.keep, options.keep_hourly, options.keep_daily),
                 Wanted(prefix, options.initiator, options.timeout, quiet,
-                       snapshot_options.chosen(options), options.group),
+                       chosen, options.group),
                 options.max_failures, options.json)
 
 

@@ -33,7 +33,7 @@ def summary(directory: str, name: str) -> dict[str, Any]:
         row.update(status="damaged", error=str(error))
         return row
     backoff, hold = found.backoff_max_ms(), found.hold_max_ms()
-    row.update(content=found.content,
+    row.update(content=found.content, cut=found.manifest.cut.order,
                disks=[f"{member.name}:{disk.device}" for member, disk in found.layers()],
                hold_max_ms=None if hold is None else round(hold, 3), created=found.manifest.created, epoch=found.manifest.epoch,
                initiator=found.manifest.initiator,
@@ -134,7 +134,8 @@ def _disks_report(found: bundle.Bundle) -> str:
     manifest = found.manifest
     lines = [f"{found.tag}: {sum(1 for _ in found.layers())} disks, {len(found.members)} members "
              f"in the cut, led by {manifest.initiator}, {manifest.created}, epoch {manifest.epoch}",
-             f"no pause; disk requests were held for {found.hold_max_ms():.2f} ms at most", ""]
+             f"no pause; disk requests were held for {found.hold_max_ms():.2f} ms at most"
+             + (", until all members held theirs" if manifest.cut.order == "barrier" else ""), ""]
     lines.append(table(("MEMBER", "HOLD", "DRAIN", "CAUSE", "DISKS"),
                        [(m.name, f"{m.cut.ms:.2f}ms", f"{m.drain_ms:.2f}ms", m.cause or "-",
                          len(m.disks)) for m in found.members], right="HOLD DRAIN DISKS"))

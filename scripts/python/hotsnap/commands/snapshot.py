@@ -61,8 +61,10 @@ def snapshot(state: State, fleet: Fleet, tag: str, initiator: str | None = None,
     names = fleet.names()
     stopped = [name for name in names if not fleet.running(name)]
     if wanted is not None:
-        # The others that run take part as well: packets may take their way through them.
-        names = [name for name in names if name not in stopped]
+        # The others that run take part as well: packets may take their way through them. To a
+        # barrier their ways do not matter.
+        names = [name for name in names if name not in stopped
+                 and (name in wanted or options.get("cut") != "barrier")]
         stopped = [name for name in stopped if name in wanted]
         options.update(content="disks", disks=[
             {"member": name, "device": f"{disk.id}-dev"}

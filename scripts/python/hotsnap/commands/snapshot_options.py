@@ -47,8 +47,19 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "strict": {
         "action": "store_const", "const": True,
         "help": "with --within: fail when a member cannot end by then, instead of ending later"},
+    "cut": {
+        "choices": ("causal", "barrier"),
+        "help": "with --group, how its members come to one instant: causal, where no member waits "
+                "for another, right if all they hear of each other comes by the cluster's "
+                "network; barrier, where the disk requests of all are held until all hold theirs, "
+                "right also if they talk by way of clients or routers outside (default: causal)"},
+    "hold-timeout": {
+        "metavar": "TIME", "type": _duration,
+        "help": "with --cut barrier: give up when requests were held for so long, as in 500ms "
+                "(default: 200ms)"},
 }
 IN_QMP = {"within": "duration"}
+OF_DISKS = ("cut", "hold-timeout")  # the others are about memory
 
 
 def add_to(parser: argparse.ArgumentParser) -> None:
@@ -60,8 +71,17 @@ def chosen(options: argparse.Namespace) -> dict[str, Any]:
     """The arguments of hotsnap-cluster that the command line gave. UsageError if one has no
     meaning for a snapshot of that kind."""
     values = {name: getattr(options, name.replace("-", "_")) for name in OPTIONS}
-    given = [f"--{name}" for name, value in values.items() if value is not None]
-    if options.group and given:
-        raise UsageError(f"a snapshot of disks copies no memory: leave out {', '.join(given)} with "
-                         "--group")
+    given = [name for name, value in values.items() if value is not None]
+    of_memory = [f"--{name}" for name in given if name not in OF_DISKS]
+    of_disks = [f"--{name}" for name in given if name in OF_DISKS]
+    if options.group and of_memory:
+        raise UsageError(f"a snapshot of disks copies no memory: leave out {', '.join(of_memory)} "
+                         "with --group")
+    if not options.group and of_disks:
+        raise UsageError(f"{', '.join(of_disks)} is for snapshots of disks: add --group, or leave "
+                         "it out")
+    if values["hold-timeout"] is not None:
+        if values["cut"] != "barrier":
+            raise UsageError("--hold-timeout needs --cut barrier: else no member waits for another")
+        values["hold-timeout"] = max(round(values["hold-timeout"] * 1000), 1)  # QMP's unit
     return {IN_QMP.get(name, name): value for name, value in values.items() if value is not None}

@@ -164,13 +164,15 @@ class Pair(Record):
 @dataclass
 class Cut(Record):
     """`backoff_max_us` is null when the members' clocks cannot be compared. Older bundles lack the
-    last two."""
+    last four."""
 
     backoff_max_us: float | None
     pairs: list[Pair]
     comparable: bool = True
     lost_between: int = 0
     unmarked: int = 0
+    order: str | None = None  # of disks: "causal" or "barrier"
+    hold_timeout_us: float | None = None
 
 
 @dataclass
