@@ -272,6 +272,7 @@ static void hotsnap_member_finalize(Object *obj)
     hotsnap_queue_free(m->main);
     g_free(m->name);
     g_free(m->listen);
+    g_free(m->labels);
     g_free(m->tls_options.creds);
     g_free(m->tls_options.creds_client);
     g_free(m->tls_options.authz);
@@ -281,10 +282,11 @@ static void hotsnap_member_finalize(Object *obj)
     g_free(m->job_partial);
 }
 
-/* What text a property has; none of them can be changed later. */
+/* A property that is text. */
 typedef struct MemberText {
     const char *property;
     size_t offset;
+    bool can_change; /* once the member exists */
 } MemberText;
 
 static const MemberText member_texts[] = {
@@ -293,6 +295,7 @@ static const MemberText member_texts[] = {
     { "tls-creds", offsetof(HotsnapMember, tls_options.creds) },
     { "tls-creds-client", offsetof(HotsnapMember, tls_options.creds_client) },
     { "tls-authz", offsetof(HotsnapMember, tls_options.authz) },
+    { "labels", offsetof(HotsnapMember, labels), .can_change = true },
 };
 
 static void member_get_text(Object *obj, Visitor *v, const char *property,
@@ -312,7 +315,7 @@ static void member_set_text(Object *obj, Visitor *v, const char *property,
     char **value = (void *)obj + text->offset;
     char *given;
 
-    if (HOTSNAP_MEMBER(obj)->main) {
+    if (HOTSNAP_MEMBER(obj)->main && !text->can_change) {
         error_setg(errp, "The '%s' of a member cannot be changed", property);
         return;
     }

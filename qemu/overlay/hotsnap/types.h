@@ -28,6 +28,7 @@ struct HotsnapMember {
 
     char *name;
     char *listen;
+    char *labels;
     HotsnapTlsOptions tls_options;
     HotsnapTls *tls;         /* the iothread reads it, too */
 

@@ -54,19 +54,19 @@ _hotsnap() {
         return
         ;;
     --bandwidth | --timeout | --hold-timeout | --within | --keep | --keep-hourly | --keep-daily | --prefix | \
-        --max-failures) return ;;
+        --max-failures | --select) return ;;
     esac
 
     case $command in
     '') words='up ps snapshot group every ls show verify restore rm down --file --version --help' ;;
     up) words='--fresh' ;;
     snapshot)
-        words='--initiator --group --cut --hold-timeout --note --bandwidth --mode --engine --within'
+        words='--initiator --group --select --cut --hold-timeout --note --bandwidth --mode --engine --within'
         words+=' --strict --timeout'
         ;;
     every)
         words='--keep --keep-hourly --keep-daily --prefix --max-failures --status'
-        words+=' --initiator --group --cut --hold-timeout --bandwidth --mode --engine --within'
+        words+=' --initiator --group --select --cut --hold-timeout --bandwidth --mode --engine --within'
         words+=' --strict --timeout'
         ;;
     show) words='--svg' ;;

@@ -87,9 +87,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("tag", metavar="TAG")
     sub.add_argument("--initiator", metavar="MEMBER",
                      help="the member that leads the snapshot (default: the first)")
-    sub.add_argument("--group", metavar="NAME",
-                     help="save the disks of this group only, without memory and without a pause: "
-                          "all as of one instant, as after a power failure")
+    snapshot_options.add_group_to(sub)
     sub.add_argument("--note", metavar="TEXT", help="words to remember it by, for ls and show")
     snapshot_options.add_to(sub)
     sub.add_argument("--timeout", metavar="SECONDS", type=float,
@@ -99,9 +97,9 @@ def build_parser() -> argparse.ArgumentParser:
                      help="add: make a group, or add disks to it; rm: remove a group, or disks "
                           "from it; ls: list all groups")
     sub.add_argument("name", metavar="NAME", nargs="?", help="the group")
-    sub.add_argument("disks", metavar="MEMBER[:DISK]", nargs="*",
+    sub.add_argument("disks", metavar="MEMBER[:DISK]|LABEL=VALUE", nargs="*",
                      help="all disks of a member, or one, by its number in the cluster file "
-                          "(disk0 is the first) or its serial")
+                          "(disk0 is the first) or its serial; or all with a label")
     sub = command("every", _every, "take snapshots regularly, and remove old ones", json=False)
     every_options.add_to(sub)
     command("ls", _ls, "list the snapshots, incomplete and damaged ones included")

@@ -10,7 +10,9 @@ import unittest
 
 import operator_fixtures
 from hotsnap import cli
-from hotsnap.commands import snapshot_options
+from hotsnap.commands import every_options, snapshot_options
+from hotsnap.model import cluster
+from hotsnap.model.state import State
 from operator_fixtures import CHECKOUT
 
 COMMAND = os.path.join(CHECKOUT, "scripts", "hotsnap")
@@ -58,8 +60,20 @@ class Command(unittest.TestCase):
                      "needs --cut barrier"),
                     (("--group", "g", "--cut", "barrier", "--engine", "uffd"),
                      "leave out --engine with --group"),
+                    (("--group", "g", "--select", "tier=db"), "not allowed with argument"),
+                    (("--select", "db"), "'db' is not LABEL=VALUE"),
+                    (("--select", "tier=db"), "gives its disks no labels"),
                     (("--group", "g", "--cut", "barrier"), "there is no group 'g'")):
                 self.assertIn(says, self.run_it(*command, *options, code=2).stderr)
+
+    def test_a_series_by_label_has_a_prefix_of_its_own(self):
+        file = os.path.join(self.folder, "cluster.toml")
+        with open(file, "a", encoding="utf-8") as stream:
+            stream.write('labels = {tier = "db", site = "a"}\n[[member.disk]]\nsize = "1M"\n')
+        options = cli.build_parser().parse_args(["every", "60s", "--select", "tier=db,site=a"])
+        wanted = every_options.plan(options, State(cluster.load(file)), quiet=True).wanted
+        self.assertEqual((wanted.prefix, wanted.group),
+                         ("every-tier-db-site-a", "tier=db,site=a"))
 
     def test_hold_timeout_is_in_milliseconds(self):
         for given, expected in (("500ms", 500), ("2s", 2000), ("0.2ms", 1)):

@@ -20,6 +20,8 @@ from hotsnap.errors import HotsnapError, UsageError
 from hotsnap.formats import qcow2
 from hotsnap.model import bundle, cluster, groups
 from hotsnap.model.state import State
+from hotsnap.qemu import machine
+from hotsnap.qemu.fleet import Fleet
 from hotsnap.ui import timeline
 from test_operator_restore import ForkOfOne
 
@@ -100,6 +102,40 @@ class Groups(Folder):
         self.assertEqual(groups.remove(self.state, "payments", ["db:wal", "db:disk1"]), [])
         groups.remove(self.state, "all", [])
         self.assertEqual(groups.load(self.state), {})
+
+    def test_labels(self):
+        self.describe(CLUSTER.replace('name = "db"', 'name = "db"\nlabels = {tier = "db", site = "a"}')
+                      .replace('serial = "wal"', 'serial = "wal"\n  labels = {site = "b"}')
+                      .replace('name = "web"', 'name = "web"\nlabels = {site = "b"}')
+                      .replace('name = "router"', 'name = "router"\nlabels = {tier = "net"}'))
+        for selector, found in (("tier=db", {"db": ["disk0", "disk1"]}),
+                                ("site=b", {"db": ["disk1"], "web": ["disk0"]}),
+                                ("site=b,tier=db", {"db": ["disk1"]}),
+                                ("site=a", {"db": ["disk0"]})):
+            self.assertEqual(self.resolved(selector), found, selector)
+        for selector, pattern in (
+                ("tier=net", "no disk has the labels tier=net: .* site=a, site=b, tier=db"),
+                ("site=b,site=a", "no disk has the labels"), ("tier=", "selects no disks"),
+                ("=db", "selects no disks"), ("tier=db,", "selects no disks"),
+                ("tier=db:disk0", "selects no disks")):
+            with self.assertRaisesRegex(UsageError, pattern):
+                groups.resolve(self.state, selector)
+        groups.add(self.state, "all-of-b", ["site=b", "db:wal", "web"])
+        self.assertEqual(self.resolved("all-of-b"), {"db": ["disk1"], "web": ["disk0"]})
+        with self.assertRaisesRegex(UsageError, "no disk has the labels x=y"):
+            groups.add(self.state, "x", ["x=y"])
+        self.describe(CLUSTER)
+        with self.assertRaisesRegex(UsageError, "gives its disks no labels; 'hotsnap group rm "
+                                                "all-of-b site=b' takes it out"):
+            self.resolved("all-of-b")
+        for labels in ('"db"', '{tier = 1}', '{tier = ""}', '{"a b" = "c"}', '{tier = "a,b"}'):
+            with self.assertRaisesRegex(UsageError, "labels"):
+                self.describe(CLUSTER.replace('name = "db"', f'name = "db"\nlabels = {labels}'))
+
+    def test_a_serial_with_an_equals_sign(self):
+        self.describe(CLUSTER.replace('"wal"', '"a=b"'))
+        groups.add(self.state, "x", ["db:a=b"])
+        self.assertEqual(self.resolved("x"), {"db": ["disk1"]})
 
     def test_what_is_not_there(self):
         for entries, pattern in ((["nobody"], "no member 'nobody'"),
@@ -268,6 +304,23 @@ class Restore(ForkOfOne):
                      for path in qcow2.chain(info["image"]["filename"])}
         self.assertEqual(set(layers.scan(merge.folders(self.state))), files - {
             self.path("golden.raw")})
+
+    def test_by_label(self):
+        with open(self.state.cluster.file, "r+", encoding="utf-8") as stream:
+            text = stream.read().replace("[[member]]", '[[member]]\nlabels = {tier = "db", site = "a"}')
+            stream.seek(0)
+            stream.write(text.replace('serial = "data"', 'serial = "data"\n  labels = {site = "b"}'))
+        self.state = State(cluster.load(self.state.cluster.file))
+        self.fleet = Fleet(self.state)
+        self.fleet.snapshots = True
+        self.up()
+        with self.fleet.monitor("a") as qmp:
+            where = {"path": f"/objects/{machine.MEMBER_OBJECT}", "property": "labels"}
+            self.assertEqual(qmp.execute("qom-get", where), "site=a,tier=db")
+            qmp.execute("qom-set", {**where, "value": "site=c"})
+            self.assertEqual(qmp.execute("qom-get", where), "site=c")
+        self.snapshot(group="tier=db,site=b")
+        self.assertEqual([disk.device for _, disk in self.bundle("t1").layers()], ["disk1-dev"])
 
     def test_refused(self):
         self.begin()

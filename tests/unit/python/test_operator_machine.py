@@ -66,6 +66,12 @@ class CommandLine(unittest.TestCase):
         self.assertIn(",mq=on,vectors=10,", values(argv, "-device")[0])
         self.assertNotIn("queues", " ".join(line(member())))
 
+    def test_labels(self):
+        of = member(labels={"tier": "db", "site": "a"})
+        objects = [o for o in values(line(of), "-object") if o.startswith("hotsnap-member,")]
+        self.assertTrue(objects[0].endswith(",labels=site=a,,tier=db"), objects)
+        self.assertIsNone(machine.hardware_difference(line(member()), line(of)))
+
     def test_disks(self):
         argv = line(member(disks=(
             disk(0), disk(1, "virtio-scsi", iothread=True), disk(2, "ahci"), disk(3, "ahci"),

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import time
 from typing import Any
 
@@ -16,6 +17,7 @@ from .every import Plan
 from .series_work import Wanted
 
 PREFIX = "every"
+_NO_TAG = re.compile("[=,]")  # what a selector has, and no tag
 LONGEST = "-20261127T120000Z-9999"  # what follows a prefix
 
 
@@ -42,12 +44,10 @@ def add_to(parser: argparse.ArgumentParser) -> None:
                                       "have one")):
         parser.add_argument(f"--{name}", metavar="N", type=_count, help=f"keep {what}; without "
                             "any --keep every snapshot is kept")
-    parser.add_argument("--group", metavar="GROUP",
-                        help="save the disks of this group only, without memory and without a "
-                             "pause: the group as it is at each snapshot")
+    snapshot_options.add_group_to(parser)
     parser.add_argument("--prefix", metavar="NAME",
-                        help=f"tags are NAME-20261127T120000Z (default: {PREFIX}, with --group "
-                             f"{PREFIX}-GROUP); only snapshots of that prefix are removed")
+                        help=f"tags are NAME-20261127T120000Z (default: {PREFIX}, with --group or --select "
+                             f"{PREFIX}-NAME); only snapshots of that prefix are removed")
     parser.add_argument("--initiator", metavar="MEMBER",
                         help="the member that leads each snapshot (default: the first)")
     snapshot_options.add_to(parser)
@@ -66,7 +66,8 @@ def plan(options: argparse.Namespace, state: State, quiet: bool) -> Plan:
     """UsageError if the command line is wrong."""
     if options.period is None:
         raise UsageError("name the PERIOD, as in 'hotsnap every 60s', or ask for --status")
-    prefix = options.prefix or (f"{PREFIX}-{options.group}" if options.group else PREFIX)
+    prefix = options.prefix or (
+        f"{PREFIX}-{_NO_TAG.sub('-', options.group)}" if options.group else PREFIX)
     bundle.check_tag(prefix + LONGEST)
     chosen = snapshot_options.chosen(options)
     if options.group:

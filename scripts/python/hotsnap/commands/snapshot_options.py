@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import UsageError
-from ..model import units
+from ..model import groups, units
 
 
 def size(text: str) -> int:
@@ -60,6 +60,24 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
 }
 IN_QMP = {"within": "duration"}
 OF_DISKS = ("cut", "hold-timeout")  # the others are about memory
+
+
+def add_group_to(parser: argparse.ArgumentParser) -> None:
+    """--group and --select, two ways to say whose disks."""
+    either = parser.add_mutually_exclusive_group()
+    either.add_argument("--group", metavar="NAME",
+                        help="save the disks of this group only, as it is then, without memory and "
+                             "without a pause: all as of one instant, as after a power failure")
+    either.add_argument("--select", metavar="LABEL=VALUE", dest="group", type=_selector,
+                        help="save the disks that have this label in the cluster file, or whose "
+                             "member has it, likewise; all of several labels with commas between "
+                             "them")
+
+
+def _selector(text: str) -> str:
+    if not groups.is_selector(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not LABEL=VALUE")
+    return text
 
 
 def add_to(parser: argparse.ArgumentParser) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,6 +49,7 @@ class Member:
     disks: tuple[Disk, ...]
     nics: tuple[Nic, ...]
     firmware: str = "bios"
+    labels: Mapping[str, str] = field(default_factory=dict, hash=False)
     args_place: str = field(default="", compare=False)  # file, line and key of `args`
 
 
@@ -148,7 +150,8 @@ def _member(table: Table, cluster: str, defaults: dict[str, Any],
     nics = tuple(_nic(t, cluster, name, i, networks) for i, t in enumerate(table.tables("nic")))
     member = Member(name, memory, cpus, table.take("machine", str, defaults["machine"]),
                     table.take("cpu", str, defaults["cpu"]), kernel, initrd, append, tuple(args),
-                    disks, nics, firmware, table.source.place((*table.path, "args")))
+                    disks, nics, firmware, table.labels(),
+                    table.source.place((*table.path, "args")))
     table.done()
     return member
 

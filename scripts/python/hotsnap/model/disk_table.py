@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from ..errors import HotsnapError
 from ..formats import images
@@ -32,6 +32,7 @@ class Disk:
     iothread: bool
     read_only: bool
     cdrom: bool = False
+    labels: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 def id_of(device: str) -> str | None:
@@ -63,7 +64,7 @@ def read(table: Table, index: int) -> Disk:
         table.fail("read_only", "an empty disk that cannot be written is of no use: name an image")
     disk = Disk(f"disk{index}", image, _format(table, image), size,
                 table.choice("interface", INTERFACES, "virtio-blk"), table.take("serial", str),
-                table.take("iothread", bool, False), read_only)
+                table.take("iothread", bool, False), read_only, labels=table.labels())
     if read_only and disk.interface in ("ide", "ahci"):
         table.fail("read_only", f"{disk.interface} has no disks that cannot be written: use "
                                 "virtio-blk or virtio-scsi, or write cdrom in place of image")
@@ -89,7 +90,7 @@ def _format(table: Table, image: str | None) -> str:
 
 
 def _cdrom(table: Table, index: int) -> Disk:
-    for key in ("image", "size", "format", "read_only", "iothread"):
+    for key in ("image", "size", "format", "read_only", "iothread", "labels"):
         if key in table.left:
             table.fail(key, "does not go with cdrom, whose value is the file of the disc")
     image = None

@@ -2,7 +2,8 @@
 """Consistency groups: names for sets of disks of any members, in groups.json of the cluster's
 folder. QEMU knows nothing of them; they can be changed at any time, and a disk may be in several.
 
-An entry is MEMBER, for all disks of a member that it can write to, or MEMBER:DISK. DISK is the
+An entry is MEMBER, for all disks of a member that it can write to, or MEMBER:DISK, or a selector,
+LABEL=VALUE[,LABEL=VALUE], for all disks with these labels in the cluster file of then. DISK is the
 disk's id (disk0 is the first one in the cluster file) or its serial.
 """
 
@@ -15,7 +16,7 @@ from dataclasses import dataclass, field
 from ..errors import HotsnapError, UsageError
 from ..host.atomic import write_json
 from ..record import Record
-from .cluster import Cluster
+from .cluster import Cluster, Member
 from .disk_table import Disk
 from .state import State
 from .tables import NAME
@@ -58,7 +59,8 @@ def add(state: State, name: str, entries: list[str]) -> list[str]:
         raise UsageError(f"{name!r} cannot be a group: use 1 to 32 letters, digits, '.', '_' or "
                          "'-', the first a letter or digit")
     if not entries:
-        raise UsageError(f"group {name}: name the disks to add, as MEMBER or MEMBER:DISK")
+        raise UsageError(f"group {name}: name the disks to add, as MEMBER, MEMBER:DISK or "
+                         "LABEL=VALUE")
     for entry in entries:
         disks_of(state.cluster, entry)
     groups = load(state)
@@ -92,29 +94,66 @@ def find(groups: dict[str, list[str]], name: str) -> list[str]:
 
 
 def resolve(state: State, name: str) -> dict[str, list[Disk]]:
-    """Member to its disks in the group, by the cluster file of now."""
+    """Member to its disks in the group, by the cluster file of now. In place of a group's name,
+    LABEL=VALUE[,LABEL=VALUE] stands for the disks with these labels."""
+    if is_selector(name):
+        return disks_of(state.cluster, name)
     found: dict[str, list[Disk]] = {}
     for entry in find(load(state), name):
         try:
-            member, disks = disks_of(state.cluster, entry)
+            selected = disks_of(state.cluster, entry)
         except UsageError as error:
             raise UsageError(f"group {name}: {error}; 'hotsnap group rm {name} {entry}' takes it "
                              "out") from error
-        kept = found.setdefault(member, [])
-        kept += [disk for disk in disks if disk not in kept]
+        for member, disks in selected.items():
+            kept = found.setdefault(member, [])
+            kept += [disk for disk in disks if disk not in kept]
     return found
 
 
-def disks_of(cluster: Cluster, entry: str) -> tuple[str, list[Disk]]:
-    """The member and the disks that an entry stands for."""
+def is_selector(entry: str) -> bool:
+    return "=" in entry.partition(":")[0]  # what follows a colon is a disk's serial
+
+
+def disks_of(cluster: Cluster, entry: str) -> dict[str, list[Disk]]:
+    """Member to the disks that an entry stands for; never none."""
+    if is_selector(entry):
+        return _labeled(cluster, entry)
     name, colon, wanted = entry.partition(":")
     member = cluster.member(name)
-    disks = [disk for disk in member.disks if not disk.read_only]
+    disks = _writable(member)
     if colon:
         disks = [disk for disk in disks if wanted in (disk.id, disk.serial)]
     if not disks:
         known = ", ".join(disk.id + (f" ({disk.serial})" if disk.serial else "")
-                          for disk in member.disks if not disk.read_only) or "none"
+                          for disk in _writable(member)) or "none"
         raise UsageError(f"member {name} has no disk {wanted!r} that it can write to: it has "
                          f"{known}" if colon else f"member {name} has no disk that it can write to")
-    return name, disks
+    return {name: disks}
+
+
+def _labeled(cluster: Cluster, selector: str) -> dict[str, list[Disk]]:
+    wanted = set()
+    for part in selector.split(","):
+        label, _, value = part.partition("=")
+        if not (NAME.fullmatch(label) and NAME.fullmatch(value)):
+            raise UsageError(f"{selector!r} selects no disks: write LABEL=VALUE, or several with "
+                             "commas between them, for disks that have all of these labels")
+        wanted.add((label, value))
+    found = {member.name: [disk for disk in _writable(member) if wanted <= labels(member, disk)]
+             for member in cluster.members}
+    if not any(found.values()):
+        known = sorted({f"{label}={value}" for member in cluster.members
+                        for disk in _writable(member) for label, value in labels(member, disk)})
+        raise UsageError(f"no disk has the labels {selector}: {cluster.file} gives its disks "
+                         f"{', '.join(known) or 'no labels'}")
+    return {name: disks for name, disks in found.items() if disks}
+
+
+def labels(member: Member, disk: Disk) -> set[tuple[str, str]]:
+    """A disk has the labels of its member, unless it has its own with that name."""
+    return set({**member.labels, **disk.labels}.items())
+
+
+def _writable(member: Member) -> list[Disk]:
+    return [disk for disk in member.disks if not disk.read_only]

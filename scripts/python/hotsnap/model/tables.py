@@ -49,6 +49,16 @@ class Table:
                            "'-', the first a letter or digit")
         return value
 
+    def labels(self) -> dict[str, str]:
+        """The table of labels, if there is one."""
+        value = self.take("labels", dict, {})
+        for label, text in value.items():
+            if not (NAME.fullmatch(label) and isinstance(text, str) and NAME.fullmatch(text)):
+                self.fail("labels", f"{label} = {text!r} is not a label: names and values are 1 to "
+                                    "32 letters, digits, '.', '_' or '-', the first a letter or "
+                                    "digit")
+        return value
+
     def choice(self, key: str, choices: tuple[str, ...], default: str) -> str:
         value = self.take(key, str, default)
         if value not in choices:

@@ -46,7 +46,7 @@ def command_line(qemu: str, firmware: Sequence[str], member: Member, accelerator
              "-serial", "chardev:serial0"]
     if snapshots:
         line += ["-object", f"hotsnap-member,id={MEMBER_OBJECT},name={member.name},"
-                            f"listen=unix:{_quote(paths.listen)}"]
+                            f"listen=unix:{_quote(paths.listen)}" + _labels(member)]
     if member.kernel:
         line += ["-kernel", member.kernel]
         if member.initrd:
@@ -95,6 +95,12 @@ def _node(disk: Disk, file: str) -> list[str]:
                             "file": {"driver": "host_device" if is_device(file) else "file",
                                      "filename": file}}
     return ["-blockdev", json.dumps(node)]
+
+
+def _labels(member: Member) -> str:
+    """For other tools than hotsnap, which looks in the cluster file."""
+    told = ",".join(f"{name}={value}" for name, value in sorted(member.labels.items()))
+    return f",labels={_quote(told)}" if told else ""
 
 
 def _disks(disks: Sequence[Disk], files: Mapping[str, str], discs: Mapping[str, str | None]
