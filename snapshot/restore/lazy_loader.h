@@ -178,6 +178,7 @@ class LazyLoader {
     void tell_failure();
     Manner manner_of(int tid) const;
     uint64_t remaining() const;
+    const Damage *damage_now() const;           // under mutex_; null if there is none
     std::optional<Failure> failure_now() const; // under mutex_
 
     LoadOptions options_;

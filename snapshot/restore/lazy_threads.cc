@@ -396,7 +396,7 @@ void LazyLoader::wait_for_news() {
 }
 
 bool LazyLoader::news() const {
-    return !told_ && (!damaged_.empty() || !fatal_.empty());
+    return !told_ && (damage_now() != nullptr || !fatal_.empty());
 }
 
 // Does what other threads have asked for, between two steps.
@@ -500,14 +500,25 @@ void LazyLoader::tell_failure() {
     }
 }
 
+// A page that was claimed meanwhile is good: hs-demand is about to install it, and to erase it
+// here.
+const LazyLoader::Damage *LazyLoader::damage_now() const {
+    const auto found = std::ranges::find_if(damaged_, [this](const auto &entry) {
+        const auto &[range, page] = entry.second.place;
+        return ledger_->unsaved(range->number(page / range->unit * range->unit));
+    });
+    return found == damaged_.end() ? nullptr : &found->second;
+}
+
 std::optional<LazyLoader::Failure> LazyLoader::failure_now() const {
     if (!fatal_.empty()) {
         return Failure{fatal_, "", 0, 0};
     }
-    if (damaged_.empty()) {
+    const Damage *damage = damage_now();
+    if (damage == nullptr) {
         return std::nullopt;
     }
-    const auto &[place, why] = damaged_.begin()->second;
+    const auto &[place, why] = *damage;
     Failure failure{"", place.range->image->idstr, place.page * page_bytes,
                     place.range->file_offset(place.page)};
     failure.message = "cannot load the page at offset " + std::to_string(failure.block_offset) +
