@@ -365,6 +365,15 @@ void LazyLoader::save_unit(const Range &range, const PageSpan &unit, Manner mann
 
 void LazyLoader::must_be_installed(const Range &range, uint64_t page,
                                    MissingTrap::Outcome outcome) {
+    if (outcome == MissingTrap::Outcome::occupied && range.unit > 1) {
+        // The kernel says the same of both (hugetlb_mfill_atomic_pte). What was dropped is free for
+        // other programs.
+        throw Error(
+            "huge page at offset " + std::to_string(page * page_bytes) +
+            " of guest memory block \"" + range.image->idstr +
+            "\" cannot be loaded: the host has no free huge page for it any more, or it had "
+            "content before; reserve more huge pages and restore again");
+    }
     if (outcome != MissingTrap::Outcome::installed) {
         throw Error("guest memory block \"" + range.image->idstr + "\" at offset " +
                     std::to_string(page * page_bytes) +

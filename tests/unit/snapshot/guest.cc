@@ -3,9 +3,11 @@
 
 #include <cerrno>
 #include <cstring>
+#include <fcntl.h>
 #include <filesystem>
 #include <fstream>
 #include <stdexcept>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -21,23 +23,6 @@ bool is_huge(Kind kind) {
     return kind == Kind::huge_memfd || kind == Kind::huge_anonymous;
 }
 
-// Makes sure that `pages` huge pages are free, if this machine allows it. Pages that were added
-// stay until the tests' process ends.
-void reserve_huge_pages(uint64_t pages) {
-    static uint64_t reserved = 0;
-    const char *path = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
-    static uint64_t before = [path] {
-        uint64_t n = 0;
-        std::ifstream(path) >> n;
-        std::atexit([] {
-            std::ofstream("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages") << before;
-        });
-        return n;
-    }();
-    reserved = std::max(reserved, pages);
-    std::ofstream(path) << before + reserved;
-}
-
 __attribute__((no_sanitize("thread", "address"))) void poke(std::byte *at, uint64_t value) {
     *reinterpret_cast<volatile uint64_t *>(at) = value;
 }
@@ -50,6 +35,47 @@ uint64_t next(uint64_t &state) { // xorshift64
 }
 
 } // namespace
+
+// The machine's huge pages while a test has regions of them. Their number is a setting of the whole
+// machine: one program at a time changes it (tests/support/workplace.py locks it, too).
+class HugePages {
+  public:
+    static std::shared_ptr<HugePages> get() {
+        static std::weak_ptr<HugePages> shared;
+        std::shared_ptr<HugePages> pages = shared.lock();
+        if (!pages) {
+            pages = std::make_shared<HugePages>();
+            shared = pages;
+        }
+        return pages;
+    }
+
+    HugePages() {
+        if (lock_ >= 0 && flock(lock_, LOCK_EX) == 0) {
+            std::ifstream(path) >> before_;
+        }
+    }
+    ~HugePages() {
+        if (lock_ >= 0) {
+            std::ofstream(path) << before_;
+            close(lock_);
+        }
+    }
+    HugePages(const HugePages &) = delete;
+    HugePages &operator=(const HugePages &) = delete;
+
+    // Makes sure that so many more are free, if this machine allows it.
+    void add(uint64_t pages) {
+        added_ += pages;
+        std::ofstream(path) << before_ + added_;
+    }
+
+  private:
+    static constexpr const char *path = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
+    const int lock_ = open(path, O_RDONLY | O_CLOEXEC);
+    uint64_t before_ = 0;
+    uint64_t added_ = 0;
+};
 
 __attribute__((noinline, no_sanitize("thread", "address"))) void guest_write(std::byte *at,
                                                                              uint8_t value) {
@@ -64,7 +90,8 @@ guest_read(const std::byte *at) {
 Region::Region(std::string name, Kind kind, uint64_t length)
     : name_(std::move(name)), kind_(kind), length_(length) {
     if (is_huge(kind)) {
-        reserve_huge_pages(length / huge_page + 4);
+        huge_pages_ = HugePages::get();
+        huge_pages_->add(length / huge_page + 4);
     }
     int flags = MAP_PRIVATE | MAP_ANONYMOUS;
     if (kind == Kind::memfd || kind == Kind::private_memfd || kind == Kind::huge_memfd) {

@@ -19,6 +19,8 @@ namespace hotsnap::memory::test {
 enum class Kind { anonymous, memfd, private_memfd, huge_memfd, huge_anonymous };
 
 // One mapping. When the machine cannot give it, usable() is false and why() says why.
+class HugePages;
+
 class Region {
   public:
     Region(std::string name, Kind kind, uint64_t length);
@@ -40,6 +42,7 @@ class Region {
     uint64_t populated() const;
 
   private:
+    std::shared_ptr<HugePages> huge_pages_; // given back after the memory
     std::string name_;
     Kind kind_;
     uint64_t length_;
