@@ -22,8 +22,10 @@ QEMU_CONFIGURE=(
     # Formats of golden images that labs have.
     --enable-vmdk --enable-vdi --enable-vhdx --enable-vpc --enable-qed
 )
-# The last is for a test: a process that writes guest memory behind the back of QEMU.
-QEMU_PROGRAMS=(qemu-system-x86_64 qemu-img qemu-io contrib/vhost-user-blk/vhost-user-blk)
+# The storage daemon serves exported disks. The last is for a test: a process that writes guest memory
+# behind the back of QEMU.
+QEMU_PROGRAMS=(qemu-system-x86_64 qemu-img qemu-io storage-daemon/qemu-storage-daemon
+               contrib/vhost-user-blk/vhost-user-blk)
 # The sweeps over all commands, devices and machines, and the tests of code that the fork changes.
 QEMU_TESTS=(qmp-cmd-test test-hmp qom-test test-netfilter test-filter-mirror migration-test)
 

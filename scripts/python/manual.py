@@ -26,7 +26,7 @@ ENVIRONMENT = (
     ("HOTSNAP_QEMU", "HotSnap's qemu\\-system\\-x86_64. Without this variable the cluster file's "
      "key qemu counts, then PREFIX/libexec/hotsnap/qemu\\-system\\-x86_64 of the prefix that "
      "hotsnap is installed in, then build/qemu of the checkout that hotsnap is run from. "
-     "qemu\\-img is taken from the same folder, else from PATH."))
+     "qemu\\-img and qemu\\-storage\\-daemon are taken from the same folder, else from PATH."))
 FILES = (
     (DEFAULT_FILE, "The cluster file, if neither \\-\\-file nor HOTSNAP_CLUSTER names one."),
     (".hotsnap/NAME", "The folder of the cluster NAME, if the cluster file does not name one. "
@@ -92,7 +92,7 @@ def page() -> str:
         lines.append(f".SH {heading}")
         for name, text in entries:
             lines += [".TP", f"\\fI{escape(name)}\\fR", text]
-    lines += [".SH SEE ALSO", ".BR qemu\\-img (1)"]
+    lines += [".SH SEE ALSO", ".BR qemu\\-img (1),", ".BR qemu\\-storage\\-daemon (1)"]
     return "\n".join(lines) + "\n"
 
 

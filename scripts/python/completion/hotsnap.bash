@@ -25,7 +25,7 @@ _hotsnap() {
     done
 
     case $previous in
-    -f | --file | --svg)
+    -f | --file | --svg | --nbd)
         mapfile -t COMPREPLY < <(compgen -f -- "$current")
         return
         ;;
@@ -49,6 +49,10 @@ _hotsnap() {
         mapfile -t COMPREPLY < <(compgen -W 'lazy full' -- "$current")
         return
         ;;
+    --format)
+        mapfile -t COMPREPLY < <(compgen -W 'qcow2 raw' -- "$current")
+        return
+        ;;
     --group)
         mapfile -t COMPREPLY < <(compgen -W "$(_hotsnap_names name group ls)" -- "$current")
         return
@@ -58,7 +62,7 @@ _hotsnap() {
     esac
 
     case $command in
-    '') words='up ps snapshot group every ls show verify restore rm down --file --version --help' ;;
+    '') words='up ps snapshot group every ls show verify restore export rm down --file --version --help' ;;
     up) words='--fresh' ;;
     snapshot)
         words='--initiator --group --select --cut --hold-timeout --note --bandwidth --mode --engine --within'
@@ -71,6 +75,7 @@ _hotsnap() {
         ;;
     show) words='--svg' ;;
     restore) words='--replace --force-stop --memory --bandwidth --window --no-verify --timeout' ;;
+    export) words='--format --nbd --no-verify' ;;
     down) words='--force' ;;
     esac
     if [[ $command ]]; then
@@ -78,6 +83,14 @@ _hotsnap() {
         case $command in
         show | verify | restore | rm)
             [[ $current == -* ]] || words=$(_hotsnap_names tag ls)
+            ;;
+        export)
+            if [[ $current != -* && $previous == export ]]; then
+                words=$(_hotsnap_names tag ls)
+            elif [[ $current != -* ]]; then
+                mapfile -t COMPREPLY < <(compgen -d -- "$current")
+                return
+            fi
             ;;
         esac
     fi

@@ -11,18 +11,18 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from . import __version__, errors
-from .commands import (every, every_options, group, lifecycle, listing, snapshot,
+from .commands import (every, every_options, export, group, lifecycle, listing, snapshot,
                        snapshot_options, verify)
 from .errors import HotsnapError, Interrupted, UsageError
 from .model import bundle, cluster
 from .model.state import State
 from .qemu.fleet import Fleet
 from .ui import timeline
-from .ui.output import print_json, say
+from .ui.output import human_size, print_json, say
 
 DEFAULT_FILE = "cluster.toml"
 EXIT_CODES = """exit codes:
-  0    done; for verify: nothing is damaged
+  0    done; for verify: nothing is damaged; an export by NBD: ended by a signal
   1    failed: one message on standard error says why and what to do
   2    the command line or the cluster file is wrong; nothing was touched
   130  interrupted; what was under way was undone
@@ -33,7 +33,10 @@ Handler = Callable[[argparse.Namespace], int]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = build_parser()
-    options = parser.parse_args(arguments)
+    options, more = parser.parse_known_args(arguments)
+    if more and ("more" not in options or any(word.startswith("-") for word in more)):
+        parser.error(f"unrecognized arguments: {' '.join(more)}")
+    options.more = more
     signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGHUP, _interrupt)
     try:
@@ -129,6 +132,22 @@ def build_parser() -> argparse.ArgumentParser:
                           "find damaged disks, and damaged memory if it is loaded in full")
     sub.add_argument("--timeout", metavar="SECONDS", type=float,
                      help="cancel the restore when it takes longer (default: no limit)")
+    sub = command("export", _export, "give a snapshot's disks to other programs, each as one that "
+                  "lies over nothing: as files in FOLDER, or by NBD")
+    sub.set_defaults(more=None)  # disks that follow an option
+    sub.add_argument("tag", metavar="TAG")
+    sub.add_argument("folder", metavar="FOLDER", nargs="?",
+                     help="where MEMBER-DISK.qcow2 is made for each disk; none of them may exist")
+    sub.add_argument("disks", metavar="MEMBER[:DISK]", nargs="*",
+                     help="all disks of a member, or one (default: all of the snapshot)")
+    sub.add_argument("--format", choices=export.FORMATS,
+                     help=f"of the files (default: {export.FORMATS[0]})")
+    sub.add_argument("--nbd", metavar="SOCKET",
+                     help="instead of files: serve the disks on this Unix socket, read-only, until "
+                          "Ctrl-C or SIGTERM; each is an export named MEMBER:DISK")
+    sub.add_argument("--no-verify", action="store_true",
+                     help="do not compare the layers' checksums first: damage may get into the "
+                          "export")
     sub = command("rm", _rm, "remove a snapshot and join the disk layers that only it needed")
     sub.add_argument("tag", metavar="TAG")
     sub = command("down", _down, "end all members and remove their network")
@@ -249,6 +268,30 @@ def _restore(options: argparse.Namespace) -> int:
     return 0
 
 
+def _export(options: argparse.Namespace) -> int:
+    words = [word for word in (options.folder, *options.disks, *options.more) if word is not None]
+    if options.nbd and options.format:
+        raise UsageError("--format is of files: leave it out with --nbd")
+    if not options.nbd and not words:
+        raise UsageError("name the folder to write to, or --nbd and a socket")
+    state, fleet = _open(options)
+    if options.nbd:
+        export.serve(state, fleet, options.tag, options.nbd, words, not options.no_verify,
+                     options.json)
+        return 0
+    made = export.to_folder(state, fleet, options.tag, words[0], words[1:],
+                            options.format or export.FORMATS[0], not options.no_verify,
+                            options.json)
+    if options.json:
+        print_json(made)
+    else:
+        for row in made["disks"]:
+            print(f"{row['file']}: {human_size(row['bytes'])} on disk")
+        print(f"exported {options.tag}; disks: {len(made['disks'])}"
+              + ("" if made["verified"] else ", whose checksums were not compared"))
+    return 0
+
+
 def _rm(options: argparse.Namespace) -> int:
     state, fleet = _open(options)
     with state.locked():
@@ -259,8 +302,8 @@ def _rm(options: argparse.Namespace) -> int:
     merged = sum(len(m["removed"]) for m in done["merged"])
     print(f"removed {options.tag}; disk layers: {len(done['deleted'])} deleted, {merged} merged")
     for path in done["kept_unneeded"]:
-        print(f"kept {path}: several layers lie over it, or UEFI's variables are in it, whose last "
-              "layers are joined when the member is down")
+        print(f"kept {path}: several layers lie over it, or an export reads it, or UEFI's variables are "
+              "in it, whose last layers are joined when the member is down")
     if done["remark"]:
         say(done["remark"])
     return 0

@@ -114,6 +114,22 @@ class Command(unittest.TestCase):
         self.run_it("rm", "t2.partial")
         self.assertEqual(os.listdir(self.bundles), [])
 
+    def test_export(self):
+        operator_fixtures.make_bundle(self.bundles)
+        for options, code, says in (
+                ((), 2, "name the folder to write to"),
+                (("--nbd", "s", "--format", "raw"), 2, "leave it out with --nbd"),
+                (("--format", "raw", "out", "a:disk0"), 2, "no disk 'a:disk0': it has none"),
+                (("out", "--format", "raw", "a:disk0"), 2, "no disk 'a:disk0': it has none"),
+                (("--nbd", "s", "a:disk0"), 2, "no disk 'a:disk0': it has none"),
+                (("out", "--formal", "x"), 2, "unrecognized arguments: --formal"),
+                (("out",), 1, "is of no disk")):
+            self.assertIn(says, self.run_it("export", "t1", *options, code=code).stderr)
+        self.assertIn("no bundle at", self.run_it("export", "t2", "out", code=1).stderr)
+        self.assertFalse(os.path.exists(os.path.join(self.folder, "out")))
+        self.assertIn("unrecognized arguments: more",
+                      self.run_it("ps", "--json", "more", code=2).stderr)
+
     def test_truncated_manifest(self):
         path = operator_fixtures.make_bundle(self.bundles)
         os.truncate(os.path.join(path, "manifest.json"), 100)

@@ -1,10 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Checksums: a whole bundle passes; every kind of damage is found, with file and offset."""
 
+import contextlib
+import fcntl
 import os
+import signal
 import struct
 import tempfile
+import time
 import unittest
+from unittest import mock
 
 import operator_fixtures
 from hotsnap.commands import verify
@@ -174,6 +179,39 @@ class Verify(unittest.TestCase):
                 texts = [d.text for d in verify.check(found).damage]
                 self.assertEqual(len(texts), 1, texts)
                 self.assertIn(pattern, texts[0])
+
+    def test_workers_end_with_a_command_that_is_killed(self):
+        """They inherit its locks, which would stay for ever."""
+        def slow(_):
+            with open(begun, "w", encoding="ascii"):
+                time.sleep(60)
+
+        begun = self.file("begun")
+        with open(self.file("lock"), "w", encoding="ascii") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            child = os.fork()
+            if not child:
+                try:
+                    with mock.patch.object(verify, "_check_piece", slow), \
+                            mock.patch.object(os, "cpu_count", lambda: 2):
+                        verify.check(bundle.read(self.path))
+                finally:
+                    os._exit(0)
+        deadline = time.monotonic() + 60
+        while not os.path.exists(begun):
+            self.assertLess(time.monotonic(), deadline)
+            time.sleep(0.01)
+        with open(self.file("lock"), "w", encoding="ascii") as lock:
+            with self.assertRaises(BlockingIOError):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            while True:
+                with contextlib.suppress(BlockingIOError):
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                self.assertLess(time.monotonic(), deadline)
+                time.sleep(0.01)
 
 
 KNOWN_X, KNOWN_ABC = 0x854C667088EFE093, 0x78AF5F94892F3950

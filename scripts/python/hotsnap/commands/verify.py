@@ -8,15 +8,17 @@ each CPU, past holes.
 from __future__ import annotations
 
 import concurrent.futures
+import functools
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..errors import HotsnapError
 from ..formats import qcow2, sums
+from ..host import process
 from ..model import bundle
 from ..ui.output import Progress, human_size, print_json
 
@@ -78,15 +80,32 @@ def check(checked: bundle.Bundle, progress: Callable[[int, int], None] | None = 
     if not memory:
         images = {checked.file(member.memory.file) for member in checked.members}
         pieces = [piece for piece in pieces if piece.path not in images]
-    total = sum(len(p.expected) * p.unit for p in pieces)
     report.bytes = sum(min(len(p.expected) * p.unit, p.size - p.first * p.unit) for p in pieces)
+    report.damage.extend(_compare(pieces, progress))
+    return report
+
+
+def check_files(files: Iterable[tuple[str, str, str]], contents: bool = True,
+                progress: Callable[[int, int], None] | None = None) -> list[Damage]:
+    """The damage of some large files: each with its sums file, and the XXH3-64 of that one. Without
+    `contents` only a size that differs and an altered sums file are found."""
+    damage: list[Damage] = []
+    pieces: list[_Piece] = []
+    for path, sums_path, expected in files:
+        _attempt(damage, lambda: pieces.extend(_pieces(path, sums_path, expected)), path)
+    return damage + (_compare(pieces, progress) if contents else [])
+
+
+def _compare(pieces: list[_Piece], progress: Callable[[int, int], None] | None) -> list[Damage]:
+    damage: list[Damage] = []
+    total = sum(len(p.expected) * p.unit for p in pieces)
     done = 0
     for piece, result in _run(pieces):
         done += len(piece.expected) * piece.unit
-        report.damage.extend(result)
+        damage.extend(result)
         if progress is not None:
             progress(done, total)
-    return report
+    return damage
 
 
 def outline(checked: bundle.Bundle) -> list[Damage]:
@@ -99,18 +118,7 @@ def _outline(checked: bundle.Bundle) -> tuple[Report, list[_Piece]]:
     report = Report(checked.path, damage=[])
     assert report.damage is not None
     pieces: list[_Piece] = []
-
-    def attempt(step: Callable[[], Any], path: str) -> None:
-        try:
-            step()
-        except sums.MissingPackage:
-            raise
-        except (HotsnapError, OSError) as error:
-            text = str(error).removeprefix(path + ": ")
-            if isinstance(error, OSError):
-                text = error.strerror or str(error)
-            report.damage.append(Damage(path, None, None, text))
-
+    attempt = functools.partial(_attempt, report.damage)
     for path, sums_path, expected in large_files(checked):
         report.files += 2
         attempt(lambda: pieces.extend(_pieces(path, sums_path, expected)), path)
@@ -123,6 +131,19 @@ def _outline(checked: bundle.Bundle) -> tuple[Report, list[_Piece]]:
             attempt(lambda: qcow2.chain(disk.file), disk.file)
     report.damage.extend(_contradictions(checked))
     return report, pieces
+
+
+def _attempt(damage: list[Damage], step: Callable[[], Any], path: str) -> None:
+    """Does a step of the check of a file; its failure is damage of that file."""
+    try:
+        step()
+    except sums.MissingPackage:
+        raise
+    except (HotsnapError, OSError) as error:
+        text = str(error).removeprefix(path + ": ")
+        if isinstance(error, OSError):
+            text = error.strerror or str(error)
+        damage.append(Damage(path, None, None, text))
 
 
 def large_files(checked: bundle.Bundle) -> list[tuple[str, str, str]]:
@@ -202,7 +223,7 @@ def _run(pieces: list[_Piece]):
             yield piece, _guarded(piece)
         return
     pool = concurrent.futures.ProcessPoolExecutor(
-        workers, multiprocessing.get_context("fork"), _start_worker)
+        workers, multiprocessing.get_context("fork"), _start_worker, (os.getpid(),))
     try:
         waiting = {pool.submit(_guarded, piece): piece for piece in pieces}
         for future in concurrent.futures.as_completed(waiting):
@@ -211,8 +232,10 @@ def _run(pieces: list[_Piece]):
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _start_worker() -> None:
-    """Ctrl-C interrupts the command alone, which then ends its workers."""
+def _start_worker(command: int) -> None:
+    """Ctrl-C interrupts the command alone, which then ends its workers. When it is killed they end too:
+    they have its locks."""
+    process.end_with(command)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 

@@ -5,14 +5,20 @@ meant, since pids are used again."""
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import functools
 import os
 import select
 import signal
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import IO
 
 from ..record import Record
+
+_SET_PDEATHSIG = 1  # <sys/prctl.h>
+_libc = ctypes.CDLL(None)
 
 
 @dataclass
@@ -65,6 +71,23 @@ def start(command: Sequence[str], log: str, umask: int = 0o077) -> subprocess.Po
     with open(log, "ab") as stream:
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream,
                                 start_new_session=True, umask=umask)
+
+
+def companion(command: Sequence[str], keep: Sequence[int] = (), stdout: int | IO[bytes] | None = None,
+              stderr: int | IO[bytes] | None = None) -> subprocess.Popen[bytes]:
+    """Starts a program that does not outlive this process: the kernel kills it then. It is in a
+    session of its own, so that Ctrl-C is this process's to answer. Nobody else may read the files
+    that it makes. It inherits the handles in `keep`."""
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr,
+                            start_new_session=True, umask=0o077, pass_fds=keep,
+                            preexec_fn=functools.partial(end_with, os.getpid()))
+
+
+def end_with(parent: int) -> None:
+    """In a child: the kernel kills it when its parent ends, the process of that pid."""
+    _libc.prctl(_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it has ended already
+        os._exit(1)
 
 
 def detach(child: subprocess.Popen[bytes]) -> Identity:

@@ -8,6 +8,7 @@
     bundles/TAG/              snapshots (docs/formats/bundle.md)
     merge.json                a merge of layers that is under way, see disks/journal.py
     every.json, every.lock    the series of snapshots, see series_state.py; its command's own lock
+    exports/                  exports that are under way, see exports.py
 """
 
 from __future__ import annotations

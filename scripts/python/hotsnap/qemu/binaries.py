@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Where QEMU, qemu-img and the firmware are."""
+"""Where QEMU, its tools and the firmware are."""
 
 from __future__ import annotations
 
@@ -62,20 +62,33 @@ def qemu(configured: str | None = None) -> str:
     beside = beside_installation()
     if beside and os.access(beside, os.X_OK):
         return beside
+    place = os.path.dirname(beside or "") or "PREFIX/libexec/hotsnap"
     raise HotsnapError("no QEMU of HotSnap: build it in a checkout with 'scripts/build qemu'; then "
-                       f"set HOTSNAP_QEMU to its build/qemu/{PROGRAM}, or copy that and qemu-img "
-                       f"to {os.path.dirname(beside or '') or 'PREFIX/libexec/hotsnap'}")
+                       f"set HOTSNAP_QEMU to its build/qemu/{PROGRAM}, or copy that, qemu-img and "
+                       f"storage-daemon/qemu-storage-daemon to {place}")
 
 
 def qemu_img(configured: str | None = None) -> str:
     """The one beside QEMU, else the system's."""
-    beside = os.path.join(os.path.dirname(qemu(configured)), "qemu-img")
-    if os.access(beside, os.X_OK):
-        return beside
-    found = shutil.which("qemu-img")
+    return _tool(configured, "qemu-img")
+
+
+def storage_daemon(configured: str | None = None) -> str:
+    """The one beside QEMU, also in the folder where a build of QEMU leaves it; else the system's."""
+    name = "qemu-storage-daemon"
+    return _tool(configured, name, os.path.join("storage-daemon", name))
+
+
+def _tool(configured: str | None, *names: str) -> str:
+    folder = os.path.dirname(qemu(configured))
+    for name in names:
+        beside = os.path.join(folder, name)
+        if os.access(beside, os.X_OK):
+            return beside
+    found = shutil.which(names[0])
     if not found:
-        raise HotsnapError(f"no qemu-img beside QEMU ({beside}): run 'scripts/build qemu', or "
-                           "install the package qemu-utils")
+        raise HotsnapError(f"no {names[0]} beside QEMU ({os.path.join(folder, names[0])}): run "
+                           "'scripts/build qemu', or install the package qemu-utils")
     return found
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 
 def print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2))
+    print(json.dumps(value, indent=2), flush=True)
 
 
 def human_size(count: float) -> str:
