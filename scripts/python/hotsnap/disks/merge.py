@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Carries out a plan of layers.py, whether the cluster runs or not.
 
+Layers that a command reads meanwhile without the lock (pins.py) are left for the next time.
+
 Deleting is one step. A merge is many: commit, new checksums, manifests, the layers above, the
 state, and at last the files. A journal is written first (journal.py), and `recover` finishes the
 merge after a crash. Every step can be repeated, because a commit leaves the layer on top as it was,
@@ -29,7 +31,7 @@ from ..qemu import binaries, jobs
 from ..qemu.fleet import Fleet, open_chain
 from ..qemu.qmp import Qmp, QmpClosed, QmpError, QmpTimeout
 from ..ui.output import Progress, say
-from . import journal, layer_sums, layers
+from . import journal, layer_sums, layers, pins
 from .survey import Busy, Misplaced, Moved, folders, needed
 
 JOB = "hotsnap-merge"
@@ -64,7 +66,9 @@ def _carry_out(state: State, fleet: Fleet, done: dict[str, Any], merge: bool,
     known = layers.scan(folders(state))
     actions = layers.plan(known, needed(state, fleet, known))
     state.save()  # the journal of a merge refers to the files that members write to now
-    unneeded = [action.path for action in actions if isinstance(action, layers.Delete)]
+    read = pins.pinned(state)
+    unneeded = [action.path for action in actions
+                if isinstance(action, layers.Delete) and action.path not in read]
     if unneeded:
         check_unused(fleet, unneeded)
     for path in unneeded:
@@ -74,7 +78,8 @@ def _carry_out(state: State, fleet: Fleet, done: dict[str, Any], merge: bool,
     for path in layers.unfinished(folders(state)):  # nobody makes one now: needed() has looked
         os.unlink(path)
     for action in actions:
-        if merge and isinstance(action, layers.Merge) and not _waits(state, fleet, action):
+        if (merge and isinstance(action, layers.Merge) and not _waits(state, fleet, action)
+                and read.isdisjoint((action.base, *action.removed, *action.above))):
             _Merging(state, fleet, action, quiet).run()
             done["merged"].append({"base": action.base, "removed": list(action.removed)})
 

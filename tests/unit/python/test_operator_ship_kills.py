@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""hotsnap ship, killed at each of its steps: the store holds whole snapshots only, and the last one
+that was whole before; the next run goes on. The steps are those that change the store."""
+
+import os
+import shutil
+import unittest
+
+from hotsnap.disks import journal, pins
+from hotsnap.formats import sums
+from hotsnap.host import atomic
+from hotsnap.qemu import binaries
+from hotsnap.store import ledger, transfer
+from ship_fixtures import Shipping
+from support.tier import steps
+from test_operator_restore import killer
+
+
+class Killed(Shipping):
+    """The source stays as it is, so that its snapshots are taken once."""
+
+    def killed(self, step, keep):
+        child = os.fork()
+        if not child:
+            try:
+                self.die_at(step)
+                self.ship(keep=keep)
+            finally:
+                os._exit(0)
+        return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+
+    @staticmethod
+    def die_at(step):
+        dying = killer(step)
+        for owner, name in ((atomic, "sync_file"), (atomic, "sync_folder"), (atomic, "write_json"),
+                            (ledger, "write_json"), (journal, "write_json"), (os, "unlink"),
+                            (os, "rename"), (os, "pwrite"), (sums, "write"), (sums, "refresh"),
+                            (binaries, "run_img"), (transfer, "difference")):
+            setattr(owner, name, dying(getattr(owner, name)))
+
+    def test_at_each_step(self):
+        self.begin()
+        self.snapshots("t1")
+        self.ship(keep=1)
+        first = self.path("first")
+        shutil.copytree(self.store, first)
+        self.snapshots("t2", "t3")
+        self.down()
+        for step in steps(3, 400, one_in=8):
+            with self.subTest(step=step):
+                shutil.rmtree(self.store)
+                shutil.copytree(first, self.store)
+                died = self.killed(step, keep=1)
+                there = self.in_store()
+                self.assertIn(there, (["t1"], ["t1", "t2"], ["t1", "t2", "t3"], ["t2", "t3"],
+                                      ["t3"]))
+                self.assertEqual(self.wrong(), [])
+                with self.state.locked():
+                    self.assertEqual(pins.pinned(self.state), set())
+                self.ship(keep=1)
+                self.assertEqual((self.in_store(), self.wrong()), (["t3"], []))
+                self.assertEqual(self.files(), self.needed())
+                self.assertEqual(len(self.files()), 2)
+                self.assertEqual(sorted(os.listdir(self.store)),
+                                 ["golden", "layers", "lock", "snapshots", "store.json"])
+                self.assertEqual(os.listdir(os.path.join(self.store, "snapshots")), ["t3.json"])
+                if not died:
+                    self.assertGreater(step, 40)
+                    return
+        self.fail("the command has more steps than were tried")
+
+
+if __name__ == "__main__":
+    unittest.main()
