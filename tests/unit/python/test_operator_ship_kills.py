@@ -1,18 +1,24 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """hotsnap ship, killed at each of its steps: the store holds whole snapshots only, and the last one
-that was whole before; the next run goes on. The steps are those that change the store."""
+that was whole before; the next run goes on. The steps are those that change the store. And hotsnap
+ship beside commands that take and remove snapshots all the time."""
 
+import contextlib
 import os
 import shutil
+import signal
+import time
 import unittest
 
+from hotsnap.commands import listing, ship
 from hotsnap.disks import journal, pins
 from hotsnap.formats import sums
 from hotsnap.host import atomic
+from hotsnap.model.state import Locked
 from hotsnap.qemu import binaries
 from hotsnap.store import ledger, transfer
 from ship_fixtures import Shipping
-from support.tier import steps
+from support.tier import left_to_all, steps
 from test_operator_restore import killer
 
 
@@ -46,7 +52,7 @@ class Killed(Shipping):
         shutil.copytree(self.store, first)
         self.snapshots("t2", "t3")
         self.down()
-        for step in steps(3, 400, one_in=8):
+        for step in steps(3, 400, one_in=10):
             with self.subTest(step=step):
                 shutil.rmtree(self.store)
                 shutil.copytree(first, self.store)
@@ -68,6 +74,63 @@ class Killed(Shipping):
                     self.assertGreater(step, 40)
                     return
         self.fail("the command has more steps than were tried")
+
+
+class Meanwhile(Shipping):
+    ROUNDS = 15
+
+    def test_snapshots_come_and_go(self):
+        if left_to_all("shipping beside commands that take and remove snapshots"):
+            return
+        self.begin()
+        self.snapshots("t0")
+        child = os.fork()
+        if not child:
+            try:
+                self.follow()
+            finally:
+                os._exit(0)
+        try:
+            for number in range(1, self.ROUNDS):
+                self.when_free(self.snapshots, f"t{number}")
+                if number >= 2:
+                    self.when_free(self.remove, f"t{number - 2}")
+            self.wait_for(f"t{self.ROUNDS - 1}")
+        finally:
+            os.kill(child, signal.SIGTERM)
+            os.waitpid(child, 0)
+        print(f"# shipped {' '.join(self.in_store())}")
+        self.assertEqual(self.wrong(), [])
+        with self.state.locked():
+            self.assertEqual(pins.pinned(self.state), set())
+
+    def follow(self):
+        def end(*_):
+            os._exit(0)  # as a killed command
+
+        signal.signal(signal.SIGTERM, end)
+        with open(os.devnull, "w", encoding="ascii") as nowhere, \
+                contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+            ship.LOOK = ship.POLL = 0.02
+            ship.Ship("g", self.target(), self.open).follow()
+
+    def remove(self, tag):
+        with self.state.locked():
+            listing.rm(self.state, self.fleet, tag, quiet=True)
+
+    @staticmethod
+    def when_free(work, *arguments):
+        while True:
+            try:
+                return work(*arguments)
+            except Locked:
+                time.sleep(0.02)
+
+    def wait_for(self, tag):
+        deadline = time.monotonic() + 60
+        while tag not in self.in_store():
+            self.assertLess(time.monotonic(), deadline)
+            time.sleep(0.1)
 
 
 if __name__ == "__main__":

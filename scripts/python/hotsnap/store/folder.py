@@ -117,15 +117,22 @@ class Folder(Target):
         return self._known().cluster, self._known().group
 
     def size(self) -> int:
-        return sum(transfer.allocated(os.path.join(folder, name))
-                   for folder, _, names in os.walk(self.where) for name in names)
+        total = 0
+        for folder, _, names in os.walk(self.where):
+            for name in names:
+                with contextlib.suppress(FileNotFoundError):
+                    total += transfer.allocated(os.path.join(folder, name))
+        return total
 
     # What is there
 
     def snapshots(self) -> list[Shipped]:
         self._known()
-        return sorted((ledger.read(path, Shipped) for path in join.manifests(self.where)),
-                      key=Shipped.order)
+        found = []
+        for path in join.manifests(self.where):
+            with contextlib.suppress(FileNotFoundError):  # it was dropped just now
+                found.append(ledger.read(path, Shipped))
+        return sorted(found, key=Shipped.order)
 
     def dropped(self) -> list[Identity]:
         return self._known().dropped
