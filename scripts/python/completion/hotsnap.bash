@@ -69,7 +69,7 @@ _hotsnap() {
         words+=' --initiator --group --select --cut --hold-timeout --bandwidth --mode --engine --within'
         words+=' --strict --timeout'
         ;;
-    ship) words='--group --keep --follow --new --list --verify --take' ;;
+    ship) words='--group --select --keep --follow --new --list --verify --take' ;;
     show) words='--svg' ;;
     restore) words='--replace --force-stop --memory --bandwidth --window --no-verify --timeout' ;;
     down) words='--force' ;;

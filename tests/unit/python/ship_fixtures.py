@@ -17,7 +17,7 @@ from hotsnap.qemu.fleet import Fleet
 from hotsnap.store.folder import Folder
 from test_operator_restore import ForkOfOne
 
-EMPTY_DISK = '\n  [[member.disk]]\n  size = "8M"\n  serial = "data"\n'
+EMPTY_DISK = '\n  [[member.disk]]\n  size = "8M"\n  serial = "data"\n  labels.tier = "db"\n'
 EMPTY_SIZE = 8 << 20
 
 

@@ -11,7 +11,7 @@ import unittest
 from unittest import mock
 
 from hotsnap import cli
-from hotsnap.commands import group, listing, ship
+from hotsnap.commands import group, listing, ship, snapshot
 from hotsnap.disks import merge, pins
 from hotsnap.errors import HotsnapError, Interrupted
 from hotsnap.formats import qcow2
@@ -122,6 +122,28 @@ class Content(Shipping):
         self.assertRegex(failure, "t1 was not shipped: the store has another snapshot of that tag")
         self.assertIn("compared with what the store has", self.said.getvalue())
         self.assertEqual((self.in_store(), self.wrong()), (["t1", "t2"], []))
+
+    def test_selected_by_label(self):
+        self.begin()
+        self.both(1, "A")
+        with self.state.locked():
+            snapshot.snapshot(self.state, self.fleet, "s1", quiet=True, group="tier=db")
+        self.assertIsNone(self.ship().newest)  # it is not the group's
+        other = self.path("other")
+        os.mkdir(other)
+        with contextlib.redirect_stdout(io.StringIO()):
+            (one,) = ship.Ship("tier=db", self.target(other), self.open).once().shipped
+        self.assertEqual([(disk.member, disk.disk) for disk in one.disks], [("a", "disk1")])
+        self.assertEqual(self.view(os.path.join(other, "layers", one.disks[0].file)),
+                         bytes(self.data))
+        # Its command was killed before it made notes: its disks tell.
+        os.unlink(os.path.join(self.state.bundles, "s1", "notes.json"))
+        third = self.path("third")
+        os.mkdir(third)
+        with contextlib.redirect_stdout(io.StringIO()):
+            self.assertEqual(ship.Ship("tier=db", self.target(third), self.open).once().newest.tag,
+                             "s1")
+        self.assertIsNone(self.ship().newest)
 
     def test_restored_in_between(self):
         """A restore makes a branch."""

@@ -111,7 +111,8 @@ class Ship:
 
     def _begin(self) -> None:
         def begin(state: State, _: Fleet) -> None:
-            groups.find(groups.load(state), self.group)
+            if not groups.is_selector(self.group):
+                groups.find(groups.load(state), self.group)
             known = source.load(state)
             new = self.new or self.target.where not in known.stores
             self.target.begin(known.id, state.cluster.name, self.group, new)
@@ -180,8 +181,11 @@ class Ship:
             group = found.notes().group
             if group is not None:
                 return group == self.group
-        wanted = {(member, f"{disk.id}-dev") for member, disks
-                  in groups.resolve(state, self.group).items() for disk in disks}
+        try:
+            wanted = {(member, f"{disk.id}-dev") for member, disks
+                      in groups.resolve(state, self.group).items() for disk in disks}
+        except HotsnapError:
+            return False
         return {(member.name, disk.device) for member, disk in found.layers()} == wanted
 
     def _send(self, chosen: Plan, done: Round) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..errors import EXIT_FAILED, EXIT_OK, HotsnapError, UsageError
+from ..model import groups
 from ..model.bundle import TAG
 from ..model.series import utc
 from ..model.state import State
@@ -22,7 +23,7 @@ from ..store.folder import Folder
 from ..store.ledger import Shipped
 from ..store.target import Target
 from ..ui.output import human_seconds, human_size, print_json, say, table
-from . import ship
+from . import ship, snapshot_options
 
 _OTHER_HOST = re.compile(r"[a-z]+://|[^/]+:")
 
@@ -38,7 +39,11 @@ def add_to(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("tag", metavar="TAG", nargs="?", help="with --take, --verify: a snapshot")
     parser.add_argument("folder", metavar="FOLDER", nargs="?",
                         help="with --take: the folder to be made")
-    parser.add_argument("--group", metavar="NAME", help="the group whose snapshots are sent")
+    either = parser.add_mutually_exclusive_group()
+    either.add_argument("--group", metavar="NAME", help="the group whose snapshots are sent")
+    either.add_argument("--select", metavar="LABEL=VALUE", dest="group",
+                        type=snapshot_options.selector,
+                        help="send the snapshots that were taken with this --select")
     parser.add_argument("--keep", metavar="N", type=_count,
                         help="keep the newest N snapshots in the store only (default: all)")
     parser.add_argument("--follow", action="store_true",
@@ -113,7 +118,8 @@ def _ship(options: argparse.Namespace, open_cluster: Callable[[], tuple[State, F
         work.follow()
     done = work.once()
     if done.newest is None and not done.failures:
-        raise HotsnapError(f"group {options.group!r} has no snapshot yet: 'hotsnap snapshot --group "
+        how = "--select" if groups.is_selector(options.group) else "--group"
+        raise HotsnapError(f"{options.group!r} has no snapshot yet: 'hotsnap snapshot {how} "
                            f"{options.group} TAG' takes one")
     if not done.shipped and not done.failures:
         now = time.time()
