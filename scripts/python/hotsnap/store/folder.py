@@ -7,10 +7,12 @@
     golden/N.qcow2            golden images, each as one file
     *.sums                    the checksums of the file beside it
     merge.json                layers that are being joined (join.py)
+    unfinished.json           files that are to be part of a snapshot (unfinished.py)
     lock                      held (flock) by the command that works on it
 
 A file is whole and durable before a snapshot names it, and no snapshot names it when it goes. What
-no snapshot needs is removed by begin(): a command that was killed has left it.
+no snapshot needs and unfinished.json does not list is removed by begin(): a command that was killed
+has left it.
 """
 
 from __future__ import annotations
@@ -29,8 +31,10 @@ from ..qemu import binaries
 from . import join, ledger, transfer
 from .ledger import Description, Identity, Shipped, StoreError
 from .target import Busy, Layer, Sent, Target, Tell
+from .unfinished import Unfinished, key
 
-_OWN = {"store.json", "snapshots", "layers", "golden", "merge.json", "lock"}
+_OWN = {"store.json", "snapshots", "layers", "golden", "merge.json", "unfinished.json",
+        "lock"}
 _OF_FILE_SYSTEM = {"lost+found"}
 
 
@@ -39,6 +43,7 @@ class Folder(Target):
         self.where = os.path.realpath(path)
         self.image_tool = image_tool
         self.description: Description | None = None
+        self.unfinished = Unfinished(self._path("unfinished.json"))
 
     def _path(self, *names: str) -> str:
         return os.path.join(self.where, *names)
@@ -155,6 +160,8 @@ class Folder(Target):
         """Removes what no snapshot needs. StoreError if one is damaged: its needs are unknown."""
         needed = {path for one in self.snapshots() for disk in one.disks
                   for path in self._chain(disk.file)}
+        for path in self.unfinished.settle(self.where, needed):
+            needed.update(qcow2.chain(path))
         for folder in ("layers", "golden"):
             gone = False
             for name in sorted(os.listdir(self._path(folder))):
@@ -192,6 +199,7 @@ class Folder(Target):
         sums.write(path, path + ".sums")
         known.golden[name] = image
         ledger.write(self._file, known)
+        self.unfinished.note(f"golden image {name}", os.path.join("golden", name))
         return Sent(os.path.join("..", "golden", name), transfer.allocated(path))
 
     def _same(self, made: str, origin: str, image_format: str) -> None:
@@ -210,6 +218,9 @@ class Folder(Target):
         return self._path("layers", f"{stem}-{number}.qcow2")
 
     def send_layer(self, layer: Layer, stem: str, below: str | None, tell: Tell) -> Sent:
+        there = self.unfinished.find(key(layer, below))
+        if there:
+            return Sent(os.path.basename(there), 0)
         path = self._new(stem)
         new = path + qcow2.UNFINISHED
         known = transfer.copy(layer, new, tell)
@@ -218,7 +229,9 @@ class Folder(Target):
                              "-b", below, new)
         # The header alone has changed, so what was compared stays compared.
         sums.refresh(new, known, path + ".sums", qcow2.cluster_size(new) if below else 0)
-        return self._whole(new, path)
+        done = self._whole(new, path)
+        self.unfinished.note(key(layer, below), os.path.join("layers", done.file))
+        return done
 
     def send_difference(self, head: str, stem: str, below: str) -> Sent:
         path = self._new(stem)
@@ -240,8 +253,10 @@ class Folder(Target):
     def publish(self, shipped: Shipped, manifest: dict[str, object]) -> None:
         path = self._path("snapshots", shipped.tag + ".json")
         atomic.write_json(path, {**shipped.dump(), "manifest": manifest})
+        self.unfinished.clear()
 
     def keep(self, count: int) -> list[str]:
+        self.unfinished.clear()
         old = self.snapshots()[:-count]
         for one in old:
             # The note comes first: else the snapshot would be sent again.

@@ -85,7 +85,8 @@ class Target(abc.ABC):
     @abc.abstractmethod
     def send_layer(self, layer: Layer, stem: str, below: str | None, tell: Tell) -> Sent:
         """A copy of a layer that lies over the store's file `below`, whose content is the same as
-        that of what the layer lies over. `stem` begins its name."""
+        that of what the layer lies over. `stem` begins its name. Nothing is sent if a run that was
+        cut short has made that copy."""
 
     @abc.abstractmethod
     def send_difference(self, head: str, stem: str, below: str) -> Sent:
