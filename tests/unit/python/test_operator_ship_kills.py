@@ -55,7 +55,7 @@ class Killed(Shipping):
         shutil.copytree(self.store, first)
         self.snapshots("t2", "t3")
         self.down()
-        for step in steps(3, 400, one_in=10):
+        for step in steps(3, 400, one_in=14):
             with self.subTest(step=step):
                 shutil.rmtree(self.store)
                 shutil.copytree(first, self.store)
@@ -74,6 +74,7 @@ class Killed(Shipping):
                                  ["golden", "layers", "lock", "snapshots", "store.json"])
                 self.assertEqual(os.listdir(os.path.join(self.store, "snapshots")), ["t3.json"])
                 if not died:
+                    print(f"# at most {step} steps")
                     self.assertGreater(step, 40)
                     return
         self.fail("the command has more steps than were tried")
