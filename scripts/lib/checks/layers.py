@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 # From the lowest layer to the highest. A module may import those of its own layer and of the layers
 # below it.
 HOTSNAP = (("errors",), ("record",), ("host",), ("formats",), ("model",), ("ui",), ("qemu",),
-           ("disks",), ("commands",), ("cli",), ("__main__",))
+           ("disks",), ("store",), ("commands",), ("cli",), ("__main__",))
 # The packages of this project that each package outside hotsnap may import.
 USES = {"hotsnap": {"hotsnap"},
         "support": {"hotsnap", "support"},

@@ -62,7 +62,7 @@ _hotsnap() {
     esac
 
     case $command in
-    '') words='up ps snapshot group every ls show verify restore export rm down --file --version --help' ;;
+    '') words='up ps snapshot group every ship ls show verify restore export rm down --file --version --help' ;;
     up) words='--fresh' ;;
     snapshot)
         words='--initiator --group --select --cut --hold-timeout --note --bandwidth --mode --engine --within'
@@ -73,6 +73,7 @@ _hotsnap() {
         words+=' --initiator --group --select --cut --hold-timeout --bandwidth --mode --engine --within'
         words+=' --strict --timeout'
         ;;
+    ship) words='--group --select --keep --follow --new --list --verify --take' ;;
     show) words='--svg' ;;
     restore) words='--replace --force-stop --memory --bandwidth --window --no-verify --timeout' ;;
     export) words='--format --nbd --no-verify' ;;
@@ -81,6 +82,12 @@ _hotsnap() {
     if [[ $command ]]; then
         words+=' --json --file --help'
         case $command in
+        ship)
+            if [[ $current != -* ]]; then
+                mapfile -t COMPREPLY < <(compgen -d -- "$current")
+                return
+            fi
+            ;;
         show | verify | restore | rm)
             [[ $current == -* ]] || words=$(_hotsnap_names tag ls)
             ;;

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from . import __version__, errors
-from .commands import (every, every_options, export, group, lifecycle, listing, snapshot,
-                       snapshot_options, verify)
+from .commands import (every, every_options, export, group, lifecycle, listing, ship_options,
+                       snapshot, snapshot_options, verify)
 from .errors import HotsnapError, Interrupted, UsageError
 from .model import bundle, cluster
 from .model.state import State
@@ -105,6 +105,8 @@ def build_parser() -> argparse.ArgumentParser:
                           "(disk0 is the first) or its serial; or all with a label")
     sub = command("every", _every, "take snapshots regularly, and remove old ones", json=False)
     every_options.add_to(sub)
+    sub = command("ship", _ship, "send the snapshots of a group of disks to a second store")
+    ship_options.add_to(sub)
     command("ls", _ls, "list the snapshots, incomplete and damaged ones included")
     sub = command("show", _show, "show one snapshot: pauses, backoff, pages by manner")
     sub.add_argument("tag", metavar="TAG|PATH")
@@ -224,6 +226,11 @@ def _every(options: argparse.Namespace) -> int:
     return every.Every(plan, lambda: _open(options), stop=stop).run()
 
 
+def _ship(options: argparse.Namespace) -> int:
+    return ship_options.run(options, lambda: _open(options),
+                            quiet=options.json or not sys.stderr.isatty())
+
+
 def _ls(options: argparse.Namespace) -> int:
     listing.ls(_open(options)[0], options.json)
     return 0
@@ -302,8 +309,8 @@ def _rm(options: argparse.Namespace) -> int:
     merged = sum(len(m["removed"]) for m in done["merged"])
     print(f"removed {options.tag}; disk layers: {len(done['deleted'])} deleted, {merged} merged")
     for path in done["kept_unneeded"]:
-        print(f"kept {path}: several layers lie over it, or an export reads it, or UEFI's variables are "
-              "in it, whose last layers are joined when the member is down")
+        print(f"kept {path}: several layers lie over it, or 'hotsnap export' or 'ship' reads it, or "
+              "UEFI's variables are in it, whose last layers are joined when the member is down")
     if done["remark"]:
         say(done["remark"])
     return 0

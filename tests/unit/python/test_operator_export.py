@@ -21,7 +21,7 @@ from hotsnap.commands import export, listing, snapshot
 from hotsnap.errors import HotsnapError, UsageError
 from hotsnap.host import delivery
 from hotsnap.host.delivery import Delivery
-from hotsnap.model import exports, groups
+from hotsnap.model import groups, reading
 from hotsnap.model.state import Locked
 from hotsnap.qemu import binaries, copies, storage_daemon
 from hotsnap.qemu.qmp import QmpError
@@ -207,7 +207,7 @@ class Nbd(Exporting):
             command.terminate()
             self.assertEqual(command.wait(60), 0)
         self.assertFalse(os.path.exists(socket))
-        self.assertEqual(os.listdir(os.path.join(self.state.directory, "exports")), [])
+        self.assertEqual(os.listdir(os.path.join(self.state.directory, "reading")), [])
         self.check(5)
 
     def test_killed_and_begun_again(self):
@@ -222,7 +222,7 @@ class Nbd(Exporting):
             self.assertEqual(command.wait(60), 0)
         self.assertFalse(os.path.exists(self.path("nbd")))
         with self.state.locked():  # the first daemon has ended with its command
-            self.assertEqual(exports.under_way(self.state), [])
+            self.assertEqual(reading.readers(self.state), [])
 
     def test_a_place_that_is_taken(self):
         self.up()
@@ -244,8 +244,9 @@ class Protected(Exporting):
         files = {tag: self.bundle(tag).members[0].disks[0].file for tag in "ABC"}
         with self.nbd("B") as (command, said):
             uri = said["disks"][0]["uri"]
-            with self.assertRaisesRegex(exports.InUse, f"'B' cannot be removed now: process "
-                                                       f"{command.pid} exports snapshot 'B'"):
+            with self.assertRaisesRegex(
+                    reading.InUse, f"'B' cannot be removed now: 'hotsnap export' of snapshot 'B' is "
+                                   f"under way, process {command.pid}"):
                 with self.state.locked():
                     listing.rm(self.state, self.fleet, "B", quiet=True)
             self.assertTrue(os.path.exists(self.bundle("B").path))
@@ -272,7 +273,7 @@ class Protected(Exporting):
     def test_without_the_entry_a_merge_begins(self):
         """Then QEMU's lock is the last that keeps a layer from being rewritten under the export."""
         self.three()
-        with self.nbd("B"), mock.patch.object(exports, "under_way", lambda _: []), \
+        with self.nbd("B"), mock.patch.object(reading, "readers", lambda _: []), \
                 self.assertRaisesRegex(QmpError, "block-commit: .*lock"):
             self.rm("A")
         with self.state.locked():
@@ -282,20 +283,21 @@ class Protected(Exporting):
     def test_an_entry_lasts_as_long_as_its_programs(self):
         """A command that is killed leaves the programs that read for a moment."""
         self.up()
-        with self.state.locked(), exports.entered(self.state, "t", ["/x", "/y"]) as handle:
-            child = subprocess.Popen(["sleep", "60"], pass_fds=(handle,))
+        with self.state.locked(), reading.Reading(self.state, "export", "t") as held:
+            held.set(["/x", "/y"])
+            child = subprocess.Popen(["sleep", "60"], pass_fds=(held.handle,))
             self.addCleanup(child.wait)
             self.addCleanup(child.kill)
             (path,) = [entry.path for entry in os.scandir(
-                os.path.join(self.state.directory, "exports"))]
+                os.path.join(self.state.directory, "reading"))]
             os.link(path, path + "1")  # as if the command had not tidied up
-        (found,) = exports.under_way(self.state)
-        self.assertEqual((found.tag, found.layers), ("t", {"/x", "/y"}))
-        self.assertEqual(exports.layers(self.state), {"/x", "/y"})
-        exports.refuse(self.state, "no", "other")
+        (found,) = reading.readers(self.state)
+        self.assertEqual((found.tag, found.layers), ("t", ["/x", "/y"]))
+        self.assertEqual(reading.layers(self.state), {"/x", "/y"})
+        reading.refuse(self.state, "no", "other")
         child.kill()
         child.wait()
-        self.assertEqual(exports.under_way(self.state), [])
+        self.assertEqual(reading.readers(self.state), [])
         self.assertFalse(os.path.exists(path + "1"))
 
 
@@ -492,7 +494,7 @@ class Killed(Exporting):
                     self.whole(name)
                     os.unlink(self.path(f"out/{name}"))
                 with self.state.locked():
-                    self.assertEqual(exports.under_way(self.state), [])
+                    self.assertEqual(reading.readers(self.state), [])
                 if not died:
                     self.assertGreater(step, 8)
                     self.assertIn(0, seen)

@@ -79,6 +79,37 @@ def scenario(report: Report) -> None:
             manifest = json.loads((operator.bundles / tag / "manifest.json").read_text())
             return next(m["disks"][0]["file"] for m in manifest["members"] if m["name"] == name)
 
+        def ship() -> None:
+            """While the guests write, and layers below what was shipped are merged."""
+            store = place.path / "store"
+            store.mkdir()
+            check("recovery point: two" in operator.run("ship", "--group", "tags", str(store)),
+                  "no recovery point")
+            operator.run("snapshot", "--group", "tags", "three")
+            operator.run("ship", "--group", "tags", str(store))
+            operator.run("snapshot", "--group", "tags", "four")
+            operator.run("rm", "three")
+            operator.run("ship", "--group", "tags", str(store))
+            found = operator.data("ship", "--list", str(store))
+            check([one["tag"] for one in found["snapshots"]] == ["one", "two", "three", "four"]
+                  and 0 < found["age_s"] < 600, f"{found}")
+            print(f"# recovery point {found['age_s']} s, sent "
+                  f"{' '.join(str(one['sent']) for one in found['snapshots'])}")
+            operator.run("ship", "--verify", str(store))
+            files = {(one["tag"], disk["member"]): store / disk["file"]
+                     for one in found["snapshots"] for disk in one["disks"]}
+
+            def same(tag: str, other: str, name: str) -> bool:
+                return subprocess.run(
+                    [str(QEMU_IMG), "compare", "-q", "-U", files[tag, name], frozen(other, name)],
+                    check=False).returncode == 0
+
+            for name in "ab":
+                for tag in ("one", "two", "four"):
+                    check(same(tag, tag, name), f"{tag} of {name} is another one in the store")
+                check(not same("two", "four", name), "the guest has written nothing")
+            operator.run("rm", "four")
+
         def restore() -> None:
             operator.run("group", "rm", "tags", "b:disk1")
             operator.run("snapshot", "--group", "tags", "only-a")
@@ -114,7 +145,7 @@ def scenario(report: Report) -> None:
 
         try:
             for name, function in (("groups", groups), ("snapshot", snapshot), ("barrier", barrier),
-                                   ("restore", restore), ("rm", remove),
+                                   ("ship", ship), ("restore", restore), ("rm", remove),
                                    ("snapshot-with-memory", with_memory)):
                 report.run(f"group-{name}", function)
         finally:

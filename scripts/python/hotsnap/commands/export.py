@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """export: the disks of a snapshot for other programs, as files that lie over nothing, or by NBD.
 
-The cluster's lock is held only until the layers that will be read are entered in model/exports.py.
-From then on no command merges or deletes them; whatever else there is goes on: members run, snapshots
+The cluster's lock is held only until the layers that will be read are listed (model/reading.py). From
+then on no command merges or deletes them; whatever else there is goes on: members run, snapshots
 are taken, restored and removed.
 """
 
@@ -18,7 +18,7 @@ from ..disks import standalone, survey
 from ..disks.standalone import FrozenDisk
 from ..errors import HotsnapError, Interrupted, UsageError
 from ..host import delivery
-from ..model import bundle, exports
+from ..model import bundle, reading
 from ..model.state import MAX_SOCKET_PATH, State
 from ..qemu import binaries, copies, storage_daemon
 from ..qemu.fleet import Fleet
@@ -55,9 +55,9 @@ def _opened(state: State, fleet: Fleet, tag: str, entries: Sequence[str], quiet:
             saved = bundle.read(os.path.join(state.bundles, tag))
             disks = standalone.chosen(state, saved, entries)
             sums = standalone.sums_of(state, saved, disks)
-            handle = stack.enter_context(exports.entered(
-                state, tag, {path for disk in disks for path in disk.chain}))
-        yield Opened(saved, disks, sums, handle)
+            held = stack.enter_context(reading.Reading(state, "export", tag))
+            held.set({path for disk in disks for path in disk.chain})
+        yield Opened(saved, disks, sums, held.handle)
 
 
 def _check(opened: Opened, contents: bool, quiet: bool) -> None:

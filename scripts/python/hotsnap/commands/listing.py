@@ -8,7 +8,7 @@ from typing import Any
 
 from ..disks import ancestry, merge, survey
 from ..errors import HotsnapError
-from ..model import bundle, exports
+from ..model import bundle, reading
 from ..model.state import State
 from ..qemu.fleet import Fleet
 from ..ui.output import human_size, print_json, say, table
@@ -186,7 +186,7 @@ def rm(state: State, fleet: Fleet, tag: str, quiet: bool = False) -> dict[str, A
     path = os.path.join(state.bundles, tag)
     if not os.path.isdir(path):
         raise HotsnapError(f"no snapshot {tag!r}: 'hotsnap ls' lists those there are")
-    exports.refuse(state, f"snapshot {tag!r} cannot be removed now", tag)
+    reading.refuse(state, f"snapshot {tag!r} cannot be removed now", tag)
     # A merge may wait for the removal of this bundle, and need not be mentioned.
     recovery.recover(state, fleet, quiet, tell=False)
     for name in fleet.running_names():

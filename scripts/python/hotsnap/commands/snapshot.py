@@ -105,7 +105,7 @@ def snapshot(state: State, fleet: Fleet, tag: str, initiator: str | None = None,
         raise
     finally:
         watcher.progress.clear()
-    notes.write(path, notes.Notes(note=note, media=media))
+    notes.write(path, notes.Notes(note=note, media=media, group=group))
     _note_disks(state, fleet)
     return bundle.read(path)
 

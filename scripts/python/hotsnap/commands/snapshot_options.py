@@ -68,13 +68,13 @@ def add_group_to(parser: argparse.ArgumentParser) -> None:
     either.add_argument("--group", metavar="NAME",
                         help="save the disks of this group only, as it is then, without memory and "
                              "without a pause: all as of one instant, as after a power failure")
-    either.add_argument("--select", metavar="LABEL=VALUE", dest="group", type=_selector,
+    either.add_argument("--select", metavar="LABEL=VALUE", dest="group", type=selector,
                         help="save the disks that have this label in the cluster file, or whose "
                              "member has it, likewise; all of several labels with commas between "
                              "them")
 
 
-def _selector(text: str) -> str:
+def selector(text: str) -> str:
     if not groups.is_selector(text):
         raise argparse.ArgumentTypeError(f"{text!r} is not LABEL=VALUE")
     return text

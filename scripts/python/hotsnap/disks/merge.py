@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Carries out a plan of layers.py, whether the cluster runs or not.
 
+Layers that a command reads meanwhile without the lock (model/reading.py) are left for the next time.
+
 Deleting is one step. A merge is many: commit, new checksums, manifests, the layers above, the
 state, and at last the files. A journal is written first (journal.py), and `recover` finishes the
 merge after a crash. Every step can be repeated, because a commit leaves the layer on top as it was,
@@ -22,7 +24,7 @@ from typing import Any
 from ..errors import HotsnapError, Interrupted
 from ..formats import qcow2
 from ..host import atomic
-from ..model import bundle, exports
+from ..model import bundle, reading
 from ..model.disk_table import NVRAM
 from ..model.state import State
 from ..qemu import binaries, jobs
@@ -64,9 +66,9 @@ def _carry_out(state: State, fleet: Fleet, done: dict[str, Any], merge: bool,
     known = layers.scan(folders(state))
     actions = layers.plan(known, needed(state, fleet, known))
     state.save()  # the journal of a merge refers to the files that members write to now
-    exported = exports.layers(state)
+    read = reading.layers(state)
     unneeded = [action.path for action in actions
-                if isinstance(action, layers.Delete) and action.path not in exported]
+                if isinstance(action, layers.Delete) and action.path not in read]
     if unneeded:
         check_unused(fleet, unneeded)
     for path in unneeded:
@@ -76,21 +78,20 @@ def _carry_out(state: State, fleet: Fleet, done: dict[str, Any], merge: bool,
     for path in layers.unfinished(folders(state)):  # nobody makes one now: needed() has looked
         os.unlink(path)
     for action in actions:
-        if (merge and isinstance(action, layers.Merge)
-                and not _waits(state, fleet, action, exported)):
+        if merge and isinstance(action, layers.Merge) and not _waits(state, fleet, action, read):
             _Merging(state, fleet, action, quiet).run()
             done["merged"].append({"base": action.base, "removed": list(action.removed)})
 
 
-def _waits(state: State, fleet: Fleet, action: layers.Merge, exported: set[str]) -> bool:
-    """Whether a merge has to wait: until an export has read the layers that it would change, or until
-    a member is down.
+def _waits(state: State, fleet: Fleet, action: layers.Merge, read: set[str]) -> bool:
+    """Whether a merge has to wait: until another command has read the layers that it would change,
+    or until a member is down.
 
     While the commit of a topmost layer is pending, the guest's writes wait. A write to a flash chip
     waits in a processor's thread that holds QEMU's lock, so that QEMU would never hear that the job
     is to be finalized.
     """
-    if exported.intersection((action.base, *action.removed, *action.above)):
+    if read.intersection((action.base, *action.removed, *action.above)):
         return True
     return any(entry.disks.get(NVRAM) == action.top and fleet.running(name)
                for name, entry in state.members.items())

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from ..errors import HotsnapError
 from ..formats import qcow2
 from ..host import atomic, process
-from ..model import bundle, exports
+from ..model import bundle, reading
 from ..model.golden import GoldenImage
 from ..model.state import State
 from ..qemu import binaries
@@ -37,7 +37,7 @@ def relocate(state: State, golden: bool = True) -> None:
     if alive:
         raise Misplaced(f"{alive} runs on the disks in {before}: run 'hotsnap down' there first; put "
                         "the cluster's folder back if it was moved")
-    exports.refuse(state, f"the cluster's folder was {before}, and its disk layers cannot be adapted "
+    reading.refuse(state, f"the cluster's folder was {before}, and its disk layers cannot be adapted "
                           "now")
     lower = layers.scan(folders(state))
     images = _golden(state, lower, golden)

@@ -62,6 +62,12 @@ def written(path: str) -> bool:
         return any(stream.read(size * 8))
 
 
+def virtual_size(path: str) -> int:
+    """The size of the disk, in bytes."""
+    with open(path, "rb") as stream:
+        return _HEADER.unpack(stream.read(_HEADER.size))[5]
+
+
 def cluster_size(path: str) -> int:
     with open(path, "rb") as stream:
         return 1 << _HEADER.unpack(stream.read(_HEADER.size))[4]

@@ -22,6 +22,7 @@ class Notes(Record):
     version: int = VERSION
     note: str | None = None          # in the user's words
     media: dict[str, Media] = field(default_factory=dict)  # by member
+    group: str | None = None         # whose disks they are; None: of the whole cluster
 
 
 def path(folder: str) -> str:
@@ -46,5 +47,5 @@ def read(folder: str) -> Notes:
 
 def write(folder: str, notes: Notes) -> None:
     """Without notes there is no file."""
-    if notes.note is not None or any(notes.media.values()):
+    if notes.note is not None or notes.group is not None or any(notes.media.values()):
         write_json(path(folder), {"version": VERSION, **notes.dump()})

@@ -8,7 +8,8 @@
     bundles/TAG/              snapshots (docs/formats/bundle.md)
     merge.json                a merge of layers that is under way, see disks/journal.py
     every.json, every.lock    the series of snapshots, see series_state.py; its command's own lock
-    exports/                  exports that are under way, see exports.py
+    reading/                  layers that commands read without the lock, see reading.py
+    ship.json                 the cluster's id for its second stores, see source.py
 """
 
 from __future__ import annotations
@@ -121,6 +122,10 @@ class State:
     @property
     def series(self) -> str:
         return os.path.join(self.directory, "every.json")
+
+    @property
+    def shipping(self) -> str:
+        return os.path.join(self.directory, "ship.json")
 
     def member_folder(self, name: str) -> str:
         return os.path.join(self.directory, "members", name)

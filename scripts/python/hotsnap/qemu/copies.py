@@ -2,7 +2,7 @@
 """Reads disk images whole, while other processes have them open: sizes, and copies of their own.
 
 Images are shared with all others that have them open (-U), as members have frozen layers, whatever
-they do with them. That is safe for layers that nobody writes; see model/exports.py for who writes them.
+they do with them. That is safe for layers that nobody writes; see model/reading.py for who writes them.
 QEMU's lock still keeps a commit into such a layer from beginning.
 """
 
