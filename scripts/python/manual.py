@@ -31,6 +31,8 @@ FILES = (
     (DEFAULT_FILE, "The cluster file, if neither \\-\\-file nor HOTSNAP_CLUSTER names one."),
     (".hotsnap/NAME", "The folder of the cluster NAME, if the cluster file does not name one. "
      "Snapshots are in its folder bundles."),
+    (".hotsnap/NAME/recoveries", "Recoveries beside that cluster, which hotsnap restore \\-\\-as "
+     "makes: each is a cluster of its own, with a file cluster.toml in its folder."),
     ("/etc/hotsnap/NAME.conf", "Of the systemd service hotsnap\\-every@NAME: HOTSNAP_CLUSTER is "
      "the cluster file, EVERY is what follows hotsnap every."))
 

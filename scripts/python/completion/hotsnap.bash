@@ -13,17 +13,25 @@ _hotsnap_names() { # FILTER COMMAND...: the values of a JSON key, one a line
 
 _hotsnap() {
     local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]}
-    local command='' word words='' i file=()
+    local command='' word words='' i file=() recovery=()
     COMPREPLY=()
     for ((i = 1; i < COMP_CWORD; i++)); do
         word=${COMP_WORDS[i]}
         case $word in
         -f | --file) file=(--file "${COMP_WORDS[++i]}") ;;
+        --as) recovery=(--as "${COMP_WORDS[++i]}") ;;
         -*) ;;
         *) command=${command:-$word} ;;
         esac
     done
 
+    case $previous in
+    --as)
+        mapfile -t COMPREPLY < <(compgen -W "$(_hotsnap_names name recovery ls)" -- "$current")
+        return
+        ;;
+    esac
+    [[ $command == restore ]] || file+=("${recovery[@]}") # there it is one to be made
     case $previous in
     -f | --file | --svg | --nbd)
         mapfile -t COMPREPLY < <(compgen -f -- "$current")
@@ -62,7 +70,8 @@ _hotsnap() {
     esac
 
     case $command in
-    '') words='up ps snapshot group every ship ls show verify restore export rm down --file --version --help' ;;
+    '') words='up ps snapshot group every ship ls show verify restore export rm recovery down'
+        words+=' --file --as --version --help' ;;
     up) words='--fresh' ;;
     snapshot)
         words='--initiator --group --select --cut --hold-timeout --note --bandwidth --mode --engine --within'
@@ -80,7 +89,7 @@ _hotsnap() {
     down) words='--force' ;;
     esac
     if [[ $command ]]; then
-        words+=' --json --file --help'
+        words+=' --json --file --as --help'
         case $command in
         ship)
             if [[ $current != -* ]]; then
@@ -98,6 +107,9 @@ _hotsnap() {
                 mapfile -t COMPREPLY < <(compgen -d -- "$current")
                 return
             fi
+            ;;
+        recovery)
+            [[ $current == -* ]] || words="ls rm $(_hotsnap_names name recovery ls)"
             ;;
         esac
     fi

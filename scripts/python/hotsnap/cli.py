@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from . import __version__, errors
-from .commands import (every, every_options, export, group, lifecycle, listing, ship_options,
-                       snapshot, snapshot_options, verify)
+from .commands import (beside, every, every_options, export, group, lifecycle, listing,
+                       ship_options, snapshot, snapshot_options, verify)
 from .errors import HotsnapError, Interrupted, UsageError
-from .model import bundle, cluster
+from .model import bundle, cluster, recoveries
 from .model.state import State
 from .qemu.fleet import Fleet
 from .ui import timeline
@@ -65,6 +65,8 @@ def build_parser() -> argparse.ArgumentParser:
         "back.", epilog=EXIT_CODES, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-f", "--file", metavar="TOML", help="cluster file "
                         f"(default: $HOTSNAP_CLUSTER, else {DEFAULT_FILE})")
+    parser.add_argument("--as", metavar="NAME", dest="recovery", help="the recovery of that name "
+                        "beside the cluster, in its place; with restore: the one to be made")
     parser.add_argument("--version", action="version", version=f"hotsnap {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
@@ -77,6 +79,10 @@ def build_parser() -> argparse.ArgumentParser:
         # The option is accepted after the command as well, and wins there.
         sub.add_argument("-f", "--file", metavar="TOML", default=argparse.SUPPRESS,
                          help="cluster file")
+        sub.add_argument("--as", metavar="NAME", dest="recovery", default=argparse.SUPPRESS,
+                         help="start the snapshot beside the cluster, which goes on, as a recovery "
+                              "of that name, with networks of its own" if name == "restore"
+                         else "the recovery of that name beside the cluster, in its place")
         if json:
             sub.add_argument("--json", action="store_true", help="print JSON")
         return sub
@@ -152,6 +158,11 @@ def build_parser() -> argparse.ArgumentParser:
                           "export")
     sub = command("rm", _rm, "remove a snapshot and join the disk layers that only it needed")
     sub.add_argument("tag", metavar="TAG")
+    sub = command("recovery", _recovery, "list the recoveries that 'restore --as' has made, or "
+                  "remove one")
+    sub.add_argument("action", metavar="ls|rm", choices=("ls", "rm"),
+                     help="ls: list all; rm: remove one that is down, and give back its space")
+    sub.add_argument("name", metavar="NAME", nargs="?", help="the recovery")
     sub = command("down", _down, "end all members and remove their network")
     sub.add_argument("--force", action="store_true",
                      help="kill the members, as a power failure would")
@@ -165,10 +176,20 @@ def commands_of(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentP
 
 
 def _open(options: argparse.Namespace) -> tuple[State, Fleet]:
+    """The cluster that a command is for: that of the cluster file, or a recovery beside it."""
+    state, fleet = _open_original(options)
+    if options.recovery is not None:
+        state = State(cluster.load(recoveries.find(state.directory, options.recovery)))
+        fleet = Fleet(state)
+    return state, fleet
+
+
+def _open_original(options: argparse.Namespace) -> tuple[State, Fleet]:
     path = options.file or os.environ.get("HOTSNAP_CLUSTER") or DEFAULT_FILE
     if not options.file and not os.path.exists(path):
         raise UsageError(f"no cluster file {path} here: name one with --file or $HOTSNAP_CLUSTER")
     state = State(cluster.load(path))
+    recoveries.check_own(state.directory)
     return state, Fleet(state)
 
 
@@ -253,6 +274,8 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _restore(options: argparse.Namespace) -> int:
+    if options.recovery is not None:
+        return _restore_as(options)
     state, fleet = _open(options)
     path = _bundle_path(options)
     with state.locked():
@@ -299,20 +322,40 @@ def _export(options: argparse.Namespace) -> int:
     return 0
 
 
+def _restore_as(options: argparse.Namespace) -> int:
+    if options.replace:
+        raise UsageError("--replace does not go with --as: a recovery beside the cluster replaces "
+                         "nothing")
+    name, options.recovery = options.recovery, None  # the tag is one of the original
+    state, fleet = _open(options)
+    made = beside.restore(state, fleet, _bundle_path(options), name, not options.no_verify,
+                          options.json, timeout=options.timeout, memory=options.memory,
+                          bandwidth=options.bandwidth, window=options.window)
+    if options.json:
+        print_json({"restored": made.tag, "as": made.name, "file": made.file,
+                    "members": made.members, "memory": made.memory, "remarks": made.remarks})
+        return 0
+    how = "go on" if made.memory else "boot from its disks"
+    print(f"restored {made.tag} as {made.name}: {', '.join(made.members)} {how} beside the cluster; "
+          f"'hotsnap ps --as {made.name}' shows them")
+    for remark in made.remarks:
+        say(remark)
+    return 0
+
+
+def _recovery(options: argparse.Namespace) -> int:
+    beside.run(*_open(options), options.action, options.name, options.json)
+    return 0
+
+
 def _rm(options: argparse.Namespace) -> int:
     state, fleet = _open(options)
     with state.locked():
         done = listing.rm(state, fleet, options.tag, options.json)
     if options.json:
         print_json(done)
-        return 0
-    merged = sum(len(m["removed"]) for m in done["merged"])
-    print(f"removed {options.tag}; disk layers: {len(done['deleted'])} deleted, {merged} merged")
-    for path in done["kept_unneeded"]:
-        print(f"kept {path}: several layers lie over it, or 'hotsnap export' or 'ship' reads it, or "
-              "UEFI's variables are in it, whose last layers are joined when the member is down")
-    if done["remark"]:
-        say(done["remark"])
+    else:
+        listing.tell_removed(options.tag, done)
     return 0
 
 

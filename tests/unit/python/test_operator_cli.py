@@ -11,7 +11,7 @@ import unittest
 import operator_fixtures
 from hotsnap import cli
 from hotsnap.commands import every_options, snapshot_options
-from hotsnap.model import cluster
+from hotsnap.model import cluster, recoveries
 from hotsnap.model.state import State
 from operator_fixtures import CHECKOUT
 
@@ -175,6 +175,37 @@ class Command(unittest.TestCase):
         message = self.run_it("restore", "t4", code=2).stderr
         self.assertIn("no longer described", message)
         self.assertIn("-smp 1", message)
+
+    def test_recoveries(self):
+        for arguments, says in (
+                (("restore", "t", "--as", "r", "--replace"), "--replace does not go with --as"),
+                (("restore", "t", "--as", "a/b"), "cannot be the name of a recovery"),
+                (("ps", "--as", "r"), "there is no recovery 'r': there is none; 'hotsnap restore"),
+                (("--as", "r", "down"), "there is no recovery 'r'"),
+                (("recovery", "ls", "x"), "takes no name"),
+                (("recovery", "rm"), "needs the name")):
+            with self.subTest(arguments):
+                self.assertIn(says, self.run_it(*arguments, code=2).stderr)
+        self.assertIn("no bundle at", self.run_it("restore", "t", "--as", "r", code=1).stderr)
+        for name in ("r", ".."):
+            self.assertIn("'hotsnap recovery ls' lists them",
+                          self.run_it("recovery", "rm", name, code=1).stderr)
+        self.assertEqual(json.loads(self.run_it("recovery", "ls", "--json").stdout),
+                         {"recoveries": []})
+        self.assertFalse(os.path.exists(os.path.join(self.folder, "state", "recoveries")))
+
+    def test_a_recovery_that_is_not_complete_is_only_removed(self):
+        path = recoveries.folder(os.path.join(self.folder, "state"), "r")
+        os.makedirs(path)
+        with open(os.path.join(path, "cluster.toml"), "w", encoding="utf-8") as stream:
+            stream.write('[cluster]\nname = "r"\ndirectory = "."\n[[member]]\nname = "a"\n')
+        recoveries.write(path, recoveries.Recovery(1, "t1", ["a"], []))
+        for arguments in (("up", "--as", "r"), ("-f", os.path.join(path, "cluster.toml"), "down")):
+            self.assertIn("'r' was not completed", self.run_it(*arguments, code=1).stderr)
+        row, = json.loads(self.run_it("recovery", "ls", "--json").stdout)["recoveries"]
+        self.assertEqual((row["name"], row["tag"], row["status"]), ("r", "t1", "incomplete"))
+        self.assertIn("removed r", self.run_it("recovery", "rm", "r").stdout)
+        self.assertFalse(os.path.exists(path))
 
     def test_completion_knows_every_option(self):
         script = os.path.join(CHECKOUT, "scripts", "python", "completion", "hotsnap.bash")

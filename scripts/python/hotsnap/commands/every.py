@@ -22,7 +22,7 @@ from ..errors import EXIT_FAILED, HotsnapError, Interrupted
 from ..host import process
 from ..host.clock import Clock
 from ..host.notify import notify
-from ..model import bundle, series, series_state
+from ..model import bundle, recoveries, series, series_state
 from ..model.series import Keep, Reading, Schedule, utc
 from ..model.series_state import Made, SeriesState, Told
 from ..model.state import Locked, State
@@ -238,7 +238,7 @@ class Every:
             raise
         except (HotsnapError, OSError) as error:
             failed.append(error)
-        for entry in self._doomed():
+        for entry in self._doomed(failed):
             if self._removed(entry, failed) and self._is_due():
                 self.unpruned = True
                 break
@@ -278,15 +278,21 @@ class Every:
             if made:
                 self._went_on(made)
 
-    def _doomed(self) -> list[Made]:
+    def _doomed(self, failed: list[HotsnapError | OSError]) -> list[Made]:
         record, prefix = self.record, self.plan.wanted.prefix
         there = set(bundle.folders(os.path.join(self.directory, "bundles")))
         record.forget(entry.tag for entry in record.made
                       if entry.tag not in there and entry.tag != record.removing)
         own = [entry for entry in record.made
                if series.is_tag(prefix, entry.tag) and entry.tag != record.removing]
+        try:
+            standing = recoveries.standing_on(self.directory)  # kept until no recovery needs it
+        except HotsnapError as error:
+            failed.append(error)
+            return []
         return [own[position] for position in
-                series.doomed([entry.slot for entry in own], self.plan.keep)]
+                series.doomed([entry.slot for entry in own], self.plan.keep)
+                if own[position].tag not in standing]
 
     def _removed(self, entry: Made, failed: list[HotsnapError | OSError]) -> bool:
         try:

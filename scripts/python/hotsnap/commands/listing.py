@@ -8,7 +8,7 @@ from typing import Any
 
 from ..disks import ancestry, merge, survey
 from ..errors import HotsnapError
-from ..model import bundle, reading
+from ..model import bundle, reading, recoveries
 from ..model.state import State
 from ..qemu.fleet import Fleet
 from ..ui.output import human_size, print_json, say, table
@@ -196,8 +196,22 @@ def rm(state: State, fleet: Fleet, tag: str, quiet: bool = False) -> dict[str, A
                 raise survey.Busy(f"member {name} still loads its memory from {tag!r}: wait until "
                                   "all of it is there, or run 'hotsnap down'")
     survey.check_state(state, fleet, survey.scan(state))
+    for name in recoveries.standing_on(state.directory).get(tag, ()):
+        raise HotsnapError(f"recovery {name!r} stands on the disks of {tag!r}: 'hotsnap recovery "
+                           f"rm {name}' removes it first")
     bundle.remove(path)
     return {"removed": tag, **join_layers(state, fleet, quiet)}
+
+
+def tell_removed(what: str, done: dict[str, Any]) -> None:
+    """What was removed, and what became of the disk layers that only it needed."""
+    merged = sum(len(m["removed"]) for m in done["merged"])
+    print(f"removed {what}; disk layers: {len(done['deleted'])} deleted, {merged} merged")
+    for path in done["kept_unneeded"]:
+        print(f"kept {path}: several layers lie over it, or 'hotsnap export' or 'ship' reads it, or "
+              "UEFI's variables are in it, whose last layers are joined when the member is down")
+    if done["remark"]:
+        say(done["remark"])
 
 
 def join_layers(state: State, fleet: Fleet, quiet: bool = False) -> dict[str, Any]:

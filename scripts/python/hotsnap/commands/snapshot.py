@@ -154,7 +154,7 @@ def restore(state: State, fleet: Fleet, saved: bundle.Bundle, replace: bool = Fa
     _check_whole(saved, every_checksum, quiet, how == "full")
     frozen = {m.name: _frozen_disks(state, m) for m in saved.members}
     machines = {m.name: m.machine for m in saved.members}
-    _same_hardware(state, fleet, saved)
+    same_hardware(state, fleet, saved)
     discs = restorable.discs(state, saved)
     initiator = saved.manifest.initiator
     watcher = _Watcher(f"restore {saved.tag}", quiet)
@@ -250,7 +250,7 @@ def _frozen_disks(state: State, member: bundle.SavedMember) -> dict[str, tuple[s
     return found
 
 
-def _same_hardware(state: State, fleet: Fleet, saved: bundle.Bundle) -> None:
+def same_hardware(state: State, fleet: Fleet, saved: bundle.Bundle) -> None:
     """Refuses to load a state into another machine than it was saved from."""
     taps = {name: {nic.id: "tap" for nic in state.cluster.member(name).nics}
             for name in fleet.names()}

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from ..errors import HotsnapError
 from ..formats import qcow2
 from ..host import atomic, process
-from ..model import bundle, reading
+from ..model import bundle, reading, recoveries
 from ..model.golden import GoldenImage
 from ..model.state import State
 from ..qemu import binaries
@@ -33,6 +33,13 @@ def relocate(state: State, golden: bool = True) -> None:
     if state.restoring or os.path.exists(state.journal):
         raise Misplaced(f"the cluster's folder was {before}, and a restore or merge was under way: "
                         "put the cluster's folder back, run 'hotsnap down', and move it then")
+    for name in recoveries.load(state.directory):
+        raise Misplaced(f"the cluster's folder was {before}, and the disks of recovery {name!r} "
+                        f"name layers there: run 'hotsnap recovery rm {name}', or put the folder "
+                        "back if it was moved")
+    if recoveries.read(state.directory):
+        raise Misplaced(f"this recovery was in {before}, and its disks name layers beside that: "
+                        "'hotsnap recovery rm' removes it; else put the cluster's folder back")
     alive = _alive(state)
     if alive:
         raise Misplaced(f"{alive} runs on the disks in {before}: run 'hotsnap down' there first; put "

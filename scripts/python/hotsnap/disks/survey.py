@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable
 
 from ..errors import HotsnapError
-from ..model import bundle
+from ..model import bundle, recoveries
 from ..model.state import MemberState, State
 from ..qemu.fleet import Fleet
 from ..qemu.qmp import Qmp
@@ -74,13 +74,35 @@ def check_rest(fleet: Fleet, name: str, qmp: Qmp) -> None:
                    "that was aborted: wait until it is over")
 
 
+def held(state: State, known: dict[str, str | None]) -> set[str]:
+    """The layers that recoveries stand on, all the way down: a recovery that runs has them open,
+    and its own layers name the topmost. So none of them may change, go, or be merged into another
+    one, even where one layer serves one other only."""
+    keep: set[str] = set()
+    try:
+        standing = recoveries.load(state.directory)
+    except HotsnapError as error:
+        raise Misplaced(str(error)) from error
+    for name, record in standing.items():
+        for file in record.layers if record else ():
+            layer: str | None = os.path.realpath(file)
+            if layer not in known:
+                raise Misplaced(f"recovery {name!r} stands on the disk layer {layer}, which is not "
+                                f"among those in {state.directory}/members: put the folder back "
+                                f"where it was, or run 'hotsnap recovery rm {name}'")
+            while layer is not None and layer in known:
+                keep.add(layer)
+                layer = known[layer]
+    return keep
+
+
 def needed(state: State, fleet: Fleet, known: dict[str, str | None]) -> set[str]:
-    """Layers that a bundle names or a member writes to; all are in `known`.
+    """Layers that a bundle names, a member writes to, or a recovery stands on; all are in `known`.
 
     BundleError if a bundle is damaged, or names a layer that is missing: other layers may then be
     unknown as well, as when the cluster's folder was moved or copied.
     """
-    keep = set()
+    keep = held(state, known)
     for kept in bundle.complete(state.bundles):
         for _, disk in kept.layers():
             path = os.path.realpath(disk.file)
