@@ -134,6 +134,14 @@ std::vector<Member> members_from_json(const Json &json) {
     return members;
 }
 
+Json contacts_to_json(const ContactRecord &record, const std::vector<Member> &members) {
+    Json first = Json::object();
+    for (const ContactRecord::First &contact : record.first) {
+        first[members[contact.member].name] = contact.us;
+    }
+    return {{"until_us", record.until_us}, {"first_us", std::move(first)}};
+}
+
 Mac mac_from_json(const Json &json) {
     if (!json.is_string()) {
         throw BadInput("a MAC must be a string");

@@ -8,6 +8,7 @@
 
 #include "base/json.h"
 #include "network/channel_counts.h"
+#include "network/contacts.h"
 #include "network/member_table.h"
 
 namespace hotsnap::network {
@@ -20,6 +21,9 @@ std::vector<MemberNic> nics_from_json(const Json &json); // throws BadInput
 
 Json members_to_json(const std::vector<Member> &members);
 std::vector<Member> members_from_json(const Json &json); // throws BadInput
+
+// {"until_us":N,"first_us":{"db":N,..}}
+Json contacts_to_json(const ContactRecord &record, const std::vector<Member> &members);
 
 // Those of a NIC; none when it has none.
 std::vector<IpAddress> addresses_from_json(const Json &nic); // throws BadInput

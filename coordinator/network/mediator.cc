@@ -110,6 +110,7 @@ bool Mediator::prepare(uint64_t epoch, std::string_view self, std::vector<Member
     uncounted_ = 0;
     unmarked_.clear();
     announced_.assign(table_.sources().size(), false);
+    contacts_.prepare(table_.members().size());
     marks_.clear();
     state_ = State::installed;
     return true;
@@ -327,6 +328,7 @@ void Mediator::reset() {
     recording_ = false;
     closed_ = false;
     marks_.clear();
+    contacts_.end();
     record_.clear();
     for (HoldQueue &queue : queues_) {
         queue.release();

@@ -18,6 +18,7 @@
 #include "network/address_table.h"
 #include "network/channel_counts.h"
 #include "network/channel_record.h"
+#include "network/contacts.h"
 #include "network/frame.h"
 #include "network/hearing.h"
 #include "network/hold_queue.h"
@@ -93,6 +94,11 @@ class Mediator {
     bool has_own_address(uint32_t nic) const;
     // A probe for the NIC's own address; false if another NIC has it.
     bool announce_own(uint32_t nic, hs_frame &frame);
+
+    // mediator_contacts.cc
+    void begin_contacts(int64_t now_ns); // the guest runs again after the cut
+    std::optional<ContactRecord> contacts(int64_t now_ns) const;
+    const MemberTable &table() const { return table_; }
 
     const ChannelRecord &record() const { return record_; }
     hs_mediator_stats stats() const;
@@ -180,6 +186,9 @@ class Mediator {
     // (NIC, source): frames with the source wait at another NIC, which sent for it before.
     std::set<std::pair<uint32_t, Mac>> moved_while_frames_wait();
 
+    // mediator_contacts.cc
+    void note_contact(Mac destination, int64_t now_ns);
+
     // mediator_routers.cc
     bool is_our_own(uint32_t nic, Mac mac) const;
     void learn_address(const Input &in, Mac source) {
@@ -217,6 +226,7 @@ class Mediator {
     // By source: this NIC is the last of those that send for the address to have announced it.
     std::vector<bool> announced_;
     uint64_t uncounted_ = 0; // frames that there was no memory to count
+    Contacts contacts_;
     ChannelRecord record_;
     std::array<HoldQueue, 2> queues_; // by hs_direction
     std::vector<uint8_t> released_;

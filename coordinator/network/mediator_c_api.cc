@@ -176,6 +176,18 @@ bool hs_mediator_next_released(hs_mediator *m, hs_frame *frame, int64_t now_ns) 
     return m->impl.next_released(*frame, now_ns);
 }
 
+void hs_mediator_begin_contacts(hs_mediator *m, int64_t now_ns) {
+    quietly([&] { m->impl.begin_contacts(now_ns); });
+}
+
+char *hs_mediator_contacts_json(hs_mediator *m, int64_t now_ns) {
+    return quietly<char *>(nullptr, [&]() -> char * {
+        const std::optional<ContactRecord> record = m->impl.contacts(now_ns);
+        return record ? c_string(to_text(contacts_to_json(*record, m->impl.table().members())))
+                      : nullptr;
+    });
+}
+
 bool hs_mediator_write_channel(hs_mediator *m, const char *pcap_path, const char *vnet_path,
                                char **error) {
     return guarded(error, false, [&] {

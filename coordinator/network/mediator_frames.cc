@@ -213,6 +213,9 @@ hs_verdict Mediator::from_guest(const Input &in, Mac &source) {
     if (watches_routers()) {
         watch_sent(in);
     }
+    if (contacts_.on()) {
+        note_contact(in.view.destination(), in.now_ns);
+    }
     HoldQueue &queue = queues_[HS_FROM_GUEST];
     hs_verdict held = HS_HOLD;
     if (colors()) {

@@ -265,6 +265,19 @@ void hs_mediator_undelivered(hs_mediator *m, uint64_t frames);
 bool hs_mediator_next_released(hs_mediator *m, hs_frame *frame, int64_t now_ns);
 
 /*
+ * The VM runs again after the cut, and has sent no frame since. From here on the mediator notes to
+ * which members the guest sends, and when first, for five seconds: hints for the order in which a
+ * restore starts them. now_ns: as above. Not to be called while the VM is stopped: times must not
+ * be longer than those for which the guest has run.
+ */
+void hs_mediator_begin_contacts(hs_mediator *m, int64_t now_ns);
+/*
+ * What was noted until now, {"until_us":N,"first_us":{"db":N,..}} (docs/formats/bundle.md); free
+ * with hs_string_free. NULL when it was not begun in this epoch, or memory is out.
+ */
+char *hs_mediator_contacts_json(hs_mediator *m, int64_t now_ns);
+
+/*
  * Channel state as files: `pcap_path` (pcap, nanoseconds, LINKTYPE_ETHERNET) and `vnet_path` (see
  * docs/formats/channel.md: NIC index, direction and virtio-net header of each frame). Written even
  * when empty. Files must not exist; fsynced.

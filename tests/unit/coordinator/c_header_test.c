@@ -158,7 +158,10 @@ static void test_mediator(void) {
     CHECK(hs_mediator_frame_head(m, &out, 20, copy_rest, sent, 0, source) == HS_PASS);
     CHECK(is_white(source));
     hs_mediator_cut(m);
-    CHECK(hs_mediator_frame(m, &out, 0, source) == HS_PASS && is_red(source));
+    CHECK(!hs_mediator_contacts_json(m, 0));
+    hs_mediator_begin_contacts(m, 0);
+    CHECK(hs_mediator_frame(m, &out, 7000, source) == HS_PASS && is_red(source));
+    check_string(hs_mediator_contacts_json(m, 9000), "{\"first_us\":{\"b\":7},\"until_us\":9}");
     check_string(hs_mediator_white_sent_json(m), "\"52:54:00:00:00:01>52:54:00:00:00:02\":1");
     CHECK(hs_mediator_frame(m, &in, 5, source) == HS_PASS && !memcmp(source, other, 6));
     CHECK(!hs_mediator_awaits_empty(m));

@@ -169,6 +169,12 @@ TEST(OutOfMemory, Mediator) {
     sweep_mediator("probe", Until::prepared, hs_mediator_probe);
     sweep_mediator("start_coloring", Until::prepared, hs_mediator_start_coloring);
     sweep_mediator("cut", Until::held, hs_mediator_cut);
+    sweep_mediator("begin_contacts", Until::cut, [](hs_mediator *m) {
+        hs_mediator_begin_contacts(m, 1);
+        Bytes sent(natural);
+        std::swap_ranges(sent.data, sent.data + 6, sent.data + 6);
+        EXPECT_EQ(give(m, HS_FROM_GUEST, sent), HS_PASS);
+    });
     sweep_mediator("close_channels", Until::cut, hs_mediator_close_channels);
     sweep_mediator("end_coloring", Until::cut, hs_mediator_end_coloring);
     sweep_mediator("reset", Until::cut, hs_mediator_reset);

@@ -6,6 +6,8 @@
 #include "network.h"
 #include "../pause_clock.h"
 #include "qapi/error.h"
+#include "qobject/qjson.h"
+#include "system/runstate.h"
 
 #include <hotsnap/snapshot.h>
 
@@ -176,15 +178,31 @@ static bool network_cut(void *opaque, Error **errp)
     return true;
 }
 
-static char *channel_file(const char *folder, const char *suffix)
-{
-    return g_strdup_printf("%s/channel.%s", folder, suffix);
-}
-
 /* A guest that boots from its disk has no use for frames on their way. */
 static bool has_record(const Channel *c)
 {
     return hotsnap_run_content(c->run) == HOTSNAP_CONTENT_ALL;
+}
+
+/*
+ * To whom this guest speaks first, a restored one will speak first, too. Not
+ * if the VM stands still: a time that is too long would let a restore start it
+ * too early. Guests that boot from their disks say other things.
+ */
+static bool network_resume(void *opaque, Error **errp)
+{
+    Channel *c = opaque;
+
+    if (has_record(c) && runstate_is_running()) {
+        hs_mediator_begin_contacts(c->run->network->mediator,
+                                   g_get_real_time() * 1000);
+    }
+    return true;
+}
+
+static char *channel_file(const char *folder, const char *suffix)
+{
+    return g_strdup_printf("%s/channel.%s", folder, suffix);
 }
 
 /* Reads the mediator without the BQL; hotsnap/member.h says why it may. */
@@ -209,6 +227,19 @@ static bool network_finish(void *opaque, Error **errp)
     return true;
 }
 
+/* A hint: it may be missing. */
+static void report_contacts(const Channel *c, QDict *channel)
+{
+    char *text = hs_mediator_contacts_json(c->run->network->mediator,
+                                           g_get_real_time() * 1000);
+    QObject *contacts = text ? qobject_from_json(text, NULL) : NULL;
+
+    if (contacts) {
+        qdict_put_obj(channel, "contacts", contacts);
+    }
+    hs_string_free(text);
+}
+
 static void network_report(void *opaque, QDict *json)
 {
     Channel *c = opaque;
@@ -226,6 +257,7 @@ static void network_report(void *opaque, QDict *json)
     qdict_put_int(channel, "frames", s.recorded);
     qdict_put_int(channel, "bytes", s.recorded_bytes);
     HOTSNAP_REPORT_COUNTERS(HS_MEDIATOR_COUNTERS, channel, s);
+    report_contacts(c, channel);
     qdict_put(json, "channel", channel);
 }
 
@@ -252,6 +284,7 @@ const HotsnapPart hotsnap_network_part = {
     .colors = true,
     .begin = network_begin,
     .cut = network_cut,
+    .resume = network_resume,
     .finish = network_finish,
     .report = network_report,
     .undo = network_undo,

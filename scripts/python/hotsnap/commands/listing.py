@@ -8,7 +8,7 @@ from typing import Any
 
 from ..disks import ancestry, merge, survey
 from ..errors import HotsnapError
-from ..model import bundle, reading, recoveries
+from ..model import bundle, reading, recoveries, restore_line
 from ..model.state import State
 from ..qemu.fleet import Fleet
 from ..ui.output import human_size, print_json, say, table
@@ -17,6 +17,7 @@ from . import recovery
 MANNERS = (("precopy", "PRECOPY"), ("background", "BACKGROUND"), ("guest_write", "GUEST"), ("dma_write", "DMA"),
            ("kvm_write", "KVM"))
 NOTE_WIDTH = 40
+MOST_WORDS = 8  # members that another one speaks to, in a line of `show`
 
 
 def summary(directory: str, name: str) -> dict[str, Any]:
@@ -172,7 +173,30 @@ def details(found: bundle.Bundle) -> str:
     lines.append("")
     lines.append(table(("MEMBER", "DISK", "FROZEN LAYER"),
                        [(m.name, d.device, d.file) for m, d in found.layers()]))
+    if plan := restore_line.plan(found):
+        lines += ["", *_restore_line(found, plan)]
     return "\n".join(lines)
+
+
+def _restore_line(found: bundle.Bundle, plan: restore_line.Plan) -> list[str]:
+    """Who speaks to whom, and when each member could start."""
+    names = [member.name for member in found.members]
+    window = {m: group for group in plan.groups for m in group.members}
+    words = [", ".join(f"{names[to]} {us / 1000:.1f}ms" for to, us in
+                       sorted(speaker.contacts, key=lambda c: c[::-1])[:MOST_WORDS])
+             + (", …" if len(speaker.contacts) > MOST_WORDS else "") for speaker in plan.speakers]
+    rows = [(names[m], f"{window[m].start_us / 1000:.0f}ms",
+             "any time" if window[m].latest_us is None else f"{window[m].latest_us / 1000:.0f}ms",
+             human_size(plan.windows[m]), f"{plan.speakers[m].until_us / 1e6:.1f}s",
+             words[m] or "-") for group in plan.groups for m in group.members]
+    return [table(("MEMBER", "START", "LATEST", "WINDOW", "KNOWN", "SPEAKS FIRST TO"), rows,
+                  right="START LATEST WINDOW KNOWN"), "",
+            "START: when members could start with nobody speaking to one that does not run, if "
+            f"{restore_line.BYTES_PER_SECOND / 1e9:.3g} GB are",
+            "loaded in a second. LATEST: the same of one of them, the others as they are. KNOWN: for "
+            "how long after",
+            "the cut it was noted who speaks to whom. 'restore' does not use this yet: it starts all "
+            "at one instant"]
 
 
 def _step(member: bundle.SavedMember, name: str) -> str:

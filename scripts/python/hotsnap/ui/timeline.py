@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ..model import restore_line
 from ..model.bundle import Bundle, SavedMember
 from .drawing import INK, MUTED, PALETTE, PANEL, RULE, Drawing, number, text_width, ticks
 
@@ -16,6 +17,7 @@ ROW, BAR = 34, 18
 MANNERS = (("background", "background copy"), ("guest_write", "guest write"),
            ("dma_write", "DMA write"), ("kvm_write", "KVM write"),
            ("precopy", "copy before the cut"))
+MOST_WORDS = 400  # drawn in the restore line; more would hide each other
 PAUSE_COLOR, BACKOFF_COLOR = "#30638e", "#d1495b"
 
 
@@ -28,6 +30,7 @@ def draw(bundle: Bundle, path: str) -> None:
     y = _epoch(picture, bundle, y)
     if not bundle.only_disks:
         y = _pages(picture, bundle, y)
+        y = _restore_line(picture, bundle, y)
     picture.save(path, y + 10)
 
 
@@ -205,4 +208,40 @@ def _pages(picture: Drawing, bundle: Bundle, y: float) -> float:
         picture.text(at(pages.total) + 8, line + 13, f"{pages.by_writes} by writes", 11, MUTED)
     picture.legend(LEFT, bottom + 38, [(label, PALETTE[i]) for i, (_, label) in
                                        enumerate(manners)], WIDTH - 40)
+    return y + height + 14
+
+
+def _restore_line(picture: Drawing, bundle: Bundle, y: float) -> float:
+    """Loads, starts and first words of a restore, members in the order in which they load."""
+    plan = restore_line.plan(bundle)
+    if not plan:
+        return y
+    order = [(member, group) for group in plan.groups for member in group.members]
+    row = {member: number for number, (member, _) in enumerate(order)}
+    start = {member: group.start_us / 1000 for member, group in order}
+    end = max(start.values()) * 1.15
+    rate = restore_line.BYTES_PER_SECOND / 1e6
+    height = 44 + ROW * len(order) + 34
+    top = _panel(picture, y, "Restore line", f"if {rate:.0f} MB are loaded in a second: bars are "
+                 "loads, dots are starts, lines are first words to other members", height)
+    bottom = top + ROW * len(order)
+    at = _axis(picture, 0, end, top - 4, bottom, "ms")
+
+    def middle(member: int) -> float:
+        return top + 4 + ROW * row[member] + BAR / 2
+
+    words = sorted((start[m] + us / 1000, m, to) for m, _ in order
+                   for to, us in plan.speakers[m].contacts)
+    for when, member, to in words[:MOST_WORDS]:
+        if when <= end and to != member:
+            picture.line(at(when), middle(member), at(when), middle(to), BACKOFF_COLOR, 1, "3 2")
+    for member, group in order:
+        line, name = middle(member) - BAR / 2, bundle.members[member].name
+        _name(picture, line, name)
+        begin, ready = group.begin_us / 1000, group.ready_us / 1000
+        picture.rect(at(begin), line, max(at(ready) - at(begin), 2), BAR, PAUSE_COLOR, 3,
+                     tip=f"{name}: {plan.windows[member] / 1e6:.1f} MB from {begin:.1f} to "
+                         f"{ready:.1f} ms")
+        picture.rect(at(start[member]) - 5, line + BAR / 2 - 5, 10, 10, INK, 5,
+                     tip=f"{name} starts at {start[member]:.1f} ms")
     return y + height + 14
