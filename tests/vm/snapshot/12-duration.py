@@ -76,7 +76,11 @@ def together(cluster: Cluster) -> None:
     show("together", manifest)
     # The dump is made in the pauses, and these are long: the duration counts from the first.
     ends_at(manifest, 6.5)
-    check(manifest["finish"]["delay_us"] == 0, f"it was moved: {manifest['finish']}")
+    # A host whose storage is busy with other things may be too slow; then that was told.
+    warnings = [event["data"] for event in cluster["idle"].vm.qmp.events()
+                if event["event"] == "HOTSNAP_WARNING"]
+    check(bool(warnings) == bool(manifest["finish"]["delay_us"]),
+          f"it was moved: {manifest['finish']}, and told: {warnings}")
     for member in cluster.members:
         folder = cluster.bundles / "together" / member.name
         with Image(folder / "state") as image, Image(folder / "state.dump") as dump:
@@ -158,12 +162,10 @@ def missed(cluster: Cluster) -> None:
 
 
 def told_early(cluster: Cluster, tag: str) -> None:
-    """It is the first warning of all: the snapshots before could make it."""
     qmp = cluster["idle"].vm.qmp
-    warning = qmp.wait_event("HOTSNAP_WARNING", 1)
+    warning = qmp.wait_event("HOTSNAP_WARNING", 1, {"tag": tag})
     message = warning["data"]["message"]
     print(f"# {message}")
-    check(warning["data"]["tag"] == tag, f"a warning without a reason: {warning}")
     check(re.search(r"'large' cannot end its copy 2\.5 s after the cut: it expects .*; all members "
                     r"were told to end", message), message)
     end = next(event for event in iter(lambda: qmp.wait_event("HOTSNAP_PHASE", 1, {"tag": tag}), None)
