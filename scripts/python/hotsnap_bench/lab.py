@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hotsnap.commands import lifecycle
@@ -20,9 +20,10 @@ from support.console import Console
 from .guest import BOOT_TIMEOUT, JOB, KERNEL_LINE, SNAPSHOT_TIMEOUT, end, remove_files, with_shell
 
 Members = Sequence[tuple[str, int, str]]  # name, MiB, parameters for the guest
+Disks = Mapping[str, Sequence[str]]  # name of a member -> the keys of each of its further disks
 
 
-def description(files: str, qemu: str, members: Members) -> str:
+def description(files: str, qemu: str, members: Members, disks: Disks) -> str:
     return f"""# Written by scripts/bench.
 [cluster]
 name = "bench-lab"
@@ -44,23 +45,28 @@ args = ["-device", "virtio-rng-pci"]
 
   [[member.disk]]
   image = "{files}/rootfs.raw"
-
+{further_disks(disks.get(name, ()))}
   [[member.nic]]
   network = "lan"
 """ for name, mib, parameters in members)
 
 
+def further_disks(disks: Sequence[str]) -> str:
+    return "".join(f"  [[member.disk]]\n  {keys}\n" for keys in disks)
+
+
 class Lab:
     """The members, from their boot to their end."""
 
-    def __init__(self, folder: str, files: str, qemu: str, members: Members):
+    def __init__(self, folder: str, files: str, qemu: str, members: Members,
+                 disks: Disks | None = None):
         self.folder = folder
         self.names = [name for name, _, _ in members]
         os.makedirs(folder)
         path = os.path.join(folder, "cluster.toml")
-        atomic.write_bytes(path, description(files, qemu, members).encode())
+        atomic.write_bytes(path, description(files, qemu, members, disks or {}).encode())
         self.state = State(cluster.load(path))
-        with_shell(self.state)
+        self.shells = with_shell(self.state)
         self.fleet = Fleet(self.state)
 
     def __enter__(self) -> Lab:
@@ -88,14 +94,14 @@ class Lab:
         end(self.state)
         remove_files(self.folder, self.state, keep_logs=kind is not None)
 
-    def snapshot(self, tag: str, **options: Any) -> bundle.Bundle:
-        """With these arguments of hotsnap-cluster. The bundle is removed; its manifest is
-        returned."""
+    def snapshot(self, tag: str, names: Sequence[str] = (), **options: Any) -> bundle.Bundle:
+        """With these arguments of hotsnap-cluster, of all members or the named ones. The bundle is
+        removed; its manifest is returned."""
         with self.fleet.qmp(self.names[0]) as qmp:
             qmp.execute("hotsnap-cluster", {
                 "job-id": JOB, "tag": tag, "directory": self.state.bundles,
                 "members": [{"name": name, "address": self.state.address(name)}
-                            for name in self.names], **options})
+                            for name in names or self.names], **options})
             jobs.follow(qmp, JOB, SNAPSHOT_TIMEOUT, lambda job, events: None)
         saved = bundle.read(os.path.join(self.state.bundles, tag))
         bundle.remove(saved.path)
