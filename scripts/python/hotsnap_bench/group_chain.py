@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hotsnap.disks import merge
 from hotsnap.errors import HotsnapError
@@ -15,10 +15,8 @@ from hotsnap.model.disk_table import id_of
 from hotsnap.ui.output import say
 from support import chain
 
+from .group_figures import Groups
 from .lab import Lab
-
-if TYPE_CHECKING:
-    from .groups import Groups
 
 MEMBERS = {"a": ("a0", "a1"), "b": ("b0",), "c": ("c0",)}
 SNAPSHOTS_EACH = 10  # of each kind, for one repetition

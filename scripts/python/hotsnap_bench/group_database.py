@@ -7,19 +7,15 @@ import os
 import re
 import threading
 import time
-from typing import TYPE_CHECKING
 
 from hotsnap.errors import HotsnapError
 from hotsnap.ui.output import say
 from support.shell import Shell
 
+from .group_figures import PERIOD_SECONDS, Groups
 from .group_holds import tidy
 from .lab import Lab
 
-if TYPE_CHECKING:
-    from .groups import Groups
-
-PERIOD_SECONDS = 5.0
 TURN_SECONDS = 20
 CLIENTS = 4
 _RATE = re.compile(r"^tps = ([0-9.]+)", re.M)

@@ -12,8 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hotsnap.disks import merge
 from hotsnap.errors import HotsnapError
@@ -22,28 +21,12 @@ from hotsnap.ui.output import say
 from support import chain
 from support.shell import Shell
 
-from .guest import GIB
+from .group_figures import DISKS, MEMBERS, SIZES, Groups
 from .lab import Lab
 
-if TYPE_CHECKING:
-    from .groups import Groups
-
-DISKS = (1, 4, 8)
-MEMBERS = (2, 4, 8, 16)
 LOAD_SECONDS = 4
 SNAPSHOTS_OF_A_SIZE = 5  # for one repetition: holds are so short that they spread by a factor
 FIRST_FURTHER_DISK = 1  # disk0 is the root
-
-
-@dataclass(frozen=True)
-class Size:
-    name: str
-    size: str
-    used: int = 0  # bytes
-
-
-SIZES = (Size("1 GiB", "1G"), Size("64 GiB", "64G"), Size("1 TiB", "1T"),
-         Size("1 TiB, 1 GiB of it written", "1T", GIB))
 
 
 def serial(number: int) -> str:

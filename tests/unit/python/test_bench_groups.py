@@ -8,6 +8,7 @@ import unittest
 
 from hotsnap.errors import HotsnapError
 from hotsnap_bench import group_database, group_holds, groups
+from hotsnap_bench.group_figures import Groups
 from hotsnap_bench.stats import show
 
 
@@ -20,7 +21,7 @@ def of_fio(write_ns, sync_ns, total=5):
 
 class Figures(unittest.TestCase):
     def test_report(self):
-        found = groups.Groups()
+        found = Groups()
         found.holds[1].samples += [1.0, 2.0]
         found.holds[8].samples += [6.0]
         found.sizes["1 GiB"].samples += [1.0, 1.0]
@@ -39,7 +40,7 @@ class Figures(unittest.TestCase):
         self.assertIn("VM by VM, of 10", show(found.lines()))
 
     def test_nothing_measured(self):
-        found = groups.Groups()
+        found = Groups()
         self.assertEqual(list(found.report()), ["series"])
         self.assertEqual(found.lines(), [])
         found.commits.add(95.0)  # without any to compare them to
