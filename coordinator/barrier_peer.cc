@@ -119,13 +119,10 @@ bool BarrierPeer::handle(const Flush &m) {
     if (!pass(State::prepared, State::flushing)) {
         return false;
     }
-    if (m.epoch <= engine_.last_epoch()) {
-        engine_.fail("epoch " + std::to_string(m.epoch) + " is not newer than " +
-                     std::to_string(engine_.last_epoch()) + ", the last one here");
+    if (!engine_.use_epoch(m.epoch)) {
         return true;
     }
     epoch_ = m.epoch;
-    engine_.use_epoch(m.epoch);
     engine_.say_phase("flush");
     engine_.work(member::FlushWork{});
     return true;
@@ -224,8 +221,7 @@ void BarrierPeer::promise() {
 
 void BarrierPeer::tick() {
     if (standstill_.tick(engine_.now_us())) {
-        engine_.fail("The VM stood still for " + std::to_string(Standstill::most_missed) +
-                     " s; check the storage of the bundle and of the disks");
+        engine_.fail(Standstill::reason());
     }
 }
 

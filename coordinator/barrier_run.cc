@@ -2,9 +2,7 @@
 // The initiator's half of a barrier; barrier_peer.cc has the peer's half.
 #include "barrier_run.h"
 
-#include <algorithm>
-
-#include "wire/manifest.h"
+#include "bundle_stages.h"
 
 namespace hotsnap::cluster {
 
@@ -29,8 +27,6 @@ class BarrierInitiator final : public InitiatorRun {
     uint64_t epoch() const override { return record_.epoch; }
 
   private:
-    std::string number_epoch(); // returns why the run must be aborted, or nothing
-
     InitiatorEngine &engine_;
     const Request &request_;
     RunRecord record_; // for the manifest
@@ -38,15 +34,11 @@ class BarrierInitiator final : public InitiatorRun {
 
 std::vector<Stage> BarrierInitiator::stages() {
     return {
-        {.phase = "prepare",
-         .answer = answer<Prepared>([this](size_t member, const Prepared &m) {
-             record_.members[member].prepared = m;
-             return "";
-         }),
-         .deadline_us = request_.prepare_timeout_us},
+        prepare_stage(request_, record_),
         // A stage of its own: who is ready early must not hold while another flushes.
         {.phase = "flush",
-         .check = [this] { return number_epoch(); },
+         // No frame carries it. It names the run for the user.
+         .check = [this] { return next_epoch(record_, record_.epoch); },
          .begin =
              [this] {
                  engine_.broadcast(Flush{engine_.run(), record_.epoch});
@@ -66,39 +58,9 @@ std::vector<Stage> BarrierInitiator::stages() {
              return "";
          }),
          .deadline_us = after(request_.hold_us, request_.cut_timeout_us)},
-        {.phase = "full",
-         .begin = [this] { engine_.broadcast(AllSwitched{engine_.run()}); },
-         .answer = answer<FullSnapFin>([this](size_t member, const FullSnapFin &m) {
-             record_.members[member].report = m.report;
-             return "";
-         }),
-         .deadline_us = request_.full_timeout_us,
-         .silence_counts = true,
-         .loss = Loss::aborts_unless_answered, // the member's part is durable
-         .completes = true},
-        {.phase = "publish",
-         .begin = [this] { engine_.work(member::PublishWork{result()}); },
-         .loss = Loss::is_noted,
-         .cancels = false,
-         .decided_by =
-             [](const member::LocalEvent &event) {
-                 return std::holds_alternative<member::Published>(event);
-             },
-         .failure = "cannot publish the bundle: "},
+        full_stage(request_, record_, [this] { engine_.broadcast(AllSwitched{engine_.run()}); }),
+        publish_stage(engine_, [this] { return result(); }),
     };
-}
-
-// No frame carries it. It names the run for the user, in the order of all snapshots of the members.
-std::string BarrierInitiator::number_epoch() {
-    uint64_t newest = 0;
-    for (const MemberRecord &member : record_.members) {
-        newest = std::max(newest, member.prepared.last_epoch);
-    }
-    if (newest == UINT64_MAX) {
-        return "the epoch numbers are used up; a member reports an impossible one";
-    }
-    record_.epoch = newest + 1;
-    return "";
 }
 
 } // namespace

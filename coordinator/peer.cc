@@ -251,6 +251,16 @@ void Peer::tick(uint64_t now_us) {
 
 // Messages sent, and status.
 
+bool Peer::use_epoch(uint64_t epoch) {
+    if (epoch <= last_epoch_) {
+        fail("epoch " + std::to_string(epoch) + " is not newer than " +
+             std::to_string(last_epoch_) + ", the last one here");
+        return false;
+    }
+    last_epoch_ = epoch;
+    return true;
+}
+
 void Peer::reply(Message message) {
     if (link_alive_) {
         out_.reply(link_, std::move(message));

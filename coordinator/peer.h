@@ -45,7 +45,7 @@ class Peer final : private PeerEngine {
     bool initiator_is_lost() const override { return !link_alive_; }
     uint64_t now_us() const override { return now_us_; }
     uint64_t last_epoch() const override { return last_epoch_; }
-    void use_epoch(uint64_t epoch) override { last_epoch_ = epoch; }
+    bool use_epoch(uint64_t epoch) override;
     void reply(Message message) override;
     void work(member::LocalWork work) override { out_.work(std::move(work)); }
     void say_phase(const char *phase) override;

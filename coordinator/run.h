@@ -146,7 +146,8 @@ class PeerEngine {
     virtual bool initiator_is_lost() const = 0;
     virtual uint64_t now_us() const = 0;
     virtual uint64_t last_epoch() const = 0; // the last one that this member has used
-    virtual void use_epoch(uint64_t epoch) = 0;
+    // Fails the run, and returns false, unless the epoch is newer than the last one.
+    virtual bool use_epoch(uint64_t epoch) = 0;
     virtual void reply(Message message) = 0; // to the initiator, if it is not lost
     virtual void work(member::LocalWork work) = 0;
     virtual void say_phase(const char *phase) = 0;

@@ -152,13 +152,10 @@ bool SnapshotPeer::handle(const Install &m) {
     if (state_ != State::prepared) {
         return false;
     }
-    if (m.epoch <= engine_.last_epoch()) {
-        engine_.fail("epoch " + std::to_string(m.epoch) + " is not newer than " +
-                     std::to_string(engine_.last_epoch()) + ", the last one here");
+    if (!engine_.use_epoch(m.epoch)) {
         return true;
     }
     epoch_ = m.epoch;
-    engine_.use_epoch(m.epoch);
     state_ = State::installing;
     engine_.say_phase("install");
     engine_.work(member::InstallWork{epoch_, m.members});
@@ -352,8 +349,7 @@ void SnapshotPeer::tick() {
         engine_.work(member::CloseChannelsWork{});
     }
     if (standstill_.tick(engine_.now_us())) {
-        engine_.fail("The VM stood still for " + std::to_string(Standstill::most_missed) +
-                     " s; check the storage of the bundle and of the disks");
+        engine_.fail(Standstill::reason());
     }
 }
 

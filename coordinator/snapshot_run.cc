@@ -5,9 +5,9 @@
 #include <algorithm>
 #include <optional>
 
+#include "bundle_stages.h"
 #include "finish.h"
 #include "network/hops.h"
-#include "wire/manifest.h"
 
 namespace hotsnap::cluster {
 
@@ -73,12 +73,7 @@ class SnapshotInitiator final : public InitiatorRun {
 
 std::vector<Stage> SnapshotInitiator::stages() {
     std::vector<Stage> stages = {
-        {.phase = "prepare",
-         .answer = answer<Prepared>([this](size_t member, const Prepared &m) {
-             record_.members[member].prepared = m;
-             return "";
-         }),
-         .deadline_us = request_.prepare_timeout_us},
+        prepare_stage(request_, record_),
         {.phase = "install",
          .check = [this] { return number_epoch(); },
          .begin = [this] { install(); },
@@ -113,29 +108,12 @@ std::vector<Stage> SnapshotInitiator::stages() {
              return "";
          }),
          .deadline_us = after(request_.drain_us, request_.cut_timeout_us)},
-        {.phase = "full",
-         .begin =
-             [this] {
-                 compare();
-                 engine_.broadcast(ColoringEnd{engine_.run()});
-             },
-         .answer = answer<FullSnapFin>([this](size_t member, const FullSnapFin &m) {
-             record_.members[member].report = m.report;
-             return "";
-         }),
-         .deadline_us = request_.full_timeout_us,
-         .silence_counts = true,
-         .loss = Loss::aborts_unless_answered, // channels are closed, the member's part is durable
-         .completes = true},
-        {.phase = "publish",
-         .begin = [this] { engine_.work(member::PublishWork{result()}); },
-         .loss = Loss::is_noted,
-         .cancels = false,
-         .decided_by =
-             [](const member::LocalEvent &event) {
-                 return std::holds_alternative<member::Published>(event);
-             },
-         .failure = "cannot publish the bundle: "},
+        full_stage(request_, record_,
+                   [this] {
+                       compare();
+                       engine_.broadcast(ColoringEnd{engine_.run()});
+                   }),
+        publish_stage(engine_, [this] { return result(); }),
     };
     if (request_.mode == Request::Mode::precopy) {
         stages.insert(stages.begin() + 1, precopy());
@@ -162,22 +140,20 @@ Stage SnapshotInitiator::precopy() {
 }
 
 std::string SnapshotInitiator::number_epoch() {
-    uint64_t newest = 0;
     for (size_t i = 0; i < record_.members.size(); i++) {
-        const Prepared &prepared = record_.members[i].prepared;
-        members_.push_back({request_.members[i].name, prepared.nics});
-        newest = std::max(newest, prepared.last_epoch);
+        members_.push_back({request_.members[i].name, record_.members[i].prepared.nics});
     }
-    if (newest == UINT64_MAX) {
-        return "the epoch numbers are used up; a member reports an impossible one";
+    uint64_t epoch = 0;
+    std::string error = next_epoch(record_, epoch);
+    if (!error.empty()) {
+        return error;
     }
-    std::string error;
     std::optional<MemberTable> table = MemberTable::build(members_, error);
     if (!table) {
         return error;
     }
     hops_ = network::Hops(std::move(*table));
-    record_.epoch = newest + 1;
+    record_.epoch = epoch;
     return "";
 }
 

@@ -8,6 +8,7 @@
 #define HOTSNAP_COORDINATOR_STANDSTILL_H
 
 #include <cstdint>
+#include <string>
 
 #include "deadline.h"
 
@@ -23,6 +24,11 @@ class Standstill {
         if (!ended_ && due_us_ == never) {
             due_us_ = after(now_us, second_us);
         }
+    }
+
+    static std::string reason() {
+        return "The VM stood still for " + std::to_string(most_missed) +
+               " s; check the storage of the bundle and of the disks";
     }
 
     // Returns true once when the machine stands still.

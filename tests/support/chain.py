@@ -69,6 +69,13 @@ def number_now(one: Member) -> int:
     return int(shell(one).run(f"{FIND}; od -A n -t u8 -N 8 $(find_disk {disk})").split()[0])
 
 
+def takes_writes(one: Member) -> None:
+    """A guest's first disk does, behind the numbers."""
+    said = shell(one).run(f"{FIND}; dd if=/dev/zero of=$(find_disk {one.options['more_disks'][0]}) "
+                          "seek=8 bs=4k count=4 oflag=direct,dsync 2>&1 | tail -n 1")
+    check("copied" in said, f"{one.name}: its disk takes no writes: {said}")
+
+
 def on_disk(entry: dict[str, Any]) -> int:
     """The number on a frozen disk, an entry of the manifest."""
     raw = Path(entry["overlay"] + ".marker")

@@ -78,9 +78,10 @@ def finish(member: Member, tag: str) -> None:
         vm.phase()
 
 
-def is_whole(image: Path) -> None:
-    done = subprocess.run([str(QEMU_IMG), "check", str(image)], capture_output=True, text=True,
-                          check=False)
+def is_whole(image: Path | str, in_use: bool = False) -> None:
+    """`in_use`: a QEMU may have it open."""
+    done = subprocess.run([str(QEMU_IMG), "check", *(["-U"] if in_use else []), str(image)],
+                          capture_output=True, text=True, check=False)
     check(done.returncode == 0, f"{image}: {done.stdout}{done.stderr}")
 
 
@@ -116,6 +117,18 @@ def refused(cluster: Cluster, pattern: str, tag: str = "", **arguments) -> None:
     print(f"# {error}")
     check(re.search(pattern, error), f"the error does not say {pattern!r}: {error}")
     unharmed(cluster, tag)
+
+
+def not_begun(cluster: Cluster, cases: list[tuple[dict, str]]) -> None:
+    """Each of these arguments is refused by the command itself, with that text, and makes nothing."""
+    for wrong, pattern in cases:
+        try:
+            cluster.begin_snapshot("wrong", **wrong)
+        except QmpError as error:
+            check(pattern in error.desc, error.desc)
+        else:
+            check(False, f"{wrong} was not refused")
+    check(not (cluster.bundles / "wrong.partial").exists(), "wrong.partial is left")
 
 
 def start(cluster: Cluster, initiator: int = 0, **arguments) -> str:

@@ -26,7 +26,7 @@ from hotsnap.qemu import binaries, launch
 from hotsnap.qemu.fleet import Fleet
 from support.tier import steps
 from test_operator_merge import BLOCK
-from test_operator_restore import ForkOfOne, killer
+from test_operator_restore import ForkOfOne, in_child, killer
 
 
 ARGS = 'args = ["-gdb", "unix:GDB,server=on,wait=off"]'
@@ -461,14 +461,11 @@ class Layers(Beside):
 class Killed(Beside):
     def killed(self, step, work):
         """Whether `work` came as far as its step of that number."""
-        child = os.fork()
-        if not child:
-            try:
-                self.die_at(step)
-                work()
-            finally:
-                os._exit(0)
-        _, status = os.waitpid(child, 0)
+        def die():
+            self.die_at(step)
+            work()
+
+        status = in_child(die)
         self.state.load()
         self.assertIn(os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0, (0, signal.SIGKILL))
         return os.WIFSIGNALED(status)

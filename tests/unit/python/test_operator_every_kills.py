@@ -21,7 +21,7 @@ from hotsnap.qemu import binaries
 from hotsnap.qemu.fleet import Fleet
 from hotsnap.qemu.qmp import Qmp
 from support.tier import steps
-from test_operator_restore import ForkOfOne, killer
+from test_operator_restore import ForkOfOne, in_child, killer
 
 
 class PatientClock(Clock):
@@ -49,14 +49,11 @@ class Killed(ForkOfOne):
     def killed(self, step):
         """Whether the command came as far as its step of that number. It takes two snapshots, and
         removes one."""
-        child = os.fork()
-        if not child:
-            try:
-                self.die_at(step)
-                self.every(2)
-            finally:
-                os._exit(0)
-        return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+        def work():
+            self.die_at(step)
+            self.every(2)
+
+        return os.WIFSIGNALED(in_child(work))
 
     @staticmethod
     def die_at(step):

@@ -29,7 +29,7 @@ from operator_fixtures import CHECKOUT
 from support.tier import steps
 from test_operator_group import TWO_DISKS
 from test_operator_merge import BLOCK, DISK, ClusterOfOne
-from test_operator_restore import ForkOfOne, killer
+from test_operator_restore import ForkOfOne, in_child, killer
 
 COMMAND = os.path.join(CHECKOUT, "scripts", "hotsnap")
 
@@ -457,18 +457,15 @@ class Killed(Exporting):
         self.down()
 
     def killed(self, step):
-        child = os.fork()
-        if not child:
-            try:
-                dying = killer(step)
-                for owner, name in ((copies, "copy"), (Delivery, "_write"), (os, "rename"),
-                                    (delivery, "sync_file"), (delivery, "sync_folder"),
-                                    (os, "unlink")):
-                    setattr(owner, name, dying(getattr(owner, name)))
-                self.export("t")
-            finally:
-                os._exit(0)
-        return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+        def work():
+            dying = killer(step)
+            for owner, name in ((copies, "copy"), (Delivery, "_write"), (os, "rename"),
+                                (delivery, "sync_file"), (delivery, "sync_folder"),
+                                (os, "unlink")):
+                setattr(owner, name, dying(getattr(owner, name)))
+            self.export("t")
+
+        return os.WIFSIGNALED(in_child(work))
 
     def whole(self, file):
         wanted = self.taken["t"] if "disk0" in file else bytes(8 << 20)

@@ -13,7 +13,7 @@ from unittest import mock
 from hotsnap.commands import lifecycle, snapshot
 from hotsnap.disks import merge
 from hotsnap.errors import HotsnapError
-from hotsnap.formats import qcow2
+from hotsnap.host import atomic
 from hotsnap.qemu import binaries
 from test_operator_restore import ForkOfOne
 
@@ -70,7 +70,7 @@ class HalfMade(ForkOfOne):
 
     def leave(self):
         """As QEMU and qemu-img leave it when they are killed."""
-        path = os.path.join(self.state.member_folder("a"), "a-disk0-t0.qcow2" + qcow2.UNFINISHED)
+        path = os.path.join(self.state.member_folder("a"), "a-disk0-t0.qcow2" + atomic.UNFINISHED)
         with open(path, "wb") as stream:
             stream.write(b"QFI")
         return path
@@ -90,10 +90,10 @@ class HalfMade(ForkOfOne):
     def test_a_name_that_is_left_over_is_used_again(self):
         self.up()
         path = os.path.join(self.state.member_folder("a"), "a-disk0-dev-t1.qcow2")
-        with open(path + qcow2.UNFINISHED, "wb") as stream:
+        with open(path + atomic.UNFINISHED, "wb") as stream:
             stream.write(b"x" * (1 << 20))
         self.snapshot()
-        self.assertFalse(os.path.exists(path + qcow2.UNFINISHED))
+        self.assertFalse(os.path.exists(path + atomic.UNFINISHED))
         self.assertEqual(self.active(), path)
         subprocess.run([self.image_tool, "check", "-q", "-U", path], check=True)
 

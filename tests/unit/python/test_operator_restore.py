@@ -52,6 +52,17 @@ def killer(step):
     return dying
 
 
+def in_child(work):
+    """Does work in a process of its own, and returns how that ended, as waitpid tells it."""
+    child = os.fork()
+    if not child:
+        try:
+            work()
+        finally:
+            os._exit(0)
+    return os.waitpid(child, 0)[1]
+
+
 @unittest.skipUnless(is_fork(), "no fork of QEMU: run 'scripts/build qemu'")
 class ForkOfOne(ClusterOfOne):
     def setUp(self):
@@ -131,14 +142,12 @@ class Restoring(ForkOfOne):
         """Restore in a process that is killed at its n-th step. Whether it came so far, and
         whether the members had been told to load."""
         told = self.path("told")
-        child = os.fork()
-        if not child:
-            try:
-                self.die_at(step, told)
-                self.restore()
-            finally:
-                os._exit(0)
-        _, status = os.waitpid(child, 0)
+
+        def work():
+            self.die_at(step, told)
+            self.restore()
+
+        status = in_child(work)
         self.state.load()
         came = os.path.exists(told)
         if came:

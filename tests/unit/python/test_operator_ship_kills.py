@@ -22,21 +22,18 @@ from hotsnap.store import ledger, transfer, unfinished
 from hotsnap.store.folder import Folder
 from ship_fixtures import Shipping
 from support.tier import left_to_all, steps
-from test_operator_restore import killer
+from test_operator_restore import in_child, killer
 
 
 class Killed(Shipping):
     """The source stays as it is, so that its snapshots are taken once."""
 
     def killed(self, step, keep):
-        child = os.fork()
-        if not child:
-            try:
-                self.die_at(step)
-                self.ship(keep=keep)
-            finally:
-                os._exit(0)
-        return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+        def work():
+            self.die_at(step)
+            self.ship(keep=keep)
+
+        return os.WIFSIGNALED(in_child(work))
 
     @staticmethod
     def die_at(step):

@@ -28,6 +28,7 @@ from ..disks import relocate, survey
 from ..errors import HotsnapError, UsageError
 from ..formats import qcow2
 from ..host.atomic import sync_folder, write_bytes
+from ..host.space import allocated_below
 from ..model import bundle, cluster, cluster_text, recoveries, sharing
 from ..model.cluster import Cluster, Member
 from ..model.disk_table import id_of
@@ -276,18 +277,8 @@ def rows(state: State) -> list[dict[str, Any]]:
             status = "running" if alive else "down"
         found.append({"name": name, "tag": record.tag if record else None, "status": status,
                       "file": recoveries.cluster_file(state.directory, name),
-                      "members": record.members if record else [], "bytes": _size(folder)})
+                      "members": record.members if record else [], "bytes": allocated_below(folder)})
     return found
-
-
-def _size(folder: str) -> int:
-    """Space that a folder takes; a file may go meanwhile."""
-    total = 0
-    for above, _, names in os.walk(folder):
-        for name in names:
-            with contextlib.suppress(FileNotFoundError):
-                total += os.lstat(os.path.join(above, name)).st_blocks * 512
-    return total
 
 
 def _ls(state: State, as_json: bool) -> None:

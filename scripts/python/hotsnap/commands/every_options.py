@@ -28,12 +28,6 @@ def _period(text: str) -> int:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
-    return int(text)
-
-
 def add_to(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("period", metavar="PERIOD", nargs="?", type=_period,
                         help="seconds, or a number with s, m, h, d or w")
@@ -42,7 +36,7 @@ def add_to(parser: argparse.ArgumentParser) -> None:
                                        "one"),
                        ("keep-daily", "the newest snapshot of each of the last N days (UTC) that "
                                       "have one")):
-        parser.add_argument(f"--{name}", metavar="N", type=_count, help=f"keep {what}; without "
+        parser.add_argument(f"--{name}", metavar="N", type=snapshot_options.count, help=f"keep {what}; without "
                             "any --keep every snapshot is kept")
     snapshot_options.add_group_to(parser)
     parser.add_argument("--prefix", metavar="NAME",
@@ -53,7 +47,7 @@ def add_to(parser: argparse.ArgumentParser) -> None:
     snapshot_options.add_to(parser)
     parser.add_argument("--timeout", metavar="SECONDS", type=float,
                         help="cancel a snapshot that takes longer (default: no limit)")
-    parser.add_argument("--max-failures", metavar="N", type=_count,
+    parser.add_argument("--max-failures", metavar="N", type=snapshot_options.count,
                         help="end with exit code 1 when N snapshots in a row have failed (default: "
                              "go on)")
     parser.add_argument("--status", action="store_true",

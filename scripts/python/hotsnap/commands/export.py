@@ -18,6 +18,7 @@ from ..disks import standalone, survey
 from ..disks.standalone import FrozenDisk
 from ..errors import HotsnapError, Interrupted, UsageError
 from ..host import delivery
+from ..host.space import allocated
 from ..model import bundle, reading
 from ..model.state import MAX_SOCKET_PATH, State
 from ..qemu import binaries, copies, storage_daemon
@@ -103,7 +104,7 @@ def to_folder(state: State, fleet: Fleet, tag: str, folder: str, entries: Sequen
     files = [os.path.join(folder, name) for name in names]
     return {"exported": tag, "folder": folder, "format": image_format, **opened.told(every_checksum),
             "disks": [{"member": disk.member, "disk": disk.disk, "file": file,
-                       "bytes": os.stat(file).st_blocks * 512}
+                       "bytes": allocated(file)}
                       for disk, file in zip(opened.disks, files)]}
 
 

@@ -28,12 +28,6 @@ from . import ship, snapshot_options
 _OTHER_HOST = re.compile(r"[a-z]+://|[^/]+:")
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
-    return int(text)
-
-
 def add_to(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("target", metavar="TARGET", help="the store: a folder, local or mounted")
     parser.add_argument("tag", metavar="TAG", nargs="?", help="with --take, --verify: a snapshot")
@@ -44,7 +38,7 @@ def add_to(parser: argparse.ArgumentParser) -> None:
     either.add_argument("--select", metavar="LABEL=VALUE", dest="group",
                         type=snapshot_options.selector,
                         help="send the snapshots that were taken with this --select")
-    parser.add_argument("--keep", metavar="N", type=_count,
+    parser.add_argument("--keep", metavar="N", type=snapshot_options.count,
                         help="keep the newest N snapshots in the store only (default: all)")
     parser.add_argument("--follow", action="store_true",
                         help="stay, and send each snapshot as soon as it is complete")

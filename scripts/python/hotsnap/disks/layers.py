@@ -16,7 +16,8 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from ..formats.qcow2 import UNFINISHED, backing_file
+from ..formats.qcow2 import backing_file
+from ..host.atomic import UNFINISHED
 
 
 def scan(folders: Iterable[str]) -> dict[str, str | None]:
@@ -28,6 +29,16 @@ def scan(folders: Iterable[str]) -> dict[str, str | None]:
         for entry in os.scandir(os.path.realpath(folder)):
             if entry.name.endswith(".qcow2") and entry.is_file(follow_symlinks=False):
                 found[entry.path] = backing_file(entry.path)
+    return found
+
+
+def chain(known: Mapping[str, str | None], path: str) -> list[str]:
+    """A layer and all below it that are known, topmost first; empty if it is not."""
+    found = []
+    layer: str | None = path
+    while layer is not None and layer in known:
+        found.append(layer)
+        layer = known[layer]
     return found
 
 

@@ -90,12 +90,9 @@ def _names(state: State, member: str, disk: SavedDisk) -> set[str]:
 def sums_of(state: State, saved: Bundle, disks: Iterable[FrozenDisk]) -> Sums:
     """The checksums of all layers of these disks. The layers below those of a bundle are other
     bundles' frozen layers. Golden images have none; their size and time were compared."""
-    of: dict[str, tuple[str, str, str]] = {}
-    for kept in (saved, *bundle.survey(state.bundles)[0]):
-        for _, disk in kept.layers():
-            path = os.path.realpath(disk.file)
-            of.setdefault(path, (path, kept.file(disk.sums), disk.sums_xxh3))
+    named = bundle.by_layer((saved, *bundle.survey(state.bundles)[0]))
     used = dict.fromkeys(path for disk in disks for path in disk.chain)
     own = layers.scan(folders(state))
-    return Sums(tuple(of[path] for path in used if path in of),
-                tuple(path for path in used if path not in of and path in own))
+    known = ((path, *named[path]) for path in used if path in named)
+    return Sums(tuple((path, owner.file(disk.sums), disk.sums_xxh3) for path, owner, disk in known),
+                tuple(path for path in used if path not in named and path in own))

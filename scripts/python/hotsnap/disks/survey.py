@@ -85,14 +85,12 @@ def held(state: State, known: dict[str, str | None]) -> set[str]:
         raise Misplaced(str(error)) from error
     for name, record in standing.items():
         for file in record.layers if record else ():
-            layer: str | None = os.path.realpath(file)
+            layer = os.path.realpath(file)
             if layer not in known:
                 raise Misplaced(f"recovery {name!r} stands on the disk layer {layer}, which is not "
                                 f"among those in {state.directory}/members: put the folder back "
                                 f"where it was, or run 'hotsnap recovery rm {name}'")
-            while layer is not None and layer in known:
-                keep.add(layer)
-                layer = known[layer]
+            keep.update(layers.chain(known, layer))
     return keep
 
 

@@ -10,7 +10,6 @@ import struct
 from ..errors import HotsnapError
 from ..host.paths import resolved
 
-UNFINISHED = ".new"  # ends the name of a layer that is being made, by QEMU too (parts/overlay.h)
 _HEADER = struct.Struct(">4sIQIIQ")  # magic, version, backing offset and size, cluster bits, size
 _L1, _L1_AT = struct.Struct(">IQ"), 36  # number of entries, and where they are
 _MAGIC = b"QFI\xfb"

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from typing import Any
 
 
@@ -24,6 +26,26 @@ def sync_folder(path: str) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+# Ends the name of a file that is being made; of a disk layer by QEMU, too (parts/overlay.h).
+UNFINISHED = ".new"
+
+
+@contextlib.contextmanager
+def whole(path: str) -> Iterator[str]:
+    """A name under which a file is made by other programs. It gets the name `path` when it is whole
+    and durable: a command that is killed leaves no file of that name that is none."""
+    new = path + UNFINISHED
+    try:
+        yield new
+        sync_file(new)
+        os.rename(new, path)
+    except BaseException:
+        with contextlib.suppress(OSError):  # the first error tells more
+            os.unlink(new)
+        raise
+    sync_folder(os.path.dirname(path))
 
 
 def write_bytes(path: str, data: bytes, mode: int = 0o644) -> None:

@@ -19,10 +19,9 @@ from collections.abc import Iterator, Sequence
 from io import FileIO
 
 from ..errors import HotsnapError
-from .atomic import sync_file, sync_folder
+from .atomic import UNFINISHED, sync_file, sync_folder
 
 JOURNAL = ".hotsnap-export"
-UNFINISHED = ".new"
 GRACE = 3.0  # seconds that the programs of a process that was killed may need to end, too
 _WHOLE = b"whole\n"
 

@@ -7,12 +7,13 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from ..errors import HotsnapError, UsageError
 from ..host.atomic import sync_folder, write_json
+from ..host.space import allocated_below
 from ..record import Malformed, Record
 from . import notes
 
@@ -316,8 +317,7 @@ class Bundle:
 
     def disk_bytes(self) -> int:
         """Space that the folder takes; the disk layers are elsewhere."""
-        return sum(os.lstat(os.path.join(folder, name)).st_blocks * 512
-                   for folder, _, names in os.walk(self.path) for name in names)
+        return allocated_below(self.path)
 
     def save_manifest(self) -> None:
         write_json(self.file("manifest.json"), self.manifest.dump())
@@ -399,6 +399,16 @@ def complete(directory: str) -> list[Bundle]:
     if damage:
         raise damage[0]
     return whole
+
+
+def by_layer(bundles: Iterable[Bundle]) -> dict[str, tuple[Bundle, SavedDisk]]:
+    """Disk layers, by their paths with links resolved, to the bundle that names them and has their
+    checksums: the first of several."""
+    found: dict[str, tuple[Bundle, SavedDisk]] = {}
+    for one in bundles:
+        for _, disk in one.layers():
+            found.setdefault(os.path.realpath(disk.file), (one, disk))
+    return found
 
 
 def remove(path: str) -> None:

@@ -3,15 +3,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
 
 from ..errors import HotsnapError
-from ..formats.qcow2 import UNFINISHED
-from ..host.atomic import sync_file, sync_folder
+from ..host.atomic import whole
 
 PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PROGRAM = "qemu-system-x86_64"
@@ -116,35 +113,19 @@ def run_img(image_tool: str, *arguments: str) -> str:
 
 
 def create_overlay(image_tool: str, path: str, backing: str, backing_format: str) -> None:
-    with _whole(path) as new:
+    with whole(path) as new:
         _create(image_tool, "-F", backing_format, "-b", backing, new)
 
 
 def create_empty(image_tool: str, path: str, size: int) -> None:
-    with _whole(path) as new:
+    with whole(path) as new:
         _create(image_tool, new, str(size))
 
 
 def create_copy(image_tool: str, path: str, image: str, image_format: str) -> None:
-    with _whole(path) as new:
+    with whole(path) as new:
         run_img(image_tool, "convert", "-q", "-f", image_format, "-O", "qcow2", image, new)
 
 
 def _create(image_tool: str, *arguments: str) -> None:
     run_img(image_tool, "create", "-q", "-f", "qcow2", *arguments)
-
-
-@contextlib.contextmanager
-def _whole(path: str) -> Iterator[str]:
-    """A name under which a layer is made. It gets the name `path` when it is whole and durable:
-    a command that is killed leaves no layer that is none."""
-    new = path + UNFINISHED
-    try:
-        yield new
-        sync_file(new)
-        os.rename(new, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(new)
-        raise
-    sync_folder(os.path.dirname(path))

@@ -26,6 +26,7 @@ from collections.abc import Iterable, Iterator
 from ..errors import HotsnapError
 from ..formats import qcow2, sums
 from ..host import atomic
+from ..host.space import allocated, allocated_below
 from ..model.golden import GoldenImage
 from ..qemu import binaries
 from . import join, ledger, transfer
@@ -122,12 +123,7 @@ class Folder(Target):
         return self._known().cluster, self._known().group
 
     def size(self) -> int:
-        total = 0
-        for folder, _, names in os.walk(self.where):
-            for name in names:
-                with contextlib.suppress(FileNotFoundError):
-                    total += transfer.allocated(os.path.join(folder, name))
-        return total
+        return allocated_below(self.where)
 
     # What is there
 
@@ -200,7 +196,7 @@ class Folder(Target):
         known.golden[name] = image
         ledger.write(self._file, known)
         self.unfinished.note(f"golden image {name}", os.path.join("golden", name))
-        return Sent(os.path.join("..", "golden", name), transfer.allocated(path))
+        return Sent(os.path.join("..", "golden", name), allocated(path))
 
     def _same(self, made: str, origin: str, image_format: str) -> None:
         try:
@@ -222,33 +218,31 @@ class Folder(Target):
         if there:
             return Sent(os.path.basename(there), 0)
         path = self._new(stem)
-        new = path + qcow2.UNFINISHED
-        known = transfer.copy(layer, new, tell)
-        if below:
-            binaries.run_img(self.image_tool, "rebase", "-u", "-f", "qcow2", "-F", "qcow2",
-                             "-b", below, new)
-        # The header alone has changed, so what was compared stays compared.
-        sums.refresh(new, known, path + ".sums", qcow2.cluster_size(new) if below else 0)
-        done = self._whole(new, path)
+        with atomic.whole(path) as new:
+            known = transfer.copy(layer, new, tell)
+            if below:
+                binaries.run_img(self.image_tool, "rebase", "-u", "-f", "qcow2", "-F", "qcow2",
+                                 "-b", below, new)
+            # The header alone has changed, so what was compared stays compared.
+            sums.refresh(new, known, path + ".sums", qcow2.cluster_size(new) if below else 0)
+        done = self._sent(path)
         self.unfinished.note(key(layer, below), os.path.join("layers", done.file))
         return done
 
     def send_difference(self, head: str, stem: str, below: str) -> Sent:
         path = self._new(stem)
-        new = path + qcow2.UNFINISHED
-        binaries.run_img(self.image_tool, "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", head,
-                         new)
-        binaries.run_img(self.image_tool, "rebase", "-q", "-f", "qcow2", "-F", "qcow2",
-                         "-b", below, new)
-        self._same(new, head, "qcow2")
-        sums.write(new, path + ".sums")
-        return self._whole(new, path)
+        with atomic.whole(path) as new:
+            binaries.run_img(self.image_tool, "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b",
+                             head, new)
+            binaries.run_img(self.image_tool, "rebase", "-q", "-f", "qcow2", "-F", "qcow2",
+                             "-b", below, new)
+            self._same(new, head, "qcow2")
+            sums.write(new, path + ".sums")
+        return self._sent(path)
 
-    def _whole(self, new: str, path: str) -> Sent:
-        atomic.sync_file(new)
-        os.rename(new, path)
-        atomic.sync_folder(os.path.dirname(path))
-        return Sent(os.path.basename(path), transfer.allocated(path))
+    @staticmethod
+    def _sent(path: str) -> Sent:
+        return Sent(os.path.basename(path), allocated(path))
 
     def publish(self, shipped: Shipped, manifest: dict[str, object]) -> None:
         path = self._path("snapshots", shipped.tag + ".json")

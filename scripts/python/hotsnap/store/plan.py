@@ -16,14 +16,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from ..errors import HotsnapError
+from ..disks import layers
 from ..formats import qcow2, sums
+from ..host.space import allocated
+from ..model import bundle
 from ..model.bundle import Bundle
 from ..model.disk_table import id_of
 from ..model.golden import GoldenImage
 from ..model.state import State
 from .ledger import Identity, Shipped, ShippedDisk
 from .target import Layer, Target, Tell
-from .transfer import allocated, check
+from .transfer import check
 
 
 @dataclass
@@ -80,11 +83,7 @@ def _disk(state: State, known: Mapping[str, str | None], which: tuple[str, str, 
           bundles: list[Bundle], shipped: list[Shipped]) -> DiskPlan:
     member, disk, device = which
     has = _stand_ins(member, disk, bundles, shipped)
-    chain: list[str] = []
-    layer: str | None = head
-    while layer in known:
-        chain.append(layer)
-        layer = known[layer]
+    chain = layers.chain(known, head)
     if not chain:
         raise HotsnapError(f"disk layer {head} is missing: put the cluster's folder back where it "
                            "was")
@@ -98,8 +97,8 @@ def _disk(state: State, known: Mapping[str, str | None], which: tuple[str, str, 
               if (one.member, one.disk) == (member, disk)]
     if newest:
         plan.below, plan.compared = newest[0], True
-    elif layer is not None:  # the lowest is over a golden image
-        plan.golden = state.images.get(chain[-1]) or GoldenImage.of(layer)
+    elif (golden := known[chain[-1]]) is not None:
+        plan.golden = state.images.get(chain[-1]) or GoldenImage.of(golden)
         plan.golden_format = qcow2.backing_format(chain[-1])
     return plan
 
@@ -121,8 +120,7 @@ def _stand_ins(member: str, disk: str, bundles: list[Bundle], shipped: list[Ship
 
 def _with_sums(paths: list[str], bundles: list[Bundle]) -> list[Layer]:
     """A layer's checksums are in the snapshot that names it."""
-    named = {os.path.realpath(saved.file): (one, saved) for one in bundles
-             for _, saved in one.layers()}
+    named = bundle.by_layer(reversed(bundles))
     found = []
     for path in paths:
         one, saved = named.get(path, (None, None))

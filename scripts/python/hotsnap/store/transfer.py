@@ -90,7 +90,3 @@ def difference(path: str, known: Sums) -> int | None:
         if value != known.sums[number]:
             return number * known.unit
     return None
-
-
-def allocated(path: str) -> int:
-    return os.stat(path).st_blocks * 512
