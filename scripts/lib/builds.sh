@@ -84,10 +84,10 @@ build_tests() {
         die "the libraries do not compile" "the whole log: build/logs/build-$label.log"
 }
 
-# build_host DIR: libraries and tests.
+# build_host TARGET: of build/host; "all" is the libraries and all tests.
 build_host() {
-    configure_host "$1" ""
-    build_tests "$1" all
+    configure_host "$HOTSNAP_BUILD/host" ""
+    build_tests "$HOTSNAP_BUILD/host" "$1"
 }
 
 # build_sanitized NAME SANITIZERS PARTS: build/host-NAME, with the tests of these PARTS and the code
@@ -132,12 +132,13 @@ build_qemu_tree() {
         die "$name does not compile" "the whole log: build/logs/build-$label.log"
 }
 
-# A QEMU that runs from its build folder looks for every path below its qemu-bundle/.
+# A QEMU that runs from its build folder looks for every path below its qemu-bundle/. A link that is
+# there stays: one may start right now.
 link_firmware() {
     local path
     for path in "${QEMU_FIRMWARE[@]}"; do
         mkdir -p "$1/qemu-bundle${path%/*}"
-        ln -sfn "$path" "$1/qemu-bundle$path"
+        [[ $(readlink "$1/qemu-bundle$path") == "$path" ]] || ln -sfn "$path" "$1/qemu-bundle$path"
     done
 }
 

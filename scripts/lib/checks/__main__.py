@@ -14,7 +14,8 @@ from . import fork, guests, process, programs, style
 from .context import ALL, DEFAULT, CannotRun, Context
 from .results import FAILED, Report, Result
 
-# In order: quick groups, and those that later ones build upon, come first.
+# In order: quick groups, and those that later ones build upon, come first. The programs of a group
+# run while the next group is built, and the rest when all is built.
 GROUPS = {
     "style": (style.style, "formatting, shell and Python faults, licence lines, forbidden names"),
     "unit": (programs.unit, "unit, property and C header tests of both libraries; scripts"),
@@ -25,10 +26,6 @@ GROUPS = {
     "qtest": (fork.qtest, "QEMU's own qtests on the fork"),
     "kvm": (guests.kvm, "the patched KVM"),
 }
-
-# These prepare first, and then their programs run together: many of them wait for guests most of
-# the time, and the longest of one group goes well with the short ones of another.
-TOGETHER = ("simulation", "sanitize", "patches", "vm", "qtest", "kvm")
 
 DESCRIPTION = """\
 Installs what is missing, builds, runs the tests, and ends with the line
@@ -77,8 +74,6 @@ def run_group(context: Context, name: str) -> None:
     function, description = GROUPS[name]
     context.report.begin(name, description)
     guarded(context, function, context)
-    if name not in TOGETHER:
-        guarded(context, context.finish)
 
 
 def guarded(context: Context, function: Callable[..., None], *arguments: Context) -> None:
@@ -100,7 +95,7 @@ def main(argv: list[str]) -> int:
         return 0
     tier = ALL if chosen.all else DEFAULT
     report = Report(tier=tier)
-    context = Context(report, tier=tier)
+    context = Context(report, tier=tier, groups=chosen.groups or list(GROUPS))
     process.install()
     status = 0
     try:
@@ -108,10 +103,11 @@ def main(argv: list[str]) -> int:
             take_build_lock(context.build)
             report.started = time.monotonic()  # others' time is not ours
         for name in GROUPS:
-            if not chosen.groups or name in chosen.groups:
+            if name in context.groups:
                 run_group(context, name)
         guarded(context, context.finish)
     except process.Interrupted as interrupt:
+        context.abandon(interrupt)
         report.interrupt(str(interrupt))
         status = interrupt.status
     context.scratch.close()

@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
@@ -43,13 +43,16 @@ class Job:
 
 
 class Context:
-    def __init__(self, report: Report, root: str = ROOT, tier: str = DEFAULT) -> None:
+    def __init__(self, report: Report, root: str = ROOT, tier: str = DEFAULT,
+                 groups: Collection[str] = ()) -> None:
         self.report = report
+        self.groups = groups  # those of this run
         self.root = root
         self.tier = tier
         self.build = os.path.join(root, "build")
         self.logs = os.path.join(self.build, "logs", "check")
-        self.jobs: list[Job] = []
+        self.jobs: list[Job] = []  # by the scheduler's index
+        self.scheduler = scheduler.Scheduler(lambda index, end: self._report(self.jobs[index], end))
         self.scratch = ExitStack()  # what the jobs need while they run
 
     def path(self, *parts: str) -> str:
@@ -65,17 +68,23 @@ class Context:
             self.report.spent(self.report.group, program, time.monotonic() - started)
 
     def script(self, *command: str) -> None:
-        """Run one of scripts/ that prepares something, its progress shown as it is."""
+        """Run one of scripts/ that prepares something, its progress shown as it is. Test programs
+        that were handed to run() before go on beside it, in one slot less; they are reported when
+        it has ended, since its progress has the terminal."""
         text = f"scripts/{' '.join(command)}"
         with self.timed(text):
             child = subprocess.Popen([self.path("scripts", command[0]), *command[1:]],
                                      stdin=subprocess.DEVNULL)
             try:
-                status = child.wait()
+                while (status := child.poll()) is None:
+                    self.scheduler.pump(scheduler.slots() - 1, beside=child.pid)
             except BaseException:
                 child.terminate()  # it cleans up after itself
                 child.wait()
                 raise
+        group = self.report.group
+        self.scheduler.tell()
+        self.report.begin(group)
         if status != 0:
             raise CannotRun(f"'{text}' failed: see its output above")
 
@@ -92,42 +101,34 @@ class Context:
             env: Mapping[str, str] | None = None, cwd: str | None = None, alone: bool = False,
             waits: bool = False,
             skip_reason: str = "it cannot run here: see its log") -> None:
-        """Have finish() run a test program and report its results. Status 77 is a skip, for
-        `skip_reason`. The program is told the tier in HOTSNAP_TIER.
+        """Have a test program run, beside scripts that prepare others or in finish(), and its
+        results reported. Status 77 is a skip, for `skip_reason`. The program is told the tier in
+        HOTSNAP_TIER. All that it needs must be there.
 
         The results are read from `gtest_output` if the program, being one of GoogleTest's, wrote
         it; otherwise from its log by `read`; without a reader its exit status is the only result.
         """
         group = self.report.group
+        if gtest_output is not None and os.path.exists(gtest_output):
+            os.remove(gtest_output)
         self.jobs.append(Job(group, program, scheduler.Program(
             f"{group}/{program}", command, self.log(program), timeout, alone, waits,
             {**(env or {}), "HOTSNAP_TIER": self.tier}, cwd), read, gtest_output, skip_reason))
+        self.scheduler.add(self.jobs[-1].program)
 
     def finish(self) -> None:
-        """Run the programs that were handed to run(), some side by side."""
-        jobs, self.jobs = self.jobs, []
-        begun: set[int] = set()
-        told: set[int] = set()
+        """Run the programs that were handed to run() and are still to run, some side by side."""
+        self.scheduler.finish(scheduler.slots())
 
-        def done(index: int, end: process.Finished) -> None:
-            told.add(index)
-            self._report(jobs[index], end)
-
-        for job in jobs:
-            if job.gtest_output is not None and os.path.exists(job.gtest_output):
-                os.remove(job.gtest_output)
-        try:
-            with self.scratch:
-                scheduler.run([job.program for job in jobs], done, begun=begun.add)
-        except process.Interrupted as interrupt:
-            # A program that has not run must not be missing without a word.
-            for index in scheduler.schedule([job.program for job in jobs]):
-                if index not in told:
-                    job = jobs[index]
-                    self.report.begin(job.group)
-                    self.report.add([Result(job.title, "end", FAILED, f"interrupted by {interrupt}"
-                                            if index in begun else "it has not been run")])
-            raise
+    def abandon(self, interrupt: process.Interrupted) -> None:
+        """End the programs that run. One that has not run must not be missing without a word."""
+        self.scheduler.end()
+        self.scheduler.tell()
+        for indexes, reason in ((self.scheduler.to_report, f"interrupted by {interrupt}"),
+                                (self.scheduler.waiting, "it has not been run")):
+            for index in indexes:
+                self.report.begin(self.jobs[index].group)
+                self.report.add([Result(self.jobs[index].title, "end", FAILED, reason)])
 
     def _report(self, job: Job, end: process.Finished) -> None:
         self.report.begin(job.group)

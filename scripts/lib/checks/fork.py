@@ -84,11 +84,11 @@ def checkpatch_faults(tree: str, patch: str) -> list[str]:
 
 
 def patches(context: Context) -> None:
+    context.script("qemu-import")
     for version in VERSIONS:
         program = f"series-on-{version or 'newest'}"
         context.run(program, [context.path("scripts", "qemu-rebase"), *([version] if version else [])],
                     REBASE_TIMEOUT, read_rebase, skip_reason="the mirror no longer has that version")
-    context.script("qemu-import")
     tree = os.path.join(context.build, "qemu-src")
     if not os.path.exists(os.path.join(tree, "scripts", "checkpatch.pl")):
         context.skip("checkpatch", "all", "this source of QEMU has no scripts/checkpatch.pl")

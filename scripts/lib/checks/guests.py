@@ -29,7 +29,7 @@ def vm(context: Context) -> None:
 
 def kvm(context: Context) -> None:
     context.packages("operator", "kvm", "dkms", "bochs")
-    context.script("build", "libs", "qemu")
+    context.script("build", "qemu", "trap-test")
     context.script("guest-image", "--generic")
     context.script("build-kvm")  # once, and not by the first two tests at the same time
     context.run("series-on-newest", [context.path("scripts", "build-kvm"), "--newest"],

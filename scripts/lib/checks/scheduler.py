@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Runs test programs side by side: as many at once as there are slots, results in a fixed order.
+"""Runs test programs side by side: as many at once as there are slots.
 
 Each program has a process of this module's above it, its keeper, which adopts the program's orphans
 and ends them (process.run). So programs that run at once are told apart by their keepers, and an
 interrupt has one process for each program to tell.
 
-Programs start in the order of schedule(), which depends on the programs alone, as slots become
-free (one that waits may find half a slot before its turn), and are reported in that order, not in
-that of their ends.
+Programs can be added while others run. Of those that wait the first of schedule() starts when a slot
+becomes free; one that waits for most of its time may find half a slot before its turn. Programs are
+reported in the order of their starts, not of their ends.
 """
 
 from __future__ import annotations
@@ -102,49 +102,79 @@ def account(keeper: Keeper) -> process.Finished:
     return process.lost(time.monotonic() - keeper.started, os.waitstatus_to_exitcode(status))
 
 
-def run(programs: Sequence[Program], done: Callable[[int, process.Finished], None],
-        at_once: int | None = None, begun: Callable[[int], None] = lambda _: None) -> None:
-    """Runs them all. `done` is called for each, with its index, in the order of schedule(); before
-    that `begun`, when it starts."""
-    at_once = at_once or slots()
-    order = schedule(programs)
-    waiting, to_report = list(order), list(order)
-    running: dict[int, Keeper] = {}
-    ended: dict[int, process.Finished] = {}
-    beat = Heartbeat()
-    try:
-        while to_report:
-            for index in startable(programs, waiting, running, at_once):
-                waiting.remove(index)
-                begun(index)
-                running[index] = keep(programs[index])
-            beat.beat(running.values(), len(waiting))
-            for index in ready(running):
-                ended[index] = account(running.pop(index))
-                if ended[index].lost:  # its program may live on, and is nobody's now but ours
-                    process.end_orphans(0, [keeper.pid for keeper in running.values()])
-                if index != to_report[0]:
-                    beat.say(f"{programs[index].name} has ended after "
-                             f"{ended[index].seconds:.0f} s; its results follow in their turn")
-            while to_report and to_report[0] in ended:
-                beat.clear()
-                done(to_report[0], ended.pop(to_report[0]))
-                del to_report[0]
-    except BaseException:
-        end(running)
-        raise
-    finally:
-        beat.clear()
+class Scheduler:
+    """The programs that were added: waiting, running, ended or reported. A program's index is the
+    number of those that were added before. `done` is called for each that has ended."""
+
+    def __init__(self, done: Callable[[int, process.Finished], None]) -> None:
+        self.done = done
+        self.programs: list[Program] = []
+        self.waiting: list[int] = []
+        self.running: dict[int, Keeper] = {}
+        self.ended: dict[int, process.Finished] = {}
+        self.to_report: list[int] = []  # those that have begun, in that order
+
+    def add(self, program: Program) -> None:
+        self.programs.append(program)
+        self.waiting = [index for index in schedule(self.programs)
+                        if index in self.waiting or index == len(self.programs) - 1]
+
+    def pump(self, at_once: int, beside: int | None = None) -> list[int]:
+        """Start what may start, with `at_once` slots; wait a while for an end; the programs that
+        have ended. `beside` is the pid of another child of ours: while it runs, no program starts
+        that must be alone."""
+        for index in startable(self.programs, self.waiting, self.running, at_once, beside is None):
+            self.waiting.remove(index)
+            self.to_report.append(index)
+            self.running[index] = keep(self.programs[index])
+        found = ready(self.running)
+        for index in found:
+            self.ended[index] = account(self.running.pop(index))
+            if self.ended[index].lost:  # its program may live on, and is nobody's now but ours
+                others = [keeper.pid for keeper in self.running.values()]
+                process.end_orphans(0, others if beside is None else [*others, beside])
+        return found
+
+    def tell(self) -> None:
+        """Report those that have ended, in the order of the starts, up to one that still runs."""
+        while self.to_report and self.to_report[0] in self.ended:
+            self.done(self.to_report[0], self.ended.pop(self.to_report[0]))
+            del self.to_report[0]
+
+    def finish(self, at_once: int) -> None:
+        """Run and report all that were added."""
+        beat = Heartbeat()
+        try:
+            self.tell()
+            while self.waiting or self.to_report:
+                beat.beat(self.running.values(), len(self.waiting))
+                for index in self.pump(at_once):
+                    if index != self.to_report[0]:
+                        beat.say(f"{self.programs[index].name} has ended after "
+                                 f"{self.ended[index].seconds:.0f} s; its results follow in their turn")
+                if self.to_report and self.to_report[0] in self.ended:
+                    beat.clear()
+                    self.tell()
+        except BaseException:
+            self.end()
+            raise
+        finally:
+            beat.clear()
+
+    def end(self) -> None:
+        """End those that run; nothing is reported of them."""
+        end(self.running)
+        self.running.clear()
 
 
 def startable(programs: Sequence[Program], waiting: Sequence[int], running: Mapping[int, Keeper],
-              at_once: int) -> list[int]:
+              at_once: int, alone: bool = True) -> list[int]:
     """The waiting programs that may start now, in their order."""
     active = [programs[index] for index in running]
     found: list[int] = []
     for index in waiting:
         program = programs[index]
-        if any(other.alone for other in active) or (program.alone and active):
+        if any(other.alone for other in active) or (program.alone and (active or not alone)):
             break
         if halves(active) + halves([program]) > 2 * at_once:
             continue  # one that waits may fit into half a slot

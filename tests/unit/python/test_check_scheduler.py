@@ -49,7 +49,10 @@ class Case(unittest.TestCase):
     def run_all(self, programs, at_once):
         """The names in the order of their reports, and how each ended."""
         ends = {}
-        scheduler.run(programs, lambda i, end: ends.update({programs[i].name: end}), at_once)
+        chosen = scheduler.Scheduler(lambda i, end: ends.update({programs[i].name: end}))
+        for program in programs:
+            chosen.add(program)
+        chosen.finish(at_once)
         return ends
 
 
@@ -60,7 +63,7 @@ class Order(Case):
         self.assertEqual([programs[i].name for i in scheduler.schedule(programs)],
                          ["b", "a", "c", "lone"])
 
-    def test_the_order_of_reports_is_that_of_the_schedule(self):
+    def test_the_order_of_reports_is_that_of_the_starts(self):
         programs = [self.shell("slow", "sleep 0.6", 61), self.shell("quick", "true"),
                     self.shell("quicker", "true")]
         with mock.patch.object(scheduler.Heartbeat, "say") as said:
@@ -108,6 +111,12 @@ class Slots(Case):
         self.assertEqual(scheduler.startable(programs, [0, 1, 2, 4], running_now, 2), [0, 4])
         self.assertEqual(scheduler.startable(programs, [0, 1, 2], {}, 2), [0, 1])
 
+    def test_beside_another_child_nothing_starts_that_must_be_alone(self):
+        programs = [self.shell("a", ""), self.shell("lone", "", alone=True)]
+        self.assertEqual(scheduler.startable(programs, [1], {}, 2, alone=False), [])
+        self.assertEqual(scheduler.startable(programs, [1], {}, 2), [1])
+        self.assertEqual(scheduler.startable(programs, [0], {}, 0), [], "no slot is left")
+
     def test_a_number_of_slots_can_be_chosen(self):
         with mock.patch.dict(os.environ, {"HOTSNAP_CHECK_JOBS": "3"}):
             self.assertEqual(scheduler.slots(), 3)
@@ -152,6 +161,72 @@ class Ends(Case):
         self.assertEqual(running(f"1000.{mark}"), 0, "the program lives on")
 
 
+class Besides(Case):
+    """Programs that run while one of scripts/ prepares others."""
+
+    def setUp(self):
+        super().setUp()
+        self.output = io.StringIO()
+        self.report = Report(self.output)
+        self.report.begin("first")
+        self.context = Context(self.report, self.folder)
+
+    def prepare(self, script):
+        os.makedirs(os.path.join(self.folder, "scripts"), exist_ok=True)
+        path = os.path.join(self.folder, "scripts", "prepare")
+        with open(path, "w", encoding="utf-8") as stream:
+            stream.write(f"#!/bin/sh\n{script}\n")
+        os.chmod(path, 0o755)
+        self.report.begin("second")
+        self.context.script("prepare")
+
+    def outcomes(self):
+        return [(group, r.program, r.name, r.outcome) for group, r in self.report.results]
+
+    def test_one_runs_and_is_reported_under_its_group(self):
+        marker = os.path.join(self.folder, "ran")
+        self.context.run("p", ["sh", "-c", f"echo ok a; touch {marker}"], 60)
+        # Without p it ends after 20 s, and p has not run: status 1.
+        with mock.patch.dict(os.environ, {"HOTSNAP_CHECK_JOBS": "2"}):
+            self.prepare(f"for i in $(seq 200); do [ ! -e {marker} ] || exit 0; sleep 0.1; done; exit 1")
+        self.assertEqual(self.report.group, "second")
+        self.context.finish()
+        self.assertEqual(self.outcomes(), [("first", "p", "a", PASSED)])
+
+    def test_with_one_slot_none_runs(self):
+        marker = os.path.join(self.folder, "ran")
+        self.context.run("p", ["sh", "-c", f"echo ok a; touch {marker}"], 60)
+        with mock.patch.dict(os.environ, {"HOTSNAP_CHECK_JOBS": "1"}):
+            self.prepare(f"sleep 1; [ ! -e {marker} ]")
+        self.context.finish()
+        self.assertEqual(self.outcomes(), [("first", "p", "a", PASSED)])
+
+    def test_a_script_outlives_a_program_whose_keeper_is_killed(self):
+        self.context.run("p", ["sh", "-c", "kill -9 $PPID"], 60)
+        with mock.patch.dict(os.environ, {"HOTSNAP_CHECK_JOBS": "2"}):
+            self.prepare("sleep 2")
+        self.assertEqual(self.outcomes(), [("first", "p", "end", FAILED)])
+
+    def test_an_interrupt_ends_both(self):
+        mark = f"6{os.getpid()}"
+        self.context.run("p", ["sleep", f"1000.{mark}"], 60)
+        self.context.run("q", ["true"], 60)
+
+        def interrupt(*_):
+            raise process.Interrupted(signal.SIGINT)
+
+        before = signal.signal(signal.SIGALRM, interrupt)
+        self.addCleanup(signal.signal, signal.SIGALRM, before)
+        signal.alarm(2)
+        with mock.patch.dict(os.environ, {"HOTSNAP_CHECK_JOBS": "2"}):
+            with self.assertRaises(process.Interrupted) as raised:
+                self.prepare(f"exec sleep 1001.{mark}")
+        self.context.abandon(raised.exception)
+        self.assertEqual(running(f"1000.{mark}") + running(f"1001.{mark}"), 0)
+        self.assertEqual([(r.program, r.reason) for _, r in self.report.results],
+                         [("p", "interrupted by SIGINT"), ("q", "it has not been run")])
+
+
 RUN_THREE = """
 import sys
 from checks import process
@@ -167,6 +242,7 @@ for number in (1, 2, 3):
 try:
     context.finish()
 except process.Interrupted as interrupt:
+    context.abandon(interrupt)
     report.interrupt(str(interrupt))
 report.write_json(sys.argv[1] + "/out.json")
 print(report.summary())

@@ -189,6 +189,28 @@ class Examples(unittest.TestCase):
         self.assertEqual(programs.fewer_examples(Context(report, tier=ALL)), {})
 
 
+class Libraries(unittest.TestCase):
+    """Without a sanitizer their tests run where no sanitizer sees them, and with --all."""
+
+    def run_of(self, tier, groups):
+        report = Report(io.StringIO())
+        report.begin("unit")
+        context = Context(report, tier=tier, groups=groups)
+        with (mock.patch.object(Context, "script"), mock.patch.object(programs, "check_symbols"),
+              mock.patch.object(programs, "run_meson_tests") as run):
+            programs.unit(context)
+        self.assertNotEqual(run.called, bool(report.left), "what is left out must be told")
+        self.assertTrue(context.jobs, "the tests of the scripts are always there")
+        return run.called
+
+    def test_once_by_default(self):
+        self.assertFalse(self.run_of(DEFAULT, ["unit", "sanitize", "vm"]))
+
+    def test_where_nothing_else_runs_them(self):
+        self.assertTrue(self.run_of(DEFAULT, ["unit"]))
+        self.assertTrue(self.run_of(ALL, ["unit", "sanitize"]))
+
+
 class CommandLine(unittest.TestCase):
     def test_all_is_a_tier_and_no_group(self):
         self.assertFalse(arguments([]).all)
