@@ -18,7 +18,7 @@ declare -A PACKAGE_SETS=(
     # firmware for a QEMU that has none bundled (see --firmwarepath in builds.sh)
     [firmware]="seabios qemu-system-data ipxe-qemu ovmf"
     # the operator's command, and the VM tests
-    [operator]="python3 python3-xxhash iproute2 util-linux mount e2fsprogs"
+    [operator]="python3 python3-xxhash iproute2 util-linux mount e2fsprogs tar zstd"
     # certificates for the VM tests
     [certificates]="gnutls-bin openssl"
     # the patched KVM: kbuild's programs come with the kernel's headers

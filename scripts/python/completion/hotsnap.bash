@@ -33,7 +33,7 @@ _hotsnap() {
     esac
     [[ $command == restore ]] || file+=("${recovery[@]}") # there it is one to be made
     case $previous in
-    -f | --file | --svg | --nbd)
+    -f | --file | --svg | --nbd | --archive)
         mapfile -t COMPREPLY < <(compgen -f -- "$current")
         return
         ;;
@@ -70,7 +70,7 @@ _hotsnap() {
     esac
 
     case $command in
-    '') words='up ps snapshot group every ship ls show verify restore export rm recovery down'
+    '') words='up ps snapshot group every ship ls show verify restore export import rm recovery down'
         words+=' --file --as --version --help' ;;
     up) words='--fresh' ;;
     snapshot)
@@ -85,7 +85,8 @@ _hotsnap() {
     ship) words='--group --select --keep --follow --new --list --verify --take' ;;
     show) words='--svg' ;;
     restore) words='--replace --force-stop --memory --bandwidth --window --no-verify --timeout' ;;
-    export) words='--format --nbd --no-verify' ;;
+    export) words='--format --nbd --archive --no-images --no-verify' ;;
+    import) words='--no-verify' ;;
     down) words='--force' ;;
     esac
     if [[ $command ]]; then
@@ -105,6 +106,12 @@ _hotsnap() {
                 words=$(_hotsnap_names tag ls)
             elif [[ $current != -* ]]; then
                 mapfile -t COMPREPLY < <(compgen -d -- "$current")
+                return
+            fi
+            ;;
+        import)
+            if [[ $current != -* ]]; then
+                mapfile -t COMPREPLY < <(compgen -f -- "$current")
                 return
             fi
             ;;

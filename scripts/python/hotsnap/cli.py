@@ -11,14 +11,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from . import __version__, errors
-from .commands import (beside, every, every_options, export, group, lifecycle, listing,
+from .commands import (beside, every, every_options, export_options, group, lifecycle, listing,
                        ship_options, snapshot, snapshot_options, verify)
 from .errors import HotsnapError, Interrupted, UsageError
 from .model import bundle, cluster, recoveries
 from .model.state import State
 from .qemu.fleet import Fleet
 from .ui import timeline
-from .ui.output import human_size, print_json, say
+from .ui.output import print_json, say
 
 DEFAULT_FILE = "cluster.toml"
 EXIT_CODES = """exit codes:
@@ -141,21 +141,11 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--timeout", metavar="SECONDS", type=float,
                      help="cancel the restore when it takes longer (default: no limit)")
     sub = command("export", _export, "give a snapshot's disks to other programs, each as one that "
-                  "lies over nothing: as files in FOLDER, or by NBD")
-    sub.set_defaults(more=None)  # disks that follow an option
-    sub.add_argument("tag", metavar="TAG")
-    sub.add_argument("folder", metavar="FOLDER", nargs="?",
-                     help="where MEMBER-DISK.qcow2 is made for each disk; none of them may exist")
-    sub.add_argument("disks", metavar="MEMBER[:DISK]", nargs="*",
-                     help="all disks of a member, or one (default: all of the snapshot)")
-    sub.add_argument("--format", choices=export.FORMATS,
-                     help=f"of the files (default: {export.FORMATS[0]})")
-    sub.add_argument("--nbd", metavar="SOCKET",
-                     help="instead of files: serve the disks on this Unix socket, read-only, until "
-                          "Ctrl-C or SIGTERM; each is an export named MEMBER:DISK")
-    sub.add_argument("--no-verify", action="store_true",
-                     help="do not compare the layers' checksums first: damage may get into the "
-                          "export")
+                  "lies over nothing: as files in FOLDER, or by NBD; or the whole snapshot as one file")
+    export_options.add_to(sub)
+    sub = command("import", _import, "make a cluster's folder of a snapshot that 'hotsnap export' "
+                  "has put into one file")
+    export_options.add_import_to(sub)
     sub = command("rm", _rm, "remove a snapshot and join the disk layers that only it needed")
     sub.add_argument("tag", metavar="TAG")
     sub = command("recovery", _recovery, "list the recoveries that 'restore --as' has made, or "
@@ -299,27 +289,11 @@ def _restore(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    words = [word for word in (options.folder, *options.disks, *options.more) if word is not None]
-    if options.nbd and options.format:
-        raise UsageError("--format is of files: leave it out with --nbd")
-    if not options.nbd and not words:
-        raise UsageError("name the folder to write to, or --nbd and a socket")
-    state, fleet = _open(options)
-    if options.nbd:
-        export.serve(state, fleet, options.tag, options.nbd, words, not options.no_verify,
-                     options.json)
-        return 0
-    made = export.to_folder(state, fleet, options.tag, words[0], words[1:],
-                            options.format or export.FORMATS[0], not options.no_verify,
-                            options.json)
-    if options.json:
-        print_json(made)
-    else:
-        for row in made["disks"]:
-            print(f"{row['file']}: {human_size(row['bytes'])} on disk")
-        print(f"exported {options.tag}; disks: {len(made['disks'])}"
-              + ("" if made["verified"] else ", whose checksums were not compared"))
-    return 0
+    return export_options.run(options, lambda: _open(options))
+
+
+def _import(options: argparse.Namespace) -> int:
+    return export_options.run_import(options)
 
 
 def _restore_as(options: argparse.Namespace) -> int:

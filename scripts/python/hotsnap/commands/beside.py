@@ -30,15 +30,13 @@ from ..formats import qcow2
 from ..host.atomic import sync_folder, write_bytes
 from ..host.space import allocated_below
 from ..model import bundle, cluster, cluster_text, recoveries, sharing
-from ..model.cluster import Cluster, Member
-from ..model.disk_table import id_of
+from ..model.cluster import Cluster
 from ..model.recoveries import Recovery
 from ..model.state import State
-from ..qemu import binaries
 from ..qemu.fleet import Fleet
 from ..record import Malformed
 from ..ui.output import human_size, print_json, table
-from . import group, lifecycle, listing, recovery, snapshot
+from . import group, lifecycle, listing, recovery, restorable, snapshot
 
 
 @dataclass
@@ -64,7 +62,7 @@ def restore(state: State, fleet: Fleet, path: str, name: str, every_checksum: bo
             own.make_folders()
             own.save()  # before the first layer: layers without a state mean that it was lost
             if saved.only_disks:
-                _other_disks(own, saved)
+                lifecycle.other_disks(own, saved)
                 made.members = group.restore(own, Fleet(own, fleet.snapshots), saved, False,
                                              every_checksum, quiet)
             else:
@@ -140,14 +138,8 @@ def _layers(state: State, saved: bundle.Bundle) -> list[str]:
 def _described(state: State, saved: bundle.Bundle, made: Recovered) -> Cluster:
     """The cluster file's machines, so far as the snapshot has them. Adds to `made.remarks`."""
     folder = os.path.dirname(made.file)
-    names = {member.name for member in saved.members if member.disks or not saved.only_disks}
-    members = [member for member in state.cluster.members if member.name in names]
-    if len(members) < len(names):
-        gone = sorted(names - {member.name for member in members})
-        raise HotsnapError(f"snapshot {saved.tag!r} is of {', '.join(gone)} too, which "
-                           f"{state.cluster.file} does not name: put the cluster file back")
-    if not members:
-        raise HotsnapError(f"snapshot {saved.tag!r} is of no disk: there is nothing to restore")
+    members = restorable.machines(state, saved)
+    names = {member.name for member in members}
     left = [member.name for member in state.cluster.members if member.name not in names]
     if left:
         made.remarks.append(f"{', '.join(left)} is not part of it: the snapshot has "
@@ -160,30 +152,12 @@ def _described(state: State, saved: bundle.Bundle, made: Recovered) -> Cluster:
         if any("hostfwd" in argument for argument in args):
             made.remarks.append(f"forwarded ports of member {member.name} are in the recovery's own "
                                 "network namespace, as those of the original are in its")
-        if saved.only_disks and (new := _missing(member, saved).disks):
+        if saved.only_disks and (new := restorable.missing(member, saved).disks):
             made.remarks.append(f"{', '.join(disk.id for disk in new)} of member {member.name} is "
                                 "not in the snapshot: it begins as when the member was new")
         changed.append(replace(member, args=args))
     return replace(state.cluster, name=made.name, file=made.file, directory=folder,
                    members=tuple(changed))
-
-
-def _missing(member: Member, saved: bundle.Bundle) -> Member:
-    """The member with the disks only that a snapshot of disks has not."""
-    has = {id_of(disk.device) for entry, disk in saved.layers() if entry.name == member.name}
-    return replace(member, disks=tuple(disk for disk in member.disks
-                                       if not disk.read_only and disk.id not in has))
-
-
-def _other_disks(own: State, saved: bundle.Bundle) -> None:
-    """Makes the disks that are not in the snapshot. The original's are in use, so they begin as
-    they did when it was new."""
-    image_tool = binaries.qemu_img(own.cluster.qemu)
-    for member in own.cluster.members:
-        missing = _missing(member, saved)
-        if missing.disks:
-            own.member(member.name).disks = lifecycle.fresh_disks(own, missing, image_tool)
-            own.save()
 
 
 # Its end

@@ -73,7 +73,11 @@ def _check(opened: Opened, contents: bool, quiet: bool) -> None:
     if damage:
         raise HotsnapError(f"snapshot {tag!r} is damaged: {damage[0]}: nothing was exported; "
                            f"'hotsnap verify {tag}' lists the damage of its own files")
-    for path in opened.sums.unknown:
+    tell_unknown(opened.sums)
+
+
+def tell_unknown(sums: standalone.Sums) -> None:
+    for path in sums.unknown:
         say(f"not verified: {path}: the snapshot with its checksums was removed, and several "
             "layers lie over it")
 

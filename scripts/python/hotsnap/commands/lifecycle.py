@@ -19,7 +19,7 @@ from ..model.state import MemberState, State
 from ..qemu import binaries
 from ..qemu.fleet import Fleet
 from ..ui.output import human_seconds, print_json, say, table
-from . import recovery
+from . import recovery, restorable
 
 
 def settle_disks(state: State, name: str, needs: Container[str] | None = None) -> dict[str, str]:
@@ -69,6 +69,17 @@ def fresh_disks(state: State, member: Member, image_tool: str) -> dict[str, str]
         remove_files(made.values())
         raise
     return made
+
+
+def other_disks(state: State, saved: bundle.Bundle) -> None:
+    """Makes the disks that a snapshot of disks has not, as they were when the members were new: for
+    a cluster that is made of the snapshot."""
+    image_tool = binaries.qemu_img(state.cluster.qemu)
+    for member in state.cluster.members:
+        missing = restorable.missing(member, saved)
+        if missing.disks:
+            state.member(member.name).disks = fresh_disks(state, missing, image_tool)
+            state.save()
 
 
 def remove_files(paths: Any) -> None:

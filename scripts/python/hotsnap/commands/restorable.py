@@ -7,9 +7,12 @@ drives. Memory and devices are loaded into that machine, so it must be the one t
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ..errors import HotsnapError
 from ..model import bundle
-from ..model.disk_table import Disk
+from ..model.cluster import Member
+from ..model.disk_table import Disk, id_of
 from ..model.golden import GoldenImage
 from ..model.notes import Media
 from ..model.state import State
@@ -69,6 +72,27 @@ def _media(state: State, name: str, qmp: Qmp) -> Media:
                                "the member was started: a restored guest would find another disk; "
                                f"put it back ({before.describe()}), or start the member anew")
     return found
+
+
+def machines(state: State, saved: bundle.Bundle) -> list[Member]:
+    """The cluster file's members, so far as a snapshot has them. HotsnapError if it has others, or
+    nothing of any."""
+    names = {member.name for member in saved.members if member.disks or not saved.only_disks}
+    members = [member for member in state.cluster.members if member.name in names]
+    if len(members) < len(names):
+        gone = sorted(names - {member.name for member in members})
+        raise HotsnapError(f"snapshot {saved.tag!r} is of {', '.join(gone)} too, which "
+                           f"{state.cluster.file} does not name: put the cluster file back")
+    if not members:
+        raise HotsnapError(f"snapshot {saved.tag!r} is of no disk: there is nothing to restore")
+    return members
+
+
+def missing(member: Member, saved: bundle.Bundle) -> Member:
+    """The member with the disks only that a snapshot of disks has not."""
+    has = {id_of(disk.device) for entry, disk in saved.layers() if entry.name == member.name}
+    return replace(member, disks=tuple(disk for disk in member.disks
+                                       if not disk.read_only and disk.id not in has))
 
 
 def discs(state: State, saved: bundle.Bundle) -> dict[str, dict[str, str | None]]:

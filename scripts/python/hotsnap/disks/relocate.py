@@ -24,9 +24,9 @@ from . import layer_sums, layers
 from .survey import Misplaced, folders
 
 
-def relocate(state: State, golden: bool = True) -> None:
+def relocate(state: State, golden: bool = True, tell: bool = True) -> None:
     """Does nothing in a folder that was not moved. HotsnapError if an image that layers lie over is
-    not found, unless `golden` is False. The caller holds the lock."""
+    not found, unless `golden` is False. The caller holds the lock. Without `tell` nothing is said."""
     before = _before(state)
     if before is None:
         return
@@ -48,7 +48,8 @@ def relocate(state: State, golden: bool = True) -> None:
                           "now")
     lower = layers.scan(folders(state))
     images = _golden(state, lower, golden)
-    say(f"the cluster's folder was {before} and is {state.directory}: its disk layers are adapted")
+    if tell:
+        say(f"the cluster's folder was {before} and is {state.directory}: its disk layers are adapted")
     _rewrite_headers(state, lower, images)
     _rewrite_bundles(state)
     for entry in state.members.values():

@@ -6,6 +6,8 @@ from __future__ import annotations
 import os
 
 from ..errors import HotsnapError
+from ..host.paths import is_device
+from . import qcow2
 
 # QEMU's names of the formats that a golden image may have.
 FORMATS = ("qcow2", "raw", "vmdk", "vdi", "vhdx", "vpc", "qed")
@@ -15,12 +17,13 @@ COPIED = ("vmdk", "vdi", "vhdx", "vpc")
 
 _HEAD = 512  # bytes that are looked at
 _FOOTER = 512  # of a VHD of fixed size, which has no header
+_DESCRIPTOR = b"# Disk DescriptorFile"
 _MARKS = (
     (0, b"QFI\xfb\0\0\0\1", "qcow"),
     (0, b"QFI\xfb", "qcow2"),
     (0, b"KDMV", "vmdk"),
     (0, b"COWD", "vmdk"),
-    (0, b"# Disk DescriptorFile", "vmdk"),
+    (0, _DESCRIPTOR, "vmdk"),
     (64, b"\x7f\x10\xda\xbe", "vdi"),
     (0, b"vhdxfile", "vhdx"),
     (0, b"conectix", "vpc"),
@@ -75,3 +78,16 @@ def choose(path: str, given: str | None) -> str:
                            "to unlock it; else decrypt it with 'qemu-img convert'")
     raise HotsnapError(f"{path} is {found}, which a golden image cannot be: convert it with "
                        "'qemu-img convert -O qcow2'")
+
+
+def in_several_files(path: str) -> str:
+    """Why a copy of this file is no copy of the whole image; empty if it is one."""
+    if is_device(path):
+        return "it is a device of this host"
+    found = probe(path)
+    if found == "qcow2":
+        return qcow2.strange(path) or ("it lies over another file" if qcow2.backing_file(path)
+                                       else "")
+    with open(path, "rb") as stream:
+        described = stream.read(len(_DESCRIPTOR)) == _DESCRIPTOR
+    return "it describes an image that other files hold" if described else ""

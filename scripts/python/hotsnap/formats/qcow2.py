@@ -13,6 +13,7 @@ from ..host.paths import resolved
 _HEADER = struct.Struct(">4sIQIIQ")  # magic, version, backing offset and size, cluster bits, size
 _L1, _L1_AT = struct.Struct(">IQ"), 36  # number of entries, and where they are
 _MAGIC = b"QFI\xfb"
+_FEATURES, _FEATURES_AT, _EXTERNAL_DATA = struct.Struct(">Q"), 72, 1 << 2  # incompatible ones
 _LENGTH_AT, _BACKING_FORMAT = 100, 0xe2792aca  # of the header; type of an extension
 
 
@@ -32,6 +33,23 @@ def backing_file(path: str) -> str | None:
         name = options.get("file", {}).get("filename") or options.get("file.filename") or ""
     name = name.removeprefix("file:").removeprefix("host_device:")
     return resolved(os.path.join(os.path.dirname(path), name))
+
+
+def strange(path: str) -> str:
+    """What a header has that no layer of this program has, and that would make QEMU open other
+    files; empty if there is nothing. `path` is a qcow2 file that a stranger may have made."""
+    with open(path, "rb") as stream:
+        head = stream.read(_FEATURES.size + _FEATURES_AT)
+        if len(head) < _HEADER.size or head[:4] != _MAGIC:
+            return "it is not a qcow2 file"
+        _, version, offset, size, _, _ = _HEADER.unpack(head[:_HEADER.size])
+        if version > 2:
+            features, = _FEATURES.unpack(head[_FEATURES_AT:].ljust(_FEATURES.size, b"\0"))
+            if features & _EXTERNAL_DATA:
+                return "its data are in another file"
+        stream.seek(offset)
+        name = stream.read(min(size, 4096)) if offset else b"/"
+    return "" if name.startswith(b"/") else f"it lies over {name.decode(errors='replace')!r}"
 
 
 def backing_format(path: str) -> str:

@@ -74,11 +74,12 @@ def start(command: Sequence[str], log: str, umask: int = 0o077) -> subprocess.Po
 
 
 def companion(command: Sequence[str], keep: Sequence[int] = (), stdout: int | IO[bytes] | None = None,
-              stderr: int | IO[bytes] | None = None) -> subprocess.Popen[bytes]:
+              stderr: int | IO[bytes] | None = None,
+              stdin: int | IO[bytes] | None = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
     """Starts a program that does not outlive this process: the kernel kills it then. It is in a
     session of its own, so that Ctrl-C is this process's to answer. Nobody else may read the files
     that it makes. It inherits the handles in `keep`."""
-    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr,
+    return subprocess.Popen(command, stdin=stdin, stdout=stdout, stderr=stderr,
                             start_new_session=True, umask=0o077, pass_fds=keep,
                             preexec_fn=functools.partial(end_with, os.getpid()))
 

@@ -20,3 +20,9 @@ def allocated_below(folder: str) -> int:
             with contextlib.suppress(FileNotFoundError):
                 total += allocated(os.path.join(above, name))
     return total
+
+
+def free(folder: str) -> int:
+    """Bytes of the file system that this user may still write."""
+    found = os.statvfs(folder)
+    return found.f_bavail * found.f_frsize

@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""export --archive: a snapshot with all that it needs as one file (docs/formats/archive.md).
+
+It has the bundle, the disk layers below it, the golden images, discs and kernels that the cluster
+file names, a cluster file, and a state. The cluster's lock is held only until the layers that will
+be read are listed (model/reading.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ..disks import layers, standalone, survey
+from ..errors import HotsnapError, UsageError
+from ..formats import archive, images
+from ..formats.archive import Entry, Head, Image
+from ..host import atomic, tarball
+from ..host.paths import resolved
+from ..host.space import allocated
+from ..model import bundle, cluster_text, reading, recoveries
+from ..model.bundle import Bundle
+from ..model.cluster import Cluster
+from ..model.disk_table import id_of
+from ..model.state import MemberState, State
+from ..qemu.fleet import Fleet
+from ..ui.output import Progress, human_size
+from . import export, recovery, restorable, verify
+
+_UNFIT = re.compile(r"[^A-Za-z0-9._+-]+")  # in the name of a file
+
+
+@dataclass
+class _Parts:
+    """What an archive will have: each file's name in it, and where it is; `images` by their
+    paths."""
+
+    files: dict[str, str] = field(default_factory=dict)
+    images: dict[str, str] = field(default_factory=dict)
+    left: list[str] = field(default_factory=list)
+
+    def add_image(self, path: str, wanted: bool) -> str:
+        """The path by which the archive's cluster file names an image."""
+        path = resolved(path)
+        if not wanted:
+            if path not in self.left:
+                self.left.append(path)
+            return path
+        if path not in self.images:
+            if what := images.in_several_files(path):
+                raise HotsnapError(f"{path} is not one file, since {what}: leave it out with "
+                                   "--no-images, or convert it with 'qemu-img convert -O qcow2'")
+            name = f"images/{len(self.images)}-{_UNFIT.sub('_', os.path.basename(path))}"
+            self.files[name] = path
+            self.images[path] = name
+        return self.images[path]
+
+
+def save(state: State, fleet: Fleet, tag: str, path: str, with_images: bool = True,
+         every_checksum: bool = True, quiet: bool = False) -> dict[str, Any]:
+    """Writes the archive of a snapshot to `path`, which must not exist; returns what was made."""
+    if "/" in tag:
+        raise UsageError(f"{tag!r} is not a tag: 'hotsnap ls' lists them")
+    tarball.check_programs()
+    path = os.path.realpath(path)
+    if os.path.lexists(path):
+        raise HotsnapError(f"{path} exists: remove it, or choose another name")
+    if not os.path.isdir(os.path.dirname(path)):
+        raise HotsnapError(f"there is no folder {os.path.dirname(path)}: make it first")
+    with contextlib.ExitStack() as stack:
+        with state.locked():
+            recovery.recover(state, fleet, quiet)
+            if os.path.exists(state.journal):
+                raise survey.Busy("a merge of disk layers waits to be finished")
+            if recoveries.read(state.directory):
+                raise HotsnapError("the disks of a recovery lie over layers of the cluster that it "
+                                   "was made from: export that cluster's snapshot")
+            saved = bundle.read(os.path.join(state.bundles, tag))
+            disks = standalone.chosen(state, saved, ()) if any(saved.layers()) else []
+            held = stack.enter_context(reading.Reading(state, "export", tag))
+            held.set({layer for disk in disks for layer in disk.chain})
+            sums = standalone.sums_of(state, saved, disks)
+            parts = _Parts()
+            described = _described(state, saved, parts, with_images)
+            kept = _layers(state, disks, parts)
+        _check(saved, sums, every_checksum, quiet)
+        _bundle_files(saved, parts)
+        with tempfile.TemporaryDirectory(prefix="hotsnap-export.") as scratch:
+            _write_state(scratch, described, saved, state, kept)
+            text = cluster_text.text(described, f"Of snapshot {tag} of cluster "
+                                     f"{state.cluster.name}: the machines of then.")
+            atomic.write_bytes(os.path.join(scratch, archive.CLUSTER_FILE), text.encode())
+            own = {name: os.path.join(scratch, name)
+                   for name in (archive.CLUSTER_FILE, archive.STATE)}
+            head = _head(state, saved, described, {**own, **parts.files}, parts)
+            own[archive.HEAD] = os.path.join(scratch, archive.HEAD)
+            atomic.write_json(own[archive.HEAD], head.dump())
+            total = head.allocated()
+            bar = Progress(f"export {tag}", quiet)
+            done = 0
+
+            def tell(count: int) -> None:
+                nonlocal done
+                done += count
+                bar.update(min(done, total), total, human_size(done))
+
+            try:
+                with atomic.whole(path) as new:
+                    tarball.pack({archive.HEAD: own.pop(archive.HEAD), **own, **parts.files}, new,
+                                 (held.handle,), tell)
+            finally:
+                bar.clear()
+    return {"exported": tag, "archive": path, "bytes": os.stat(path).st_size,
+            "verified": every_checksum, "without_checksum": list(sums.unknown),
+            "left_out": parts.left, "members": head.members}
+
+
+def _described(state: State, saved: Bundle, parts: _Parts, with_images: bool) -> Cluster:
+    """The cluster file's machines, with the names that their files have in the archive."""
+    def moved(path: str | None) -> str | None:
+        return parts.add_image(path, with_images) if path else path
+
+    members = tuple(
+        replace(member, kernel=moved(member.kernel), initrd=moved(member.initrd),
+                disks=tuple(replace(disk, image=moved(disk.image)) for disk in member.disks))
+        for member in restorable.machines(state, saved))
+    for media in saved.notes().media.values():
+        for image in media.values():  # also a disc that was put in later
+            moved(image.image if image else None)
+    return replace(state.cluster, members=members, qemu=None)
+
+
+def _layers(state: State, disks: Iterable[standalone.FrozenDisk], parts: _Parts) -> dict[str, str]:
+    """Adds the disks' layers; returns their paths by the names in the archive. HotsnapError if one
+    lies over something that is neither a layer nor a golden image of the cluster file."""
+    known = survey.scan(state)
+    named = {*parts.images, *parts.left}
+    found = {}
+    for disk in disks:
+        chain = layers.chain(known, disk.file)
+        if not chain:
+            raise HotsnapError(f"the snapshot names the disk layer {disk.file}, which is not among "
+                               f"those in {state.directory}/members")
+        lowest = known[chain[-1]]
+        if lowest is not None and resolved(lowest) not in named:
+            raise HotsnapError(f"{disk.name} lies over {lowest}, which {state.cluster.file} does not "
+                               "name any more: put the cluster file back")
+        for path in chain:
+            name = "/".join(("members", os.path.basename(os.path.dirname(path)),
+                             os.path.basename(path)))
+            found[name] = path
+    parts.files.update(found)
+    return found
+
+
+def _check(saved: Bundle, sums: standalone.Sums, every_checksum: bool, quiet: bool) -> None:
+    """HotsnapError if something is not as it was; tells what cannot be known."""
+    own = {path for path, _, _ in verify.large_files(saved)}
+    lower = [entry for entry in sums.known if entry[0] not in own]
+    damage = (verify.check_visibly(saved, quiet).damage if every_checksum
+              else verify.outline(saved)) or verify.check_files(lower, every_checksum)
+    if damage:
+        raise HotsnapError(f"snapshot {saved.tag!r} is damaged: {damage[0]}: nothing was exported; "
+                           f"'hotsnap verify {saved.tag}' lists the damage of its own files")
+    export.tell_unknown(sums)
+
+
+def _bundle_files(saved: Bundle, parts: _Parts) -> None:
+    for above, _, names in os.walk(saved.path):
+        for name in sorted(names):
+            path = os.path.join(above, name)
+            if not name.startswith(".") and not name.endswith(atomic.UNFINISHED):
+                parts.files[f"bundles/{saved.tag}/{os.path.relpath(path, saved.path)}"] = path
+
+
+def _write_state(folder: str, described: Cluster, saved: Bundle, state: State,
+                 kept: dict[str, str]) -> None:
+    """A state whose members write to the frozen layers: by that it is known, in another folder,
+    where these are from (disks/relocate.py)."""
+    made = State(replace(described, directory=folder))
+    for member in described.members:
+        entry = MemberState(layers=state.member(member.name).layers)
+        for saved_member, disk in saved.layers():
+            identity = id_of(disk.device)
+            if saved_member.name == member.name and identity:
+                entry.disks[identity] = os.path.realpath(disk.file)
+        made.members[member.name] = entry
+    made.images = {path: state.images[path] for path in kept.values() if path in state.images}
+    made.save()
+
+
+def _head(state: State, saved: Bundle, described: Cluster, files: dict[str, str], parts: _Parts
+          ) -> Head:
+    entries = [Entry(name, os.stat(path).st_size, min(allocated(os.path.realpath(path)),
+                                                      os.stat(path).st_size))
+               for name, path in files.items()]
+    return Head(archive.FORMAT, archive.VERSION, saved.tag, state.cluster.name,
+                [member.name for member in described.members], entries,
+                [Image(name, path) for path, name in parts.images.items()], parts.left)
