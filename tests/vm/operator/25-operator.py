@@ -4,6 +4,7 @@
 damage, the merge of layers, restore; with --json, and with the user guide's exit codes."""
 
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -130,6 +131,20 @@ def scenario(report: Report) -> None:
             operator.run("show", "nothing", code=1)
             operator.run("frobnicate", code=2)
 
+        def elsewhere() -> None:
+            """As one file, and without the folder that it came from."""
+            file, folder = place.path / "lab.tar.zst", place.path / "elsewhere"
+            operator.run("export", "three", "--archive", str(file))
+            operator.run("down")
+            shutil.rmtree(operator.state)
+            operator.file.unlink()
+            operator.run("import", str(file), str(folder))
+            file.unlink()
+            operator.file, operator.state = folder / "cluster.toml", folder
+            for name in "ab":
+                (folder / "members" / name / "serial.log").touch()
+            restore("three")
+
         def down() -> None:
             operator.run("down")
             namespaces = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True,
@@ -144,8 +159,8 @@ def scenario(report: Report) -> None:
                                    ("restore-twice", lambda: restore("two")),
                                    ("restore-in-full", lambda: restore("two", "--memory", "full")),
                                    ("rm-while-memory-comes", in_use),
-                                   ("restore-third", lambda: restore("three")),
-                                   ("refusals", refused), ("down", down)):
+                                   ("refusals", refused), ("elsewhere", elsewhere),
+                                   ("down", down)):
                 report.run(f"operator-{name}", function)
         finally:
             try:
