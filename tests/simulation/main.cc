@@ -28,7 +28,7 @@ gives the same run.
                  broadcast-through, lose-record, lose-held, reverse-held, keep-color,
                  abort-in-doubt, mute-abort, move-record, hasty-answer, deaf-copy,
                  foreign-clock, deaf-hold, late-switch
-  --expect INV   succeed only if some seed violates this invariant (with --mutate)
+  --expect INV   succeed, and end, as soon as a seed violates this invariant (with --mutate)
   --coverage     fail if some fault met no member in some state of its local life
   --trace        print what happens
   --help
@@ -147,7 +147,7 @@ int main(int argc, char **argv) {
     size_t bad_seeds = 0;
     bool expected_seen = false;
     const uint64_t first = config.seed;
-    for (; config.seed < first + runs; config.seed++) {
+    for (; config.seed < first + runs && !expected_seen; config.seed++) {
         Cluster cluster(config);
         cluster.run();
         totals.add(cluster.ledger());
@@ -172,8 +172,8 @@ int main(int argc, char **argv) {
                 "%zu members in doubt, %zu segments, %zu recorded, %zu declared lost, "
                 "%zu with a common end, %zu of them delayed, %zu behind a barrier; "
                 "%zu seeds with violations\n",
-                static_cast<unsigned long long>(runs), static_cast<unsigned long long>(first),
-                totals.commands, totals.published, totals.restored, totals.failed, totals.in_doubt,
+                static_cast<unsigned long long>(config.seed - first),
+                static_cast<unsigned long long>(first), totals.commands, totals.published, totals.restored, totals.failed, totals.in_doubt,
                 totals.segments, totals.recorded, totals.lost, totals.timed, totals.delayed,
                 totals.barriers, bad_seeds);
     if (!expect.empty()) {

@@ -45,11 +45,10 @@ class Qtest:
 
 
 # On 2 cores migration-test needs up to 8 minutes under TCG, the others less than half a minute. The
-# fork shares code with a migration to a file, with mapped-ram, and with postcopy's userfaultfd.
+# fork shares code with mapped-ram to a file, and with postcopy's userfaultfd.
 QTESTS = (
     Qtest("migration-test", 2400, (
-        "/x86_64/migration/precopy/file", "/x86_64/migration/multifd/file/mapped-ram/dio",
-        "/x86_64/migration/postcopy/plain")),
+        "/x86_64/migration/multifd/file/mapped-ram/dio", "/x86_64/migration/postcopy/plain")),
     Qtest("qom-test", 600),
     Qtest("qmp-cmd-test", 300),
     Qtest("test-hmp", 300),

@@ -39,6 +39,8 @@ int main() { std::thread t([] { shared = 1; }); shared = 2; t.join(); return 0; 
 # Kinds of memory and of clusters have the same threads: the default tier looks at one for races.
 KINDS_LEFT = ("memfd", "privateMemfd", "hugetlb*", "largeClusters", "onePageClusters")
 KINDS_LEFT_OF_PRECOPY = (*KINDS_LEFT, "littleIsWritten")
+# Tests with one thread, which are slow under that sanitizer.
+ONE_THREAD = ("Holes.*", "ImageLayout.*", "Images.*", "ImageWriter.*")
 
 
 def unit(context: Context) -> None:
@@ -100,8 +102,8 @@ def fewer_examples(context: Context) -> dict[str, str]:
 def fewer_kinds(context: Context) -> dict[str, str]:
     if context.tier == ALL:
         return {}
-    context.leave("some kinds of memory under the thread sanitizer")
-    left = [*(f"Kinds/*Identity.*/{kind}" for kind in KINDS_LEFT),
+    context.leave("some kinds of memory, and formats of images, under the thread sanitizer")
+    left = [*ONE_THREAD, *(f"Kinds/*Identity.*/{kind}" for kind in KINDS_LEFT),
             *(f"Kinds/Precopy.*/{kind}" for kind in KINDS_LEFT_OF_PRECOPY)]
     return {"GTEST_FILTER": "-" + ":".join(left)}
 
