@@ -66,7 +66,7 @@ _hotsnap() {
         return
         ;;
     --bandwidth | --timeout | --hold-timeout | --within | --keep | --keep-hourly | --keep-daily | --prefix | \
-        --max-failures | --select) return ;;
+        --max-failures | --select | --quiesce-timeout) return ;;
     esac
 
     case $command in
@@ -75,12 +75,12 @@ _hotsnap() {
     up) words='--fresh' ;;
     snapshot)
         words='--initiator --group --select --cut --hold-timeout --note --bandwidth --mode --engine --within'
-        words+=' --strict --timeout'
+        words+=' --strict --timeout --quiesce --quiesce-timeout'
         ;;
     every)
         words='--keep --keep-hourly --keep-daily --prefix --max-failures --status'
         words+=' --initiator --group --select --cut --hold-timeout --bandwidth --mode --engine --within'
-        words+=' --strict --timeout'
+        words+=' --strict --timeout --quiesce --quiesce-timeout'
         ;;
     ship) words='--group --select --keep --follow --new --list --verify --take' ;;
     show) words='--svg' ;;

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Snapshots of the disks of three members that hand numbers on (support/chain.py): all at once, and
-VM by VM with QMP's blockdev-snapshot-sync, as is usual without groups."""
+VM by VM with QMP's blockdev-snapshot-sync (group_one.py), as is usual without groups."""
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -65,22 +68,16 @@ def number_in(path: str) -> int:
 
 
 def numbers_one_by_one(lab: Lab, tag: str) -> tuple[list[int], float]:
-    """The numbers, and the milliseconds from the first VM's answer to the last one's."""
+    """The numbers, and the milliseconds from the first VM's answer to the last one's. Each VM is
+    saved by a command of its own, as a script does it."""
     frozen: list[str] = []
     answers: list[float] = []
     for name, serials in MEMBERS.items():
-        with lab.fleet.monitor(name) as qmp:
-            info = lab.fleet.block_info(qmp)
-            actions = []
-            for serial in serials:
-                path = info[device(serial)]["image"]["filename"]
-                frozen.append(path)
-                actions.append({"type": "blockdev-snapshot-sync", "data": {
-                    "node-name": info[device(serial)]["node-name"],
-                    "snapshot-file": f"{path.removesuffix('.qcow2')}-{tag}.qcow2",
-                    "snapshot-node-name": f"{tag}-{serial}", "format": "qcow2"}})
-            qmp.execute("transaction", {"actions": actions})
-            answers.append(time.monotonic())
+        done = subprocess.run([sys.executable, "-m", "hotsnap_bench.group_one",
+                               lab.state.paths(name).monitor, tag, *map(device, serials)],
+                              check=True, stdout=subprocess.PIPE)
+        answers.append(time.monotonic())
+        frozen += json.loads(done.stdout)
     return [number_in(path) for path in frozen], (answers[-1] - answers[0]) * 1000
 
 

@@ -173,6 +173,9 @@ def details(found: bundle.Bundle) -> str:
     lines.append("")
     lines.append(table(("MEMBER", "DISK", "FROZEN LAYER"),
                        [(m.name, d.device, d.file) for m, d in found.layers()]))
+    for name, quiesced in sorted(found.notes().quiesced.items()):
+        lines += ["", f"{name}: {quiesced.filesystems} file systems were frozen at the cut, for "
+                      f"{quiesced.frozen_ms:.0f} ms"]
     if plan := restore_line.plan(found):
         lines += ["", *_restore_line(found, plan)]
     return "\n".join(lines)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from typing import Any
 
 from ..disks import merge
@@ -17,6 +18,7 @@ from ..qemu import binaries, jobs, machine
 from ..qemu.fleet import Fleet
 from ..qemu.qmp import QmpClosed, QmpError, QmpFailure, QmpTimeout
 from ..ui.output import Progress, human_size, say
+from . import quiesce as quiescing
 from . import recovery, restorable, verify
 
 SNAPSHOT_JOB = "hotsnap-snapshot"
@@ -28,17 +30,24 @@ def member_addresses(state: State, names: list[str]) -> list[dict[str, str]]:
     return [{"name": name, "address": state.address(name)} for name in names]
 
 
+# Phases that the initiator reaches when all members have cut.
+_AFTER_CUT = ("full", "publish", "committed")
+
+
 class _Watcher:
     """Shows a job: a line for each phase of the initiator, a bar for its progress."""
 
     def __init__(self, label: str, quiet: bool):
         self.progress = Progress(label, quiet)
         self.phase = ""
+        self.after_cut: Callable[[], None] = lambda: None  # called once all members have cut
 
     def __call__(self, job: dict[str, Any], events: list[dict[str, Any]]) -> None:
         for event in events:
             if event["event"] == "HOTSNAP_PHASE":
                 self.phase = event["data"]["phase"]
+                if self.phase in _AFTER_CUT:
+                    self.after_cut()
                 reason = event["data"].get("reason")
                 self.progress.line(f"  {self.phase}" + (f": {reason}" if reason else ""))
             elif event["event"] == "HOTSNAP_WARNING":
@@ -52,9 +61,11 @@ class _Watcher:
 
 def snapshot(state: State, fleet: Fleet, tag: str, initiator: str | None = None,
              timeout: float | None = None, quiet: bool = False, group: str | None = None,
-             note: str | None = None, **options: Any) -> bundle.Bundle:
+             note: str | None = None, quiesce: float | None = None, **options: Any
+             ) -> bundle.Bundle:
     """Takes a snapshot of the whole cluster, or of the disks of a group; the caller holds the lock.
-    `options` are those of hotsnap-cluster, as snapshot_options.chosen() gives them."""
+    `options` are those of hotsnap-cluster, and `quiesce` the seconds that the guest agents of a
+    group's members have to freeze their file systems, as snapshot_options.chosen() gives them."""
     bundle.check_tag(tag)
     wanted = groups.resolve(state, group) if group else None
     recovery.recover(state, fleet, quiet)
@@ -82,13 +93,18 @@ def snapshot(state: State, fleet: Fleet, tag: str, initiator: str | None = None,
         raise HotsnapError(f"{path}{bundle.PARTIAL} is left of a snapshot that did not complete: "
                            f"run 'hotsnap rm {tag}{bundle.PARTIAL}' first")
     media = {} if group else restorable.check(state, fleet)
+    agents = quiescing.sockets(
+        {name: state.paths(name).agent if state.cluster.member(name).agent else None
+         for name in names}, sorted(wanted)) if wanted and quiesce else {}
     arguments = {"job-id": SNAPSHOT_JOB, "tag": tag, "directory": state.bundles,
                  "members": member_addresses(state, names), **options}
     watcher = _Watcher(f"snapshot {tag}", quiet)
     try:
-        with fleet.qmp(initiator) as qmp:
+        with (fleet.qmp(initiator) as qmp,
+              quiescing.frozen(agents, quiesce or 0.0) as frozen):
             jobs.clear_leftover(qmp, SNAPSHOT_JOB)
             qmp.execute("hotsnap-cluster", arguments)
+            watcher.after_cut = frozen.thaw
             jobs.follow(qmp, SNAPSHOT_JOB, timeout, watcher)
     except QmpTimeout as error:
         raise HotsnapError(f"member {initiator} does not answer ({error}): snapshot {tag!r} was "
@@ -105,9 +121,14 @@ def snapshot(state: State, fleet: Fleet, tag: str, initiator: str | None = None,
         raise
     finally:
         watcher.progress.clear()
-    notes.write(path, notes.Notes(note=note, media=media, group=group))
-    _note_disks(state, fleet)
-    return bundle.read(path)
+    made = bundle.read(path)
+    known = notes.Notes(note=note, media=media, group=group)
+    try:
+        known.quiesced = frozen.proved(made)
+    finally:
+        notes.write(path, known)
+        _note_disks(state, fleet)
+    return made
 
 
 def _text(error: Exception) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..errors import UsageError
 from ..model import groups, units
+from . import quiesce
 
 
 def size(text: str) -> int:
@@ -80,6 +81,15 @@ def add_group_to(parser: argparse.ArgumentParser) -> None:
                              "them")
 
 
+    parser.add_argument("--quiesce", action="store_true",
+                        help="with --group: have the guest agents of its members freeze their file "
+                             "systems around the cut, so that those on the disks are clean "
+                             "('agent = true' in the cluster file)")
+    parser.add_argument("--quiesce-timeout", metavar="TIME", type=_duration,
+                        help="with --quiesce: fail when a guest needs longer, and thaw all when the "
+                             f"cut comes later after that (default: {quiesce.SECONDS:.0f}s)")
+
+
 def selector(text: str) -> str:
     if not groups.is_selector(text):
         raise argparse.ArgumentTypeError(f"{text!r} is not LABEL=VALUE")
@@ -92,8 +102,8 @@ def add_to(parser: argparse.ArgumentParser) -> None:
 
 
 def chosen(options: argparse.Namespace) -> dict[str, Any]:
-    """The arguments of hotsnap-cluster that the command line gave. UsageError if one has no
-    meaning for a snapshot of that kind."""
+    """The arguments of hotsnap-cluster that the command line gave, and snapshot's `quiesce`.
+    UsageError if one has no meaning for a snapshot of that kind."""
     values = {name: getattr(options, name.replace("-", "_")) for name in OPTIONS}
     given = [name for name, value in values.items() if value is not None]
     of_memory = [f"--{name}" for name in given if name not in OF_DISKS]
@@ -108,4 +118,11 @@ def chosen(options: argparse.Namespace) -> dict[str, Any]:
         if values["cut"] != "barrier":
             raise UsageError("--hold-timeout needs --cut barrier: else no member waits for another")
         values["hold-timeout"] = max(round(values["hold-timeout"] * 1000), 1)  # QMP's unit
-    return {IN_QMP.get(name, name): value for name, value in values.items() if value is not None}
+    if options.quiesce_timeout is not None and not options.quiesce:
+        raise UsageError("--quiesce-timeout goes with --quiesce: add that, or leave it out")
+    if options.quiesce and not options.group:
+        raise UsageError("--quiesce is for snapshots of disks: add --group; guests that are saved with "
+                         "their memory go on at a restore, and need not be frozen")
+    seconds = {"quiesce": options.quiesce_timeout or quiesce.SECONDS} if options.quiesce else {}
+    return {**seconds, **{IN_QMP.get(name, name): value for name, value in values.items()
+                          if value is not None}}

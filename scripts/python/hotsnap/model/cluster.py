@@ -50,6 +50,7 @@ class Member:
     nics: tuple[Nic, ...]
     firmware: str = "bios"
     labels: Mapping[str, str] = field(default_factory=dict, hash=False)
+    agent: bool = False  # the guest has a port for qemu-guest-agent
     args_place: str = field(default="", compare=False)  # file, line and key of `args`
 
 
@@ -150,7 +151,7 @@ def _member(table: Table, cluster: str, defaults: dict[str, Any],
     nics = tuple(_nic(t, cluster, name, i, networks) for i, t in enumerate(table.tables("nic")))
     member = Member(name, memory, cpus, table.take("machine", str, defaults["machine"]),
                     table.take("cpu", str, defaults["cpu"]), kernel, initrd, append, tuple(args),
-                    disks, nics, firmware, table.labels(),
+                    disks, nics, firmware, table.labels(), table.take("agent", bool, False),
                     table.source.place((*table.path, "args")))
     table.done()
     return member

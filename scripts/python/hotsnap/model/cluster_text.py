@@ -30,7 +30,8 @@ def _member(member: Member) -> list[str]:
              *_keys(name=member.name, memory=member.memory, cpus=member.cpus,
                     machine=member.machine, cpu=member.cpu, firmware=member.firmware,
                     kernel=member.kernel, initrd=member.initrd, append=member.append,
-                    args=list(member.args), labels=dict(member.labels) or None)]
+                    args=list(member.args), labels=dict(member.labels) or None,
+                    agent=member.agent or None)]
     for disk in member.disks:
         if disk.id != NVRAM:  # the firmware brings it along
             lines += ["", "  [[member.disk]]", *_keys("  ", **_disk(disk))]

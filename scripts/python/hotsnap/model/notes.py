@@ -18,11 +18,20 @@ Media = dict[str, GoldenImage | None]  # disk id to what is read there; None: a 
 
 
 @dataclass
+class Quiesced(Record):
+    """A guest whose file systems were frozen at the cut."""
+
+    filesystems: int
+    frozen_ms: float
+
+
+@dataclass
 class Notes(Record):
     version: int = VERSION
     note: str | None = None          # in the user's words
     media: dict[str, Media] = field(default_factory=dict)  # by member
     group: str | None = None         # whose disks they are; None: of the whole cluster
+    quiesced: dict[str, Quiesced] = field(default_factory=dict)  # by member
 
 
 def path(folder: str) -> str:
@@ -47,5 +56,6 @@ def read(folder: str) -> Notes:
 
 def write(folder: str, notes: Notes) -> None:
     """Without notes there is no file."""
-    if notes.note is not None or notes.group is not None or any(notes.media.values()):
+    if (notes.note is not None or notes.group is not None or any(notes.media.values())
+            or notes.quiesced):
         write_json(path(folder), {"version": VERSION, **notes.dump()})

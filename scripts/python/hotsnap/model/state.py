@@ -3,7 +3,7 @@
 
     state.json                what this module keeps: which members run, on which disk files
     lock                      held (flock) by the one command that changes anything
-    run/MEMBER.{qmp,mon,hs}   sockets, for as long as the member runs
+    run/MEMBER.{qmp,mon,hs,ga}  sockets, for as long as the member runs
     members/MEMBER/           serial.log, qemu.log, and the disk layers
     bundles/TAG/              snapshots (docs/formats/bundle.md)
     merge.json                a merge of layers that is under way, see disks/journal.py
@@ -44,11 +44,12 @@ class Paths:
     qmp: str      # commands and jobs: one client at a time
     monitor: str  # questions that must not wait for a job's client
     listen: str   # the member's own protocol
+    agent: str    # the guest agent's port, of members that have one
     serial: str
     pidfile: str
 
     def all(self) -> tuple[str, ...]:
-        return self.qmp, self.monitor, self.listen, self.serial, self.pidfile
+        return self.qmp, self.monitor, self.listen, self.agent, self.serial, self.pidfile
 
 
 @dataclass
@@ -133,6 +134,7 @@ class State:
     def paths(self, name: str) -> Paths:
         run = os.path.join(self.directory, "run", name)
         return Paths(qmp=run + ".qmp", monitor=run + ".mon", listen=run + ".hs",
+                     agent=run + ".ga",
                      serial=os.path.join(self.member_folder(name), "serial.log"),
                      pidfile=run + ".pid")
 

@@ -89,7 +89,7 @@ class Fleet:
             self.state.save()
             for name, files in disks.items():
                 paths = self.state.paths(name)
-                for stale in (paths.qmp, paths.monitor, paths.listen, paths.pidfile):
+                for stale in (paths.qmp, paths.monitor, paths.listen, paths.agent, paths.pidfile):
                     if os.path.lexists(stale):
                         os.unlink(stale)
                 member = self.cluster.member(name)
@@ -134,7 +134,8 @@ class Fleet:
         paths = self.state.paths(name)
         try:
             with Qmp.connect(paths.qmp, START_TIMEOUT, lambda: self.running(name)) as qmp:
-                for path in (paths.qmp, paths.monitor):
+                agent = [paths.agent] if self.cluster.member(name).agent else []
+                for path in (paths.qmp, paths.monitor, *agent):
                     os.chmod(path, 0o600)
                 if self.snapshots:
                     qmp.execute("query-hotsnap")

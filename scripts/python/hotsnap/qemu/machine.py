@@ -20,6 +20,7 @@ from ..model.state import Paths
 from ..model.units import MIB
 
 MEMBER_OBJECT = "hs0"
+AGENT_PORT = "org.qemu.guest_agent.0"  # where qemu-ga in the guest looks for it
 
 
 def command_line(qemu: str, firmware: Sequence[str], member: Member, accelerator: str,
@@ -62,6 +63,11 @@ def command_line(qemu: str, firmware: Sequence[str], member: Member, accelerator
         if snapshots:
             line += ["-object", f"filter-hotsnap,id=hsf-{nic.id},netdev={nic.id},"
                                 f"member={MEMBER_OBJECT}"]
+    if member.agent:
+        line += ["-chardev", f"socket,id=agent,path={_quote(paths.agent)},server=on,wait=off",
+                 "-device", "virtio-serial-pci,id=agent-bus",
+                 "-device", "virtserialport,bus=agent-bus.0,chardev=agent,id=agent-dev,"
+                            f"name={AGENT_PORT}"]
     line += member.args
     if incoming:
         line += ["-incoming", "defer", "-S"]
