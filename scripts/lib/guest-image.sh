@@ -15,7 +15,7 @@ GUEST_SUITE=bookworm
 GUEST_PACKAGES=(mmdebstrap debian-archive-keyring e2fsprogs kmod gcc libc6-dev util-linux)
 GUEST_PROGRAMS=(hs-chatter hs-pgdriver hs-disktag hs-writer)
 # Drivers in the initial RAM disk. The full kernel has ext4's checksum as a module, and more drivers.
-GUEST_MODULES=(virtio_pci virtio_blk virtio_scsi virtio_net virtio_rng virtio_balloon sd_mod
+GUEST_MODULES=(virtio_pci virtio_blk virtio_scsi virtio_net virtio_rng virtio_balloon virtio_console sd_mod
     ata_piix ext4 bridge 8021q macvlan bonding)
 GUEST_MODULES_GENERIC=(crc32c_generic ahci e1000 e1000e ata_generic)
 

@@ -36,7 +36,8 @@ MEMBER = """
 name = "{name}"
 kernel = "{guest}/vmlinuz"
 initrd = "{guest}/initrd.img"
-append = "console=ttyS0 quiet mitigations=off no_timer_check hs.name={name} hs.ip={ip}/24 hs.peers={peer} hs.role=writer hs.writer.mib=16 hs.writer.rate=200 hs.writer.disk=5"
+append = "console=ttyS0 quiet mitigations=off no_timer_check hs.name={name} hs.ip={ip}/24 hs.peers={peer} hs.role=writer hs.writer.mib=16 hs.writer.rate=200 hs.writer.disk=5{append}"
+{more}
 args = ["-device", "virtio-rng-pci"]
 
   [[member.disk]]
@@ -56,12 +57,14 @@ ENVIRONMENT = {**os.environ, "HOTSNAP_QEMU": str(QEMU)}
 class Operator:
     """Members "a" and "b" of a cluster whose folder is in `place`."""
 
-    def __init__(self, place: Workplace, name: str):
+    def __init__(self, place: Workplace, name: str, more: str = "", append: str = ""):
+        """`more`: keys of each member; `append`: what only the kernel of "b" is told."""
         self.file = place.path / "cluster.toml"
         self.state = place.path / "state"
         self.file.write_text(CLUSTER.format(name=name) + "".join(
-            MEMBER.format(name=member, ip=ip, peer=peer, guest=GUEST) for member, ip, peer in
-            [("a", "10.77.0.1", "b:10.77.0.2"), ("b", "10.77.0.2", "a:10.77.0.1")]))
+            MEMBER.format(name=member, ip=ip, peer=peer, guest=GUEST, more=more, append=told)
+            for member, ip, peer, told in [("a", "10.77.0.1", "b:10.77.0.2", ""),
+                                           ("b", "10.77.0.2", "a:10.77.0.1", append)]))
 
     @property
     def bundles(self) -> Path:
