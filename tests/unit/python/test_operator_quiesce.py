@@ -132,13 +132,13 @@ class Freezing(Case):
 
     def test_one_that_is_late_is_thawed_when_it_froze_at_last(self):
         self.guest("a")
-        self.guest("b", slow=1.5)
+        self.guest("b", slow=3)
         began = time.monotonic()
         with self.assertRaisesRegex(HotsnapError, "member b: .*does not answer in time.*"
                                                   "--quiesce-timeout"), \
                 quiesce.frozen(self.agents(), 0.4):
             self.fail("it went on")
-        self.assertLess(time.monotonic() - began, 30)
+        self.assertLess(time.monotonic() - began, 2.5, "it waited for the guest to be thawed")
         self.until(lambda: [command for command, _ in self.guests[1].log]
                    == ["guest-fsfreeze-freeze", "guest-fsfreeze-thaw"])
         self.until(lambda: not any(guest.frozen for guest in self.guests))

@@ -56,6 +56,8 @@ class Frozen:
             return
         os.close(self.orders)
         self.orders = -1
+        if not self.spans:  # they could not be frozen: the keeper has said so, and thaws some
+            return
         told = _read(self.answers, PATIENCE)
         for name, thawed in told.get("thawed", {}).items():
             self.spans[name].thawed_ns = thawed
