@@ -86,7 +86,7 @@ _hotsnap() {
     show) words='--svg' ;;
     restore) words='--replace --force-stop --memory --bandwidth --window --no-verify --timeout' ;;
     export) words='--format --nbd --archive --no-images --no-verify' ;;
-    import) words='--no-verify' ;;
+    import) words='--host-images --no-verify' ;;
     down) words='--force' ;;
     esac
     if [[ $command ]]; then

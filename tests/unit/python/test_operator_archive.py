@@ -16,10 +16,10 @@ from unittest import mock
 
 import test_operator_merge
 from hotsnap import cli
-from hotsnap.commands import archive, archive_import, group, lifecycle, snapshot, verify
+from hotsnap.commands import archive, archive_checks, archive_import, group, lifecycle, snapshot, verify
 from hotsnap.disks import survey
 from hotsnap.errors import HotsnapError, UsageError
-from hotsnap.formats import qcow2
+from hotsnap.formats import images, qcow2
 from hotsnap.host import atomic, tarball
 from hotsnap.model import bundle, cluster, groups, reading
 from hotsnap.model.state import State
@@ -49,6 +49,7 @@ class Archives(ForkOfOne):
 
     def end(self):
         for fleet in self.others:
+            os.makedirs(fleet.state.directory, exist_ok=True)
             fleet.kill(fleet.names())
             fleet.remove_network()
         if os.path.exists(self.path("gone")):
@@ -165,8 +166,63 @@ class Life(Archives):
         self.assertEqual(self.save(with_images=False)["left_out"], [golden])
         self.down()
         shutil.rmtree(self.path(".hotsnap"))
-        self.assertEqual(self.load()["left_out"], [golden])
+        with self.assertRaisesRegex(HotsnapError, "would read these files.*golden.raw.*give --host-"
+                                                  "images"):
+            self.load()
+        self.nothing_is_left()
+        self.assertEqual(self.load(host_images=True)["left_out"], [golden])
         self.assertEqual(self.view(self.restored()["disk0"]), expected)
+        found = os.stat(golden)
+        os.utime(golden, ns=(found.st_atime_ns, found.st_mtime_ns + 1))
+        with self.assertRaisesRegex(HotsnapError, "golden.raw is not as it was"):
+            self.load(folder="newer", host_images=True)
+        os.unlink(golden)
+        with self.assertRaisesRegex(HotsnapError, "it is not on this host"):
+            self.load(folder="newer", host_images=True)
+        self.nothing_is_left("newer")
+
+    def test_again_and_to_the_place_of_the_original(self):
+        """Of what was imported, to the very folder that it is in."""
+        self.up()
+        self.write(0, "A")
+        self.snapshot()
+        expected = bytes(self.content)
+        self.save()
+        self.load()
+        state, fleet = self.opened()
+        archive.save(state, fleet, "t1", self.path("second"), quiet=True)
+        shutil.rmtree(self.path("new"))
+        self.load("second")
+        self.assertEqual(self.view(self.restored()["disk0"]), expected)
+
+    def test_what_the_cluster_file_does_not_describe_any_more(self):
+        self.up()
+        self.snapshot()
+        text = self.read_file(self.path("cluster.toml")).decode()
+        with open(self.path("cluster.toml"), "w", encoding="utf-8") as stream:
+            stream.write(text.replace('"16M"', '"32M"'))
+        self.state = State(cluster.load(self.path("cluster.toml")))
+        self.fleet = Fleet(self.state)
+        with self.assertRaisesRegex(HotsnapError, "16M|machine|hardware"):
+            self.save()
+        self.nothing_is_left("out.tar.zst")
+
+    def test_two_exports_to_one_file(self):
+        self.up()
+        self.snapshot()
+        seen = []
+        real = tarball.pack
+
+        def pack(*arguments):
+            with self.assertRaisesRegex(HotsnapError, "another export to .* is under way"), \
+                    mock.patch.object(tarball, "pack", seen.append):
+                self.save()
+            real(*arguments)
+
+        with mock.patch.object(tarball, "pack", pack):
+            self.save()
+        self.assertEqual(seen, [])
+        self.load()
 
     def test_the_command(self):
         self.up()
@@ -222,6 +278,16 @@ class OfGroup(Archives):
         files = self.restored()
         self.assertEqual(self.view(files["disk0"]), expected)
         self.assertEqual(self.view(files["disk1"]), bytes(8 << 20))  # as when it was new
+
+    def test_one_disk_of_two_without_images(self):
+        self.up()
+        groups.add(self.state, "g", ["a:disk0"])
+        self.snapshot(group="g")
+        self.save(with_images=False)
+        self.down()
+        shutil.rmtree(self.path(".hotsnap"))
+        self.load(host_images=True)
+        self.assertEqual(self.view(self.restored()["disk1"]), bytes(8 << 20))
 
     def test_discs_in_drives(self):
         self.up()
@@ -302,7 +368,8 @@ class Refusals(Archives):
             with self.subTest(number), open(self.path("cut"), "wb") as stream:
                 stream.write(data)
                 stream.flush()
-                self.refused("cut", name="cut")
+                self.refused("cut (could not be unpacked|has no hotsnap-archive.json at)",
+                             name="cut")
                 self.nothing_is_left()
 
     def test_places_that_are_taken(self):
@@ -341,11 +408,13 @@ class Refusals(Archives):
             json.dump(told, stream)
         names = [entry["name"] for entry in told["files"]
                  if os.path.lexists(os.path.join(folder, entry["name"]))]
-        subprocess.run(["tar", "--format=posix", "--zstd", "-cPSf", self.path("bad"), "-C", folder,
+        subprocess.run(["tar", "--format=posix", "--zstd", "-cPSf", self.path("bad"),
+                        *(["--hard-dereference"] if add else []), "-C", folder,
                         "hotsnap-archive.json", *names, *add], check=True)
 
-    def refused_hostile(self, pattern, change=lambda folder: None, head=None, error=HotsnapError):
-        self.hostile(change, head)
+    def refused_hostile(self, pattern, change=lambda folder: None, head=None, error=HotsnapError,
+                        add=()):
+        self.hostile(change, head, add)
         with self.subTest(pattern):
             try:
                 self.refused(pattern, error, name="bad")
@@ -374,6 +443,26 @@ class Refusals(Archives):
             os.symlink("/etc/passwd", os.path.join(folder, golden))
 
         self.refused_hostile("no plain file|bytes instead of", link)
+        def hard_link(folder):
+            os.link(os.path.join(folder, "cluster.toml"), os.path.join(folder, "images", "1-x"))
+
+        def device(folder):
+            os.mknod(os.path.join(folder, "images", "1-x"), 0o020600, os.makedev(1, 3))
+
+        def more(name):
+            return lambda told: told["files"].append({"name": name, "size": 0, "allocated": 0})
+
+        self.refused_hostile("(cluster.toml|images/1-x) is no plain file", hard_link, more("images/1-x"))
+        self.refused_hostile("images/1-x is no plain file", device, more("images/1-x"))
+        self.refused_hostile("could not be unpacked: .*File exists", add=["cluster.toml"])
+        self.refused_hostile("names 'bundles/other/manifest.json'",
+                             head=more("bundles/other/manifest.json"))
+        self.refused_hostile("names 'members/z/x.qcow2'", head=more("members/z/x.qcow2"))
+        # One that the head does not name is not unpacked.
+        self.hostile(lambda folder: os.makedirs(os.path.join(folder, "other")), add=["other"])
+        self.load("bad", "without")
+        self.assertFalse(os.path.exists(self.path("without/other")))
+
         self.refused_hostile("names '../../x'",
                              head=lambda told: told["files"].append({"name": "../../x", "size": 1,
                                                                      "allocated": 1}))
@@ -395,7 +484,7 @@ class Refusals(Archives):
         with open(secret, "wb") as stream:
             stream.write(b"secret".ljust(8 << 20))
         layers = [name for name in sorted(self.members_in_archive()) if name.endswith(".qcow2")]
-        self.refused_hostile("names .*/secret, which is not of the archive",
+        self.refused_hostile("names .*/secret, by image, which is not of the archive",
                              self.edit("cluster.toml", "images/0-golden.raw", secret))
 
         def over(*options):
@@ -415,6 +504,25 @@ class Refusals(Archives):
             atomic.write_json(state, {**kept, "images": {}})
 
         self.refused_hostile("lies over .*/secret, which the archive does not have", over_secret)
+
+        def state_with(**changed):
+            def change(folder):
+                state = os.path.join(folder, "state.json")
+                kept = json.loads(self.read_file(state))
+                atomic.write_json(state, {**kept, **changed})
+            return change
+
+        kept = os.path.join(self.folder, "outside")
+        os.makedirs(kept)
+        binaries.run_img(self.image_tool, "create", "-q", "-f", "qcow2",
+                         os.path.join(kept, "x.qcow2"), "8M")
+        self.refused_hostile("state.json is none that an export makes", state_with(
+            restoring={"tag": "t", "before": {}, "made": {"a": {"x": secret}}, "started": False,
+                       "undo": True}))
+        self.refused_hostile("state.json is none that an export makes", state_with(
+            members={kept: {}, "a": {}}))
+        self.assertTrue(os.path.exists(secret))
+        self.assertEqual(os.listdir(kept), ["x.qcow2"])
         # As the state has the golden image, a header that names another one is put right.
         self.hostile(over("-F", "raw", "-b", secret))
         self.load("bad", "control")
@@ -438,10 +546,71 @@ class Refusals(Archives):
             "bundles/t1/manifest.json", '"a/state"', '"../../../secret"'))
         self.refused_hostile("is of another cluster or folder", self.edit(
             "cluster.toml", 'directory = "."', f'directory = "{self.folder}"'))
-        self.refused_hostile("is of another", self.edit(
+        self.refused_hostile("names .*/secret, by qemu", self.edit(
             "cluster.toml", 'name = "merge"', f'name = "merge"\nqemu = "{secret}"'))
-        self.refused_hostile("wants|key|unknown|not", self.edit(
+        self.refused_hostile("nonsense", self.edit(
             "cluster.toml", "[[member]]", "[[member]]\nnonsense = 1"), error=UsageError)
+        for key, value in (("machine", f"pc,initrd={secret}"), ("machine", "pc,dumpdtb=x"),
+                           ("cpu", "max,x=/y")):
+            self.refused_hostile("in machine, cpu or model", self.edit(
+                "cluster.toml", 'machine = "pc"',
+                f'{key} = "{value}"' + ("" if key == "machine" else '\nmachine = "pc"')))
+        self.refused_hostile("of machine 'pc,initrd=x'", self.edit(
+            "bundles/t1/manifest.json", '"machine": "pc-i440fx', '"machine": "pc,initrd=x'
+            '", "was": "pc-i440fx'))
+        self.refused_hostile("would read these files", head=lambda told: told.update(
+            left=["/dev/sda"]))
+
+        def two_formats(folder):
+            path = os.path.join(folder, layers[-1])
+            with open(path, "r+b") as stream:
+                stream.seek(100)
+                at = int.from_bytes(stream.read(4), "big")
+                stream.seek(at)
+                head = stream.read(16)
+                stream.seek(at)
+                stream.write(head + head)
+
+        def no_name(folder):
+            path = os.path.join(folder, layers[-1])
+            with open(path, "r+b") as stream:
+                stream.seek(8)
+                at = int.from_bytes(stream.read(8), "big")
+                stream.seek(at + 3)
+                stream.write(b"\0")
+
+        self.refused_hostile("two formats", two_formats)
+        self.refused_hostile("lies over", no_name)
+
+        def note(folder):
+            atomic.write_json(os.path.join(folder, "bundles/t1/notes.json"), {
+                "version": 1, "media": {"a": {"disk9": {"image": secret, "size": 8 << 20,
+                                                        "mtime_ns": os.stat(secret).st_mtime_ns}}}})
+
+        self.refused_hostile("secret is not as it was", note, head=lambda told: told["files"].append(
+            {"name": "bundles/t1/notes.json", "allocated": 0, "size": os.stat(
+                os.path.join(self.path("hostile"), "bundles/t1/notes.json")).st_size}))
+
+    def test_images_that_are_more_than_a_file(self):
+        for name, data in (("qed", b"QED\0" + bytes(12) + b"\1" + bytes(500)),
+                           ("vmdk", b"KDMV" + bytes(512)),
+                           ("vmdk", b"# Disk DescriptorFile\nRW 1 FLAT \"/etc/passwd\" 0\n"),
+                           ("qcow", b"QFI\xfb\0\0\0\1" + bytes(512))):
+            path = self.path("image")
+            with open(path, "wb") as stream:
+                stream.write(data)
+            self.assertTrue(images.in_several_files(path), name)
+        for image_format in images.FORMATS:
+            binaries.run_img(self.image_tool, "create", "-q", "-f", image_format, self.path("image"),
+                             "8M")
+            self.assertEqual(images.in_several_files(self.path("image")), "", image_format)
+
+    def test_words_of_strangers_do_nothing_to_a_terminal(self):
+        told = io.StringIO()
+        with contextlib.redirect_stderr(told):
+            archive_import.tell({"left_out": ["/x\x1b[2J"], "args": {"a": ["-D", "\r\x07y"]}})
+        self.assertNotRegex(told.getvalue(), "[\x00-\x09\x0b-\x1f]")
+        self.assertIn("/x\\x1b[2J", told.getvalue())
 
     def members_in_archive(self):
         return subprocess.run(["tar", "--zstd", "-tf", self.path("out.tar.zst")], check=True,
@@ -469,7 +638,7 @@ class Interrupted(Archives):
         self.nothing_is_left("out.tar.zst")
         self.assertEqual(os.listdir(os.path.join(self.state.directory, "reading")), [])
         self.save()
-        with mock.patch.object(archive_import, "_check_settled", side_effect=KeyboardInterrupt), \
+        with mock.patch.object(archive_checks, "check_settled", side_effect=KeyboardInterrupt), \
                 self.assertRaises(KeyboardInterrupt):
             self.load()
         self.nothing_is_left()

@@ -9,10 +9,12 @@ be read are listed (model/reading.py).
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
+import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -30,9 +32,10 @@ from ..model.disk_table import id_of
 from ..model.state import MemberState, State
 from ..qemu.fleet import Fleet
 from ..ui.output import Progress, human_size
-from . import export, recovery, restorable, verify
+from . import export, recovery, restorable, snapshot, verify
 
 _UNFIT = re.compile(r"[^A-Za-z0-9._+-]+")  # in the name of a file
+_NUMBER = re.compile(r"^\d+-")  # of an image that an archive had before
 
 
 @dataclass
@@ -55,7 +58,8 @@ class _Parts:
             if what := images.in_several_files(path):
                 raise HotsnapError(f"{path} is not one file, since {what}: leave it out with "
                                    "--no-images, or convert it with 'qemu-img convert -O qcow2'")
-            name = f"images/{len(self.images)}-{_UNFIT.sub('_', os.path.basename(path))}"
+            own = _NUMBER.sub("", _UNFIT.sub("_", os.path.basename(path)))
+            name = f"images/{len(self.images)}-{own}"
             self.files[name] = path
             self.images[path] = name
         return self.images[path]
@@ -81,6 +85,7 @@ def save(state: State, fleet: Fleet, tag: str, path: str, with_images: bool = Tr
                 raise HotsnapError("the disks of a recovery lie over layers of the cluster that it "
                                    "was made from: export that cluster's snapshot")
             saved = bundle.read(os.path.join(state.bundles, tag))
+            _check_restorable(state, fleet, saved)
             disks = standalone.chosen(state, saved, ()) if any(saved.layers()) else []
             held = stack.enter_context(reading.Reading(state, "export", tag))
             held.set({layer for disk in disks for layer in disk.chain})
@@ -89,8 +94,8 @@ def save(state: State, fleet: Fleet, tag: str, path: str, with_images: bool = Tr
             described = _described(state, saved, parts, with_images)
             kept = _layers(state, disks, parts)
         _check(saved, sums, every_checksum, quiet)
-        _bundle_files(saved, parts)
-        with tempfile.TemporaryDirectory(prefix="hotsnap-export.") as scratch:
+        with tempfile.TemporaryDirectory(prefix="hotsnap-export.") as scratch, _alone(path):
+            _bundle_files(saved, parts, scratch)
             _write_state(scratch, described, saved, state, kept)
             text = cluster_text.text(described, f"Of snapshot {tag} of cluster "
                                      f"{state.cluster.name}: the machines of then.")
@@ -117,7 +122,44 @@ def save(state: State, fleet: Fleet, tag: str, path: str, with_images: bool = Tr
                 bar.clear()
     return {"exported": tag, "archive": path, "bytes": os.stat(path).st_size,
             "verified": every_checksum, "without_checksum": list(sums.unknown),
-            "left_out": parts.left, "members": head.members}
+            "left_out": parts.left, "members": head.members,
+            "args": {member.name: list(member.args) for member in described.members
+                     if member.args}}
+
+
+@contextlib.contextmanager
+def _alone(path: str) -> Iterator[None]:
+    """No other export writes to `path` meanwhile, under the name that it has until it is whole."""
+    new = path + atomic.UNFINISHED
+    handle = os.open(new, os.O_RDWR | os.O_CREAT, 0o600)
+    with open(handle, "rb"):
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise HotsnapError(f"another export to {path} is under way: wait until it has ended, or "
+                               "choose another name") from error
+        try:
+            if os.path.lexists(path):  # another one has ended since we looked
+                raise HotsnapError(f"{path} exists: remove it, or choose another name")
+            yield
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(new)
+            raise
+
+
+def _check_restorable(state: State, fleet: Fleet, saved: Bundle) -> None:
+    """HotsnapError if the cluster file has changed since, so that no restore by it would succeed."""
+    restorable.machines(state, saved)
+    if saved.only_disks:
+        for member in saved.members:
+            if member.disks:
+                snapshot.frozen_layers(state, member)
+        return
+    for member in saved.members:
+        snapshot.frozen_disks(state, member)
+    snapshot.same_hardware(state, fleet, saved)
+    restorable.discs(state, saved)
 
 
 def _described(state: State, saved: Bundle, parts: _Parts, with_images: bool) -> Cluster:
@@ -170,12 +212,21 @@ def _check(saved: Bundle, sums: standalone.Sums, every_checksum: bool, quiet: bo
     export.tell_unknown(sums)
 
 
-def _bundle_files(saved: Bundle, parts: _Parts) -> None:
+def _bundle_files(saved: Bundle, parts: _Parts, scratch: str) -> None:
+    """Adds the bundle's files. What the manifest does not name is small, and perhaps replaced by a
+    restore right now: of that a copy is packed."""
+    fixed = {"manifest.json", *saved.named_files()}
     for above, _, names in os.walk(saved.path):
         for name in sorted(names):
             path = os.path.join(above, name)
-            if not name.startswith(".") and not name.endswith(atomic.UNFINISHED):
-                parts.files[f"bundles/{saved.tag}/{os.path.relpath(path, saved.path)}"] = path
+            relative = os.path.relpath(path, saved.path)
+            if name.startswith(".") or name.endswith(atomic.UNFINISHED):
+                continue
+            if relative not in fixed:
+                copy = os.path.join(scratch, "bundle", relative)
+                os.makedirs(os.path.dirname(copy), exist_ok=True)
+                path = shutil.copy2(path, copy)
+            parts.files[f"bundles/{saved.tag}/{relative}"] = path
 
 
 def _write_state(folder: str, described: Cluster, saved: Bundle, state: State,

@@ -19,27 +19,29 @@ import shutil
 from collections.abc import Iterator
 from typing import Any
 
-from ..disks import relocate, survey
+from ..disks import relocate
 from ..errors import HotsnapError
-from ..formats import archive, images, qcow2
+from ..formats import archive
 from ..formats.archive import Head
 from ..host import atomic, tarball
 from ..host.space import free
 from ..model import bundle, cluster, notes
 from ..model.bundle import Bundle
-from ..model.cluster import Member
 from ..model.golden import GoldenImage
-from ..model.state import State
-from ..ui.output import Progress, human_size, say
+from ..model.state import MemberState, State
+from ..ui.output import Progress, human_size, printable, say
+from . import archive_checks as packed
 from . import lifecycle, verify
 
 MARK = ".hotsnap-import"
+LOOK, LEAST_FREE = 64 << 20, 64 << 20  # bytes: how often the free space is looked at, and its least
 
 
-def load(path: str, folder: str, every_checksum: bool = True, quiet: bool = False
-         ) -> dict[str, Any]:
+def load(path: str, folder: str, every_checksum: bool = True, quiet: bool = False,
+         host_images: bool = False) -> dict[str, Any]:
     """Makes `folder`, which must not exist or be empty, a cluster's folder of the archive at `path`.
-    Nothing runs afterwards. After a failure the folder is as it was."""
+    Nothing runs afterwards. After a failure the folder is as it was. `host_images`: guests may read
+    the images of this host that the archive names and has not."""
     tarball.check_programs()
     if not os.path.isfile(path):
         raise HotsnapError(f"there is no file {path}")
@@ -47,6 +49,7 @@ def load(path: str, folder: str, every_checksum: bool = True, quiet: bool = Fals
     if not os.path.isdir(os.path.dirname(folder)):
         raise HotsnapError(f"there is no folder {os.path.dirname(folder)}: make it first")
     head = Head.read(tarball.peek(path, archive.HEAD, archive.MAX_HEAD), path)
+    _check_left(head, path, host_images)
     with _new_folder(folder):
         if head.allocated() > free(folder):
             raise HotsnapError(f"{path} needs {human_size(head.allocated())}, and the file system of "
@@ -54,22 +57,35 @@ def load(path: str, folder: str, every_checksum: bool = True, quiet: bool = Fals
         new = os.path.join(folder, archive.CLUSTER_FILE + atomic.UNFINISHED)
         _unpack(path, folder, head, quiet)
         os.rename(os.path.join(folder, archive.CLUSTER_FILE), new)
+        packed.check_cluster_file(new, head, path)
         state = State(cluster.load(new))
-        _check_packed(state, head, path)
-        saved = _settle(state, head)
-        _check_settled(state, saved, path)
+        packed.check(state, head, path)
+        saved = _settle(state, head, path)
+        packed.check_settled(state, saved, path)
         damage = (verify.check_visibly(saved, quiet).damage if every_checksum
                   else verify.outline(saved))
         if damage:
-            raise _refusal(path, f"snapshot {head.tag!r} is damaged: {damage[0]}")
+            raise packed.refusal(path, f"snapshot {head.tag!r} is damaged: {damage[0]}")
         _make_durable(folder)
         file = os.path.join(folder, archive.CLUSTER_FILE)
         os.rename(new, file)
         atomic.sync_folder(folder)
+        atomic.sync_folder(os.path.dirname(folder))
     return {"imported": head.tag, "folder": folder, "file": file, "members": head.members,
             "verified": every_checksum, "left_out": head.left,
             "args": {member.name: list(member.args) for member in state.cluster.members
                      if member.args}}
+
+
+def _check_left(head: Head, path: str, permitted: bool) -> None:
+    """Before anything is unpacked: images that the archive has not."""
+    if head.left and not permitted:
+        raise HotsnapError(f"{path} has not all images, and its guests would read these files of this "
+                           f"host: {printable(', '.join(head.left))}; if they may, give --host-images")
+    for file in head.left:
+        if not os.path.exists(file):
+            raise HotsnapError(f"{path} has not the image {printable(file)}, and it is not on this "
+                               "host: put it there first, as it was")
 
 
 def _unpack(path: str, folder: str, head: Head, quiet: bool) -> None:
@@ -78,6 +94,8 @@ def _unpack(path: str, folder: str, head: Head, quiet: bool) -> None:
 
     def tell(count: int) -> None:
         nonlocal done
+        if (done + count) // LOOK > done // LOOK and free(folder) < LEAST_FREE:
+            raise HotsnapError(f"the file system of {folder} is nearly full: nothing was imported")
         done += count
         bar.update(min(done, total), total, human_size(done))
 
@@ -87,95 +105,34 @@ def _unpack(path: str, folder: str, head: Head, quiet: bool) -> None:
         bar.clear()
 
 
-def _settle(state: State, head: Head) -> Bundle:
-    """Makes the files name each other by the paths that they have here."""
-    folder = state.directory
-    there = {image.path: os.path.join(folder, image.name) for image in head.images}
+def _settle(state: State, head: Head, path: str) -> Bundle:
+    """Makes the files name each other by the paths that they have here. HotsnapError if an image
+    of this host is not as it was."""
+    there = {image.path: os.path.join(state.directory, image.name) for image in head.images}
+
+    def now(image: GoldenImage) -> GoldenImage:
+        if image.image in there:
+            return GoldenImage.of(there[image.image])
+        if image.image not in head.left or not image.same(GoldenImage.of(image.image)):
+            raise packed.refusal(path, f"{printable(image.image)} is not as it was "
+                                       f"({image.describe()})")
+        return image
+
     with state.locked():
-        relocate.relocate(state, golden=False, tell=False)
+        state.members = {name: MemberState(layers=entry.layers)
+                         for name, entry in state.members.items()}
+        relocate.adapt(state, {relocate.here(state, layer): now(image)
+                               for layer, image in state.images.items()})
         saved = bundle.read(os.path.join(state.bundles, head.tag))
-        known = notes.read(saved.path)
-        for media in known.media.values():
-            for image in media.values():
-                if image and image.image in there:
-                    image.image = there[image.image]
+        known = saved.notes()
+        known.media = {name: {disk: now(image) if image else None
+                              for disk, image in media.items()}
+                       for name, media in known.media.items()}
         notes.write(saved.path, known)
-        for entry in state.members.values():
-            entry.disks, entry.below, entry.process = {}, {}, None
-        state.images = {layer: GoldenImage.of(there.get(image.image, image.image))
-                        if os.path.exists(there.get(image.image, image.image)) else image
-                        for layer, image in state.images.items()}
-        if saved.only_disks and not head.left:
+        if saved.only_disks:
             lifecycle.other_disks(state, saved)
         state.save()
     return saved
-
-
-def _check_packed(state: State, head: Head, path: str) -> None:
-    """Before any program opens a file that was unpacked: images are single files, layers are as this
-    program makes them, and cluster file and manifest name files of the archive only, but for images
-    that were left out, which are told. A stranger may have made the archive."""
-    told = state.cluster
-    if (told.name, sorted(member.name for member in told.members), told.directory, told.qemu) \
-            != (head.cluster, sorted(head.members), os.path.dirname(told.file), None):
-        raise _refusal(path, f"its {archive.CLUSTER_FILE} is of another cluster or folder than the "
-                             "archive")
-    inside = {os.path.join(state.directory, image.name) for image in head.images}
-    for member in state.cluster.members:
-        for file in _images_of(member):
-            if file not in inside and file not in head.left:
-                raise _refusal(path, f"its {archive.CLUSTER_FILE} names {file}, which is not of the "
-                                     "archive")
-    for file in inside:
-        if what := images.in_several_files(file):
-            raise _refusal(path, f"its image {os.path.basename(file)} is not one file, since {what}")
-    for layer in survey.scan(state):
-        if what := qcow2.strange(layer):
-            raise _refusal(path, f"{os.path.basename(layer)} is no layer that this program has made, "
-                                 f"since {what}")
-    saved = bundle.read(os.path.join(state.bundles, head.tag))
-    if saved.tag != head.tag:
-        raise _refusal(path, f"its snapshot is of tag {saved.tag!r}")
-    own = {entry.name for entry in head.files}
-    for name in _named(saved):
-        if f"bundles/{head.tag}/{name}" not in own:
-            raise _refusal(path, f"its manifest names {name}, which is not of the archive")
-
-
-def _check_settled(state: State, saved: Bundle, path: str) -> None:
-    """Each layer lies over one of this folder, or over an image of the cluster file, as a file of
-    that image's format; and the manifest's layers are of this folder."""
-    formats = {file: image_format for member in state.cluster.members
-               for file, image_format in _images_of(member).items()}
-    known = survey.scan(state)
-    for layer, below in known.items():
-        if below is not None:
-            expected = "qcow2" if below in known else formats.get(below)
-            if expected is None or qcow2.backing_format(layer) != expected:
-                raise _refusal(path, f"{layer} lies over {below}, which the archive does not have so")
-    for _, disk in saved.layers():
-        if os.path.realpath(disk.file) not in known:
-            raise _refusal(path, f"its manifest names the disk layer {disk.file}, which is not of "
-                                 "the archive")
-
-
-def _refusal(path: str, what: str) -> HotsnapError:
-    return HotsnapError(f"{path}: {what}: nothing was imported")
-
-
-def _images_of(member: Member) -> dict[str, str]:
-    """The files that the cluster file names for a member, and their formats."""
-    return {**{file: "raw" for file in (member.kernel, member.initrd) if file},
-            **{disk.image: disk.format for disk in member.disks if disk.image}}
-
-
-def _named(saved: Bundle) -> Iterator[str]:
-    """The files of its own folder that a manifest names."""
-    for member in saved.members:
-        if member.memory:
-            yield from (member.memory.file, member.memory.sums)
-        yield from (disk.sums for disk in member.disks)
-        yield from filter(None, (member.channel.file, member.channel.vnet))
 
 
 def _make_durable(folder: str) -> None:
@@ -228,7 +185,7 @@ def _empty(folder: str) -> None:
 def tell(done: dict[str, Any]) -> None:
     """What a user has to know of an import before he restores it."""
     for path in done["left_out"]:
-        say(f"{path} is not in the archive: put it there, as it was, before the restore")
+        say(f"guests will read the file {printable(path)} of this host")
     for name, args in done["args"].items():
         say(f"member {name} has QEMU arguments of the archive's maker, which may name files of this "
-            f"host: {' '.join(args)}")
+            f"host: {printable(' '.join(args))}")

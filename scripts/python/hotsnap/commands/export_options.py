@@ -33,7 +33,8 @@ def add_to(sub: argparse.ArgumentParser) -> None:
                           "folder of, on this host or another one")
     sub.add_argument("--no-images", action="store_true",
                      help="with --archive: leave out golden images, discs and kernels; where it is "
-                          "imported they must be at the same paths")
+                          "imported they must be at the same paths, "
+                          "and 'hotsnap import --host-images' permits their use")
     sub.add_argument("--no-verify", action="store_true",
                      help="do not compare checksums first: damage may get into the export")
 
@@ -42,6 +43,9 @@ def add_import_to(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("archive", metavar="FILE")
     sub.add_argument("folder", metavar="FOLDER", help="to be made; FOLDER/cluster.toml is the "
                      "cluster file then")
+    sub.add_argument("--host-images", action="store_true",
+                     help="the guests may read the images of this host that an archive made with "
+                          "--no-images names")
     sub.add_argument("--no-verify", action="store_true",
                      help="do not check every checksum of the snapshot; the archive's own is "
                           "checked in any case")
@@ -87,13 +91,16 @@ def _archive(options: argparse.Namespace, words: list[str], open_cluster: Open) 
         return 0
     for path in made["left_out"]:
         say(f"left out: {path}")
+    for name, args in made["args"].items():
+        say(f"files that the arguments of member {name} name are not part of it: {' '.join(args)}")
     print(f"exported {options.tag} to {made['archive']}: {human_size(made['bytes'])}"
           + ("" if made["verified"] else "; checksums were not compared"))
     return 0
 
 
 def run_import(options: argparse.Namespace) -> int:
-    made = archive_import.load(options.archive, options.folder, not options.no_verify, options.json)
+    made = archive_import.load(options.archive, options.folder, not options.no_verify, options.json,
+                               options.host_images)
     if options.json:
         print_json(made)
         return 0

@@ -173,7 +173,7 @@ def restore(state: State, fleet: Fleet, saved: bundle.Bundle, replace: bool = Fa
                            "since the last snapshot")
     how = memory or ("lazy" if userfault.permitted() else "full")
     _check_whole(saved, every_checksum, quiet, how == "full")
-    frozen = {m.name: _frozen_disks(state, m) for m in saved.members}
+    frozen = {m.name: frozen_disks(state, m) for m in saved.members}
     machines = {m.name: m.machine for m in saved.members}
     same_hardware(state, fleet, saved)
     discs = restorable.discs(state, saved)
@@ -260,7 +260,7 @@ def frozen_layers(state: State, member: bundle.SavedMember) -> dict[str, tuple[s
     return found
 
 
-def _frozen_disks(state: State, member: bundle.SavedMember) -> dict[str, tuple[str, str]]:
+def frozen_disks(state: State, member: bundle.SavedMember) -> dict[str, tuple[str, str]]:
     """The same, and all of them."""
     found = frozen_layers(state, member)
     wanted = {d.id for d in state.cluster.member(member.name).disks if not d.read_only}

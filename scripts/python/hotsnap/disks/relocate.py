@@ -10,7 +10,7 @@ outside the folder is changed, so what was copied is as good as before.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 from ..errors import HotsnapError
 from ..formats import qcow2
@@ -24,9 +24,9 @@ from . import layer_sums, layers
 from .survey import Misplaced, folders
 
 
-def relocate(state: State, golden: bool = True, tell: bool = True) -> None:
+def relocate(state: State, golden: bool = True) -> None:
     """Does nothing in a folder that was not moved. HotsnapError if an image that layers lie over is
-    not found, unless `golden` is False. The caller holds the lock. Without `tell` nothing is said."""
+    not found, unless `golden` is False. The caller holds the lock."""
     before = _before(state)
     if before is None:
         return
@@ -46,18 +46,22 @@ def relocate(state: State, golden: bool = True, tell: bool = True) -> None:
                         "the cluster's folder back if it was moved")
     reading.refuse(state, f"the cluster's folder was {before}, and its disk layers cannot be adapted "
                           "now")
-    lower = layers.scan(folders(state))
-    images = _golden(state, lower, golden)
-    if tell:
-        say(f"the cluster's folder was {before} and is {state.directory}: its disk layers are adapted")
-    _rewrite_headers(state, lower, images)
-    _rewrite_bundles(state)
+    images = _golden(state, layers.scan(folders(state)), golden)
+    say(f"the cluster's folder was {before} and is {state.directory}: its disk layers are adapted")
+    adapt(state, images)
+
+
+def adapt(state: State, images: Mapping[str, GoldenImage]) -> None:
+    """Makes layers, manifests and state name the files of this folder; `images`: lowest layer, as it
+    is called here, to the golden image that it lies over from now on. Can be repeated."""
+    changed = _rewrite_headers(state, layers.scan(folders(state)), images)
+    _rewrite_bundles(state, changed)
     for entry in state.members.values():
-        entry.disks = {disk: _here(state, path) for disk, path in entry.disks.items()}
-        entry.below = {disk: [_here(state, path) for path in paths]
+        entry.disks = {disk: here(state, path) for disk, path in entry.disks.items()}
+        entry.below = {disk: [here(state, path) for path in paths]
                        for disk, paths in entry.below.items()}
         entry.process = None
-    state.images = {_here(state, layer): images.get(_here(state, layer), kept)
+    state.images = {here(state, layer): images.get(here(state, layer), kept)
                     for layer, kept in state.images.items()}
     state.save()
 
@@ -74,7 +78,7 @@ def check_own(state: State) -> None:
 def _before(state: State) -> str | None:
     """The folder that the state names, if it is not this one."""
     old = next((path for entry in state.members.values() for path in entry.disks.values()
-                if _here(state, path) != path), None)
+                if here(state, path) != path), None)
     return os.path.dirname(os.path.dirname(os.path.dirname(old))) if old else None
 
 
@@ -83,7 +87,7 @@ def _alive(state: State) -> str:
                             if process.alive(entry.process)))
 
 
-def _here(state: State, path: str) -> str:
+def here(state: State, path: str) -> str:
     """The file of this folder that a path stands for, or the path itself."""
     parts = path.split(os.sep)
     if len(parts) < 3 or parts[-3] != "members":
@@ -97,7 +101,7 @@ def _golden(state: State, lower: Mapping[str, str | None], all_of_them: bool
     """Lowest layer to its golden image: where the cluster file has it now, or where it was.
     HotsnapError if one is missing and `all_of_them` are needed; nothing is changed then."""
     found = {}
-    kept = {_here(state, layer): image for layer, image in state.images.items()}
+    kept = {here(state, layer): image for layer, image in state.images.items()}
     for layer in lower:
         if layer not in kept:
             continue
@@ -122,37 +126,41 @@ def _of_cluster_file(state: State, layer: str) -> str | None:
 
 
 def _rewrite_headers(state: State, lower: Mapping[str, str | None],
-                     golden: Mapping[str, GoldenImage]) -> None:
+                     golden: Mapping[str, GoldenImage]) -> set[str]:
+    """Returns the layers whose headers were changed."""
+    changed = set()
     image_tool = binaries.qemu_img(state.cluster.qemu)
     for layer, below in sorted(lower.items()):
         if below is None:
             continue
         image = golden.get(layer)
-        now = image.image if image else _here(state, below)
+        now = image.image if image else here(state, below)
         if now == below:
             continue
         binaries.run_img(image_tool, "rebase", "-u", "-f", "qcow2", "-F",
                          qcow2.backing_format(layer) if image else "qcow2", "-b", now, layer)
         atomic.sync_file(layer)
+        changed.add(layer)
+    return changed
 
 
-def _rewrite_bundles(state: State) -> None:
+def _rewrite_bundles(state: State, changed: Container[str]) -> None:
     whole, damaged = bundle.survey(state.bundles)
     for error in damaged:
         say(f"not adapted: {error}")
     for kept in whole:
         try:
-            _rewrite(state, kept)
+            _rewrite(state, kept, changed)
         except HotsnapError as error:
             say(f"not adapted: {kept.path}: {error}; 'hotsnap rm {kept.tag}' removes it")
 
 
-def _rewrite(state: State, kept: bundle.Bundle) -> None:
+def _rewrite(state: State, kept: bundle.Bundle, changed: Container[str]) -> None:
     stale = []
     for _, disk in kept.layers():
-        now = _here(state, disk.file)
-        if now != os.path.realpath(disk.file):
-            disk.file, disk.overlay = now, _here(state, disk.overlay)
+        now = here(state, disk.file)
+        if now != os.path.realpath(disk.file) or now in changed:
+            disk.file, disk.overlay = now, here(state, disk.overlay)
             stale.append(layer_sums.renew(kept, disk, qcow2.cluster_size(now)))
     if stale:
         kept.save_manifest()

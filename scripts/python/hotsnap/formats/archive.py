@@ -16,8 +16,8 @@ HEAD, CLUSTER_FILE, STATE = "hotsnap-archive.json", "cluster.toml", "state.json"
 MAX_HEAD = 16 << 20
 
 _WORD = r"[A-Za-z0-9_][A-Za-z0-9._+-]*"
-_NAME = re.compile(rf"{CLUSTER_FILE}|{STATE}|bundles/{_WORD}(?:/{_WORD})+"
-                   rf"|members/{_WORD}/{_WORD}\.qcow2|images/{_WORD}")
+_NAME = re.compile(rf"{CLUSTER_FILE}|{STATE}|(?P<bundle>bundles/{_WORD}/)(?:{_WORD}/)*{_WORD}"
+                   rf"|members/(?P<member>{_WORD})/{_WORD}\.qcow2|images/{_WORD}")
 
 
 @dataclass
@@ -62,7 +62,10 @@ class Head(Record):
                                f"{VERSION}: use the one that wrote it")
         found = cls.parse(value, f"{where}: {HEAD}")
         for entry in found.files:
-            if not _NAME.fullmatch(entry.name) or entry.size < 0 or entry.allocated < 0:
+            match = _NAME.fullmatch(entry.name)
+            if (not match or match["bundle"] not in (None, f"bundles/{found.tag}/")
+                    or match["member"] not in (None, *found.members)
+                    or entry.size < 0 or entry.allocated < 0):
                 raise HotsnapError(f"{where}: {HEAD} names {entry.name!r}, which is no part of a "
                                    "cluster's folder")
         names = [entry.name for entry in found.files]

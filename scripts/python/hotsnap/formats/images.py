@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import struct
 
 from ..errors import HotsnapError
 from ..host.paths import is_device
@@ -86,8 +87,20 @@ def in_several_files(path: str) -> str:
         return "it is a device of this host"
     found = probe(path)
     if found == "qcow2":
-        return qcow2.strange(path) or ("it lies over another file" if qcow2.backing_file(path)
-                                       else "")
+        return qcow2.strange(path, (2, 3)) or ("it lies over another file"
+                                               if qcow2.backing_file(path) else "")
     with open(path, "rb") as stream:
-        described = stream.read(len(_DESCRIPTOR)) == _DESCRIPTOR
-    return "it describes an image that other files hold" if described else ""
+        head = stream.read(_HEAD).ljust(_HEAD, b"\0")
+        if head.startswith(_DESCRIPTOR):
+            return "it describes an image that other files hold"
+        if found == "qcow":  # QEMU reads it, and it is not among the formats that are taken
+            return "it is qcow, the first version"
+        if found == "qed" and struct.unpack_from("<Q", head, 16)[0] & 1:
+            return "it lies over another file"
+        if head.startswith(b"KDMV"):
+            capacity, = struct.unpack_from("<Q", head, 12)
+            at, size = struct.unpack_from("<QQ", head, 28)
+            stream.seek(min(at, 1 << 31) * 512)
+            if not capacity or b"parentFileNameHint" in stream.read(min(size, 2048) * 512):
+                return "other files hold a part of it"
+    return ""

@@ -6,6 +6,8 @@ from __future__ import annotations
 import json
 import os
 import struct
+from collections.abc import Container, Iterator
+from typing import BinaryIO
 
 from ..errors import HotsnapError
 from ..host.paths import resolved
@@ -14,7 +16,8 @@ _HEADER = struct.Struct(">4sIQIIQ")  # magic, version, backing offset and size, 
 _L1, _L1_AT = struct.Struct(">IQ"), 36  # number of entries, and where they are
 _MAGIC = b"QFI\xfb"
 _FEATURES, _FEATURES_AT, _EXTERNAL_DATA = struct.Struct(">Q"), 72, 1 << 2  # incompatible ones
-_LENGTH_AT, _BACKING_FORMAT = 100, 0xe2792aca  # of the header; type of an extension
+_LENGTH_AT, _BACKING_FORMAT, _DATA_FILE = 100, 0xe2792aca, 0x44415441  # types of extensions
+_MOST_EXTENSIONS = 64
 
 
 def backing_file(path: str) -> str | None:
@@ -35,36 +38,48 @@ def backing_file(path: str) -> str | None:
     return resolved(os.path.join(os.path.dirname(path), name))
 
 
-def strange(path: str) -> str:
-    """What a header has that no layer of this program has, and that would make QEMU open other
+def strange(path: str, versions: Container[int] = (3,)) -> str:
+    """What a header has that no layer of this program has, and that could make QEMU open other
     files; empty if there is nothing. `path` is a qcow2 file that a stranger may have made."""
     with open(path, "rb") as stream:
         head = stream.read(_FEATURES.size + _FEATURES_AT)
         if len(head) < _HEADER.size or head[:4] != _MAGIC:
             return "it is not a qcow2 file"
         _, version, offset, size, _, _ = _HEADER.unpack(head[:_HEADER.size])
-        if version > 2:
-            features, = _FEATURES.unpack(head[_FEATURES_AT:].ljust(_FEATURES.size, b"\0"))
-            if features & _EXTERNAL_DATA:
-                return "its data are in another file"
+        if version not in versions:
+            return f"its header has version {version}"
+        features, = _FEATURES.unpack(head[_FEATURES_AT:].ljust(_FEATURES.size, b"\0"))
+        kinds = [kind for kind, _ in _extensions(stream)] if version > 2 else []
+        if (version > 2 and features & _EXTERNAL_DATA) or _DATA_FILE in kinds:
+            return "its data are in another file"
+        if kinds.count(_BACKING_FORMAT) > 1:
+            return "it has two formats of the file below"
         stream.seek(offset)
         name = stream.read(min(size, 4096)) if offset else b"/"
-    return "" if name.startswith(b"/") else f"it lies over {name.decode(errors='replace')!r}"
+    good = name.startswith(b"/") and b"\0" not in name
+    return "" if good else f"it lies over {name.decode(errors='replace')!r}"
+
+
+def _extensions(stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """Type and data of each extension of a header."""
+    stream.seek(_LENGTH_AT)
+    position = struct.unpack(">I", stream.read(4).ljust(4, b"\0"))[0]
+    stream.seek(position)
+    for _ in range(_MOST_EXTENSIONS):
+        found = stream.read(8)
+        if len(found) < 8:
+            return
+        kind, length = struct.unpack(">II", found)
+        if not kind:
+            return
+        yield kind, stream.read(min(length + -length % 8, 65536))[:length]
 
 
 def backing_format(path: str) -> str:
     """The format of the file below, from the header's extensions; "raw" if the header has none."""
     with open(path, "rb") as stream:
-        stream.seek(_LENGTH_AT)
-        position = struct.unpack(">I", stream.read(4))[0]
-        stream.seek(position)
-        while True:
-            kind, length = struct.unpack(">II", stream.read(8))
-            data = stream.read(length + -length % 8)[:length]
-            if kind == _BACKING_FORMAT:
-                return data.decode()
-            if not kind:
-                return "raw"
+        return next((data.decode() for kind, data in _extensions(stream)
+                     if kind == _BACKING_FORMAT), "raw")
 
 
 def written(path: str) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import stat
 import subprocess
 import tempfile
@@ -96,7 +97,10 @@ def unpack(path: str, folder: str, sizes: Mapping[str, int], tell: Tell | None =
                     subprocess.PIPE, subprocess.DEVNULL, said)
         _pump(zstd, tar, tell)
         if _failed(zstd, tar):
-            raise Unreadable(f"{path} could not be unpacked: {_words(said)}")
+            what = ("a file in it is larger than it says" if tar.returncode == -signal.SIGXFSZ
+                    else _words(said))
+            raise Unreadable(f"{path} could not be unpacked: {what}: get the file again if it is "
+                             "damaged, or make room for it")
     for name, size in sizes.items():
         _check(path, os.path.join(folder, name), name, size)
 

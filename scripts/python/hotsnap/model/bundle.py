@@ -251,6 +251,14 @@ class Bundle:
             for disk in member.disks:
                 yield member, disk
 
+    def named_files(self) -> Iterator[str]:
+        """The files in its folder that the manifest names, relative to that."""
+        for member in self.members:
+            if member.memory:
+                yield from (member.memory.file, member.memory.sums)
+            yield from (disk.sums for disk in member.disks)
+            yield from filter(None, (member.channel.file, member.channel.vnet))
+
     @property
     def content(self) -> str:
         return CONTENTS[self.manifest.version]

@@ -45,6 +45,11 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]], right: str = "")
     return "\n".join(lines)
 
 
+def printable(text: str) -> str:
+    """Words of a stranger, with nothing in them that a terminal would carry out."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
 def say(text: str) -> None:
     """Prints a remark, which is not part of the result."""
     print(text, file=sys.stderr, flush=True)
