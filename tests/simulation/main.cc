@@ -173,9 +173,9 @@ int main(int argc, char **argv) {
                 "%zu with a common end, %zu of them delayed, %zu behind a barrier; "
                 "%zu seeds with violations\n",
                 static_cast<unsigned long long>(config.seed - first),
-                static_cast<unsigned long long>(first), totals.commands, totals.published, totals.restored, totals.failed, totals.in_doubt,
-                totals.segments, totals.recorded, totals.lost, totals.timed, totals.delayed,
-                totals.barriers, bad_seeds);
+                static_cast<unsigned long long>(first), totals.commands, totals.published,
+                totals.restored, totals.failed, totals.in_doubt, totals.segments, totals.recorded,
+                totals.lost, totals.timed, totals.delayed, totals.barriers, bad_seeds);
     if (!expect.empty()) {
         std::printf("%s: invariant %s %s\n", mutate.c_str(), expect.c_str(),
                     expected_seen ? "noticed the mistake" : "DID NOT notice the mistake");

@@ -14,7 +14,7 @@ from hotsnap.model import cluster
 from hotsnap.model.state import Paths
 from hotsnap.qemu import accel, lab, machine
 
-PATHS = Paths("/r/a.qmp", "/r/a.mon", "/r/a.hs", "/m/serial.log", "/r/a.pid")
+PATHS = Paths("/r/a.qmp", "/r/a.mon", "/r/a.hs", "/r/a.ga", "/m/serial.log", "/r/a.pid")
 
 
 def disk(number, interface="virtio-blk", **changes):
@@ -50,6 +50,15 @@ class CommandLine(unittest.TestCase):
         self.assertTrue(all("vhost=off" in n for n in values(argv, "-netdev")))
         self.assertIn("hotsnap-member,id=hs0,name=a,listen=unix:/r/a.hs", values(argv, "-object"))
         self.assertFalse([o for o in line(member(nics=nics), snapshots=False) if "hotsnap" in o])
+
+    def test_a_port_for_the_guest_agent(self):
+        argv = line(member(agent=True))
+        self.assertIn("socket,id=agent,path=/r/a.ga,server=on,wait=off", values(argv, "-chardev"))
+        self.assertTrue(any("chardev=agent" in device and "name=org.qemu.guest_agent.0" in device
+                            for device in values(argv, "-device")))
+        self.assertFalse([word for word in line(member()) if "agent" in word])
+        # A member that had none cannot be restored as one that has: it is other hardware.
+        self.assertIn("virtserialport", machine.hardware_difference(line(member()), argv))
 
     def test_only_pci_nics_have_a_boot_rom_to_leave_out(self):
         for model, has_rom in (("virtio-net-pci", True), ("e1000", True), ("ne2k_isa", False),

@@ -14,6 +14,7 @@ import unittest
 from types import SimpleNamespace
 from unittest import mock
 
+from checks import process
 from hotsnap.commands import quiesce, snapshot_options
 from hotsnap.errors import HotsnapError, UsageError
 from hotsnap.qemu.agent import Agent, AgentError, AgentSilent
@@ -32,6 +33,11 @@ class Guest:
         self.server.bind(path)
         self.server.listen()
         threading.Thread(target=self.serve, daemon=True).start()
+
+    def end(self):
+        self.server.shutdown(socket.SHUT_RDWR)  # an accept() under way ends as well
+        self.server.close()
+        os.unlink(self.path)
 
     def serve(self):
         while True:
@@ -70,10 +76,23 @@ class Case(unittest.TestCase):
         self.addCleanup(folder.cleanup)
         self.folder = folder.name
         self.guests = []
+        process.adopt_orphans()
+        self.addCleanup(self.no_keeper_is_left)
+
+    def no_keeper_is_left(self):
+        """Once the guests have ended there is nothing to thaw."""
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                if os.waitpid(-1, os.WNOHANG) == (0, 0):
+                    self.assertLess(time.monotonic(), deadline, "a keeper goes on")
+                    time.sleep(0.05)
+            except ChildProcessError:
+                return
 
     def guest(self, name, **how):
         guest = Guest(os.path.join(self.folder, name), **how)
-        self.addCleanup(guest.server.close)
+        self.addCleanup(guest.end)
         self.guests.append(guest)
         return guest
 

@@ -33,8 +33,7 @@ def add_to(sub: argparse.ArgumentParser) -> None:
                           "folder of, on this host or another one")
     sub.add_argument("--no-images", action="store_true",
                      help="with --archive: leave out golden images, discs and kernels; where it is "
-                          "imported they must be at the same paths, "
-                          "and 'hotsnap import --host-images' permits their use")
+                          "imported they must be at the same paths")
     sub.add_argument("--no-verify", action="store_true",
                      help="do not compare checksums first: damage may get into the export")
 
@@ -44,8 +43,8 @@ def add_import_to(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("folder", metavar="FOLDER", help="to be made; FOLDER/cluster.toml is the "
                      "cluster file then")
     sub.add_argument("--host-images", action="store_true",
-                     help="the guests may read the images of this host that an archive made with "
-                          "--no-images names")
+                     help="the guests may read the images of this host that the archive names and "
+                          "has not")
     sub.add_argument("--no-verify", action="store_true",
                      help="do not check every checksum of the snapshot; the archive's own is "
                           "checked in any case")

@@ -24,7 +24,7 @@ from typing import Any, NoReturn
 from ..errors import HotsnapError
 from ..model.bundle import Bundle
 from ..model.notes import Quiesced
-from ..qemu.agent import Agent, AgentError, AgentSilent
+from ..qemu.agent import Agent, AgentError, AgentGone, AgentSilent
 from ..ui.output import say
 
 SECONDS = 5.0  # until all are frozen, and from then on until they are thawed
@@ -203,6 +203,8 @@ def _thaw(path: str) -> int | AgentError:
             with Agent(path, deadline - time.monotonic()) as agent:
                 agent.execute(_THAW, deadline - time.monotonic())
             return begun
+        except AgentGone:
+            return AgentError("its QEMU has ended")
         except AgentError as error:
             problem = AgentError(f"its file systems may be frozen: its guest agent does not thaw "
                                  f"them: {error}")

@@ -24,6 +24,10 @@ class AgentError(HotsnapError):
     """The agent refused a command, or did not answer in time."""
 
 
+class AgentGone(AgentError):
+    """Nobody listens for it: its QEMU has ended."""
+
+
 class AgentSilent(AgentError):
     """It did not answer in time: it may carry out the command later."""
 
@@ -38,10 +42,15 @@ class Agent:
         self.left = b""
         try:
             self._wait_at_most_until_deadline()
-            self.socket.connect(path)
+            try:
+                self.socket.connect(path)
+            except (FileNotFoundError, ConnectionRefusedError) as error:
+                raise AgentGone(f"{path}: {error.strerror}") from error
             self._synchronize()
         except BaseException as error:
             self.socket.close()
+            if isinstance(error, TimeoutError):
+                raise AgentSilent("it does not answer in time") from error
             if isinstance(error, OSError):
                 raise AgentError(f"{path}: {error.strerror}") from error
             raise
