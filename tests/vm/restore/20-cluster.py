@@ -149,8 +149,10 @@ def run(report: Report) -> None:
                   f"{[(p['end_ns'] - p['begin_ns']) // 1000 for p in pauses]} us")
             backoff_of_all(manifest)
             for member in cluster.members:
-                raised = member.vm.real_time_threads()
-                check(not raised, f"{member.name}: threads kept their priority: {raised}")
+                # The thread that answers faults ends, in other members, soon after the job.
+                wait_until(lambda vm=member.vm: not vm.real_time_threads(),
+                           lambda one=member: f"{one.name}: threads keep their priority: "
+                                              f"{one.vm.real_time_threads()}")
             consistent(cluster, tag)
             alive(cluster)
 
