@@ -112,7 +112,8 @@ def priority(cluster: Cluster) -> None:
         check(error is None, f"error: {error}")
     print(f"# {raised}")
     for vm in (a, b):
-        check(not vm.real_time_threads(), f"{vm.name}: {vm.real_time_threads()} keep it")
+        wait_until(lambda vm=vm: not vm.real_time_threads(),
+                   lambda vm=vm: f"{vm.name}: {vm.real_time_threads()} keep it")
 
 
 def second_snapshot(cluster: Cluster) -> None:
