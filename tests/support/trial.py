@@ -223,7 +223,8 @@ class RowCheck:
         run = os.path.join(folder, "pgcheck")
         argv = machine.command_line(
             binaries.qemu(state.cluster.qemu), binaries.firmware_arguments(), checker, accelerator,
-            Paths(run + ".qmp", run + ".mon", run + ".hs", self.log, run + ".pid"),
+            Paths(run + ".qmp", run + ".mon", run + ".hs", run + ".ga", self.log,
+                  run + ".pid"),
             {"disk0": root, "disk1": view}, {}, snapshots=False)
         self.process = launch.start(argv, os.path.join(folder, "qemu.log"))
 
