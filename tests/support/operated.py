@@ -8,6 +8,7 @@ import json
 import os
 import re
 import subprocess
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from hotsnap.model import cluster
 from hotsnap.model.state import State
 from hotsnap.qemu.qmp import Qmp, QmpError
 
-from .outcome import check, wait_until
+from .outcome import Failed, Report, check, wait_until
 from .paths import GUEST, PATIENCE, QEMU, ROOT
 from .workplace import Workplace
 
@@ -109,6 +110,16 @@ class Operator:
             return set(re.findall(rf"^writer {name} pages=\d+ disk=(\d+)", text(), re.M))
 
         wait_until(lambda: len(counts()) > 1, lambda: f"{name} stands still: {text()[-300:]}")
+
+    def steps(self, report: Report, prefix: str, steps: Iterable[tuple[str, Callable[[], object]]]
+              ) -> None:
+        """Reports these steps one after the other, and ends the cluster whatever came of them."""
+        try:
+            for name, function in steps:
+                report.run(f"{prefix}-{name}", function)
+        finally:
+            with suppress(Failed):
+                self.run("down", "--force")
 
     def ready(self) -> None:
         for name in "ab":

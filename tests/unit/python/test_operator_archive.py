@@ -63,6 +63,16 @@ class Archives(ForkOfOne):
     def load(self, name="out.tar.zst", folder="new", **options):
         return archive_import.load(self.path(name), self.path(folder), quiet=True, **options)
 
+    def saved_and_loaded(self):
+        """Packs a snapshot of the running cluster and unpacks it; what its first disk held."""
+        self.up()
+        self.write(0, "A")
+        self.snapshot()
+        expected = bytes(self.content)
+        self.save()
+        self.load()
+        return expected
+
     def without_the_original(self):
         """Ends the cluster and takes its folder and images away."""
         self.down()
@@ -131,12 +141,7 @@ class Life(Archives):
             lifecycle.up(state, fleet)
 
     def test_twice_beside_the_original_which_goes_on(self):
-        self.up()
-        self.write(0, "A")
-        self.snapshot()
-        expected = bytes(self.content)
-        self.save()
-        self.load()
+        expected = self.saved_and_loaded()
         self.load(folder="newer")
         self.write(0, "B")
         self.assertEqual(self.view(self.restored()["disk0"]), expected)
@@ -183,12 +188,7 @@ class Life(Archives):
 
     def test_again_and_to_the_place_of_the_original(self):
         """Of what was imported, to the very folder that it is in."""
-        self.up()
-        self.write(0, "A")
-        self.snapshot()
-        expected = bytes(self.content)
-        self.save()
-        self.load()
+        expected = self.saved_and_loaded()
         state, fleet = self.opened()
         archive.save(state, fleet, "t1", self.path("second"), quiet=True)
         shutil.rmtree(self.path("new"))

@@ -234,9 +234,12 @@ class Freezing(Case):
             SimpleNamespace(name="a", cut=None)])), {})
 
     def test_a_member_without_an_agent(self):
+        state = SimpleNamespace(
+            cluster=SimpleNamespace(member=lambda name: SimpleNamespace(agent=name == "a")),
+            paths=lambda name: SimpleNamespace(agent="/x"))
         with self.assertRaisesRegex(HotsnapError, "member b has no guest agent: write 'agent = true'"):
-            quiesce.sockets({"a": "/x", "b": None}, ["a", "b"])
-        self.assertEqual(quiesce.sockets({"a": "/x", "b": None}, ["a"]), {"a": "/x"})
+            quiesce.sockets(state, ["a", "b"])
+        self.assertEqual(quiesce.sockets(state, ["a"]), {"a": "/x"})
 
 
 class CommandLine(unittest.TestCase):

@@ -12,7 +12,7 @@ import sys
 
 sys.path.insert(0, __file__.rpartition("/tests/")[0] + "/tests")
 from support.operated import Operator
-from support.outcome import Failed, Report, check
+from support.outcome import Report, check
 from support.paths import QEMU_IMG
 from support.unharmed import is_whole
 from support.workplace import Workplace
@@ -142,16 +142,9 @@ def scenario(report: Report) -> None:
                 operator.moves(name)
             operator.run("down")
 
-        try:
-            for name, function in (("groups", groups), ("snapshot", snapshot), ("barrier", barrier),
-                                   ("ship", ship), ("restore", restore), ("rm", remove),
-                                   ("snapshot-with-memory", with_memory)):
-                report.run(f"group-{name}", function)
-        finally:
-            try:
-                operator.run("down", "--force")
-            except Failed:
-                pass
+        operator.steps(report, "group", (
+            ("groups", groups), ("snapshot", snapshot), ("barrier", barrier), ("ship", ship),
+            ("restore", restore), ("rm", remove), ("snapshot-with-memory", with_memory)))
 
 
 main = Report()

@@ -10,7 +10,7 @@ import sys
 
 sys.path.insert(0, __file__.rpartition("/tests/")[0] + "/tests")
 from support.operated import Operator
-from support.outcome import Failed, Report, check, wait_until
+from support.outcome import Report, check, wait_until
 from support.paths import QEMU_IMG
 from support.workplace import Workplace
 from hotsnap.model import bundle, cluster
@@ -97,16 +97,9 @@ def scenario(report: Report) -> None:
             operator.run("snapshot", "--group", "one", "--quiesce", "again")
             check(not needs_recovery(place, root("again")), "the file system is not clean")
 
-        try:
-            for name, function in (("up", up), ("file-system-is-clean", quiesced),
-                                   ("control-not-quiesced", control),
-                                   ("guest-that-cannot", no_agent), ("restored", restored)):
-                report.run(f"quiesce-{name}", function)
-        finally:
-            try:
-                operator.run("down", "--force")
-            except Failed:
-                pass
+        operator.steps(report, "quiesce", (
+            ("up", up), ("file-system-is-clean", quiesced), ("control-not-quiesced", control),
+            ("guest-that-cannot", no_agent), ("restored", restored)))
 
 
 main = Report()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, __file__.rpartition("/tests/")[0] + "/tests")
 from support.operated import ENVIRONMENT, Operator
-from support.outcome import Failed, Report, check, wait_until
+from support.outcome import Report, check, wait_until
 from support.paths import PATIENCE
 from support.workplace import Workplace
 
@@ -151,22 +151,14 @@ def scenario(report: Report) -> None:
                                         check=True).stdout
             check("operator-test" not in namespaces, namespaces)
 
-        try:
-            for name, function in (("up", up), ("snapshots", snapshots), ("show", show),
-                                   ("verify", verify), ("interrupted", interrupted),
-                                   ("killed", killed), ("rm", remove),
-                                   ("restore-second-after-third", lambda: restore("two")),
-                                   ("restore-twice", lambda: restore("two")),
-                                   ("restore-in-full", lambda: restore("two", "--memory", "full")),
-                                   ("rm-while-memory-comes", in_use),
-                                   ("refusals", refused), ("elsewhere", elsewhere),
-                                   ("down", down)):
-                report.run(f"operator-{name}", function)
-        finally:
-            try:
-                operator.run("down", "--force")
-            except Failed:
-                pass
+        operator.steps(report, "operator", (
+            ("up", up), ("snapshots", snapshots), ("show", show), ("verify", verify),
+            ("interrupted", interrupted), ("killed", killed), ("rm", remove),
+            ("restore-second-after-third", lambda: restore("two")),
+            ("restore-twice", lambda: restore("two")),
+            ("restore-in-full", lambda: restore("two", "--memory", "full")),
+            ("rm-while-memory-comes", in_use), ("refusals", refused), ("elsewhere", elsewhere),
+            ("down", down)))
 
 
 main = Report()

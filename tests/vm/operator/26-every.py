@@ -175,15 +175,10 @@ def scenario(report: Report) -> None:
             for name in "ab":
                 operator.moves(name)
 
-        try:
-            for name, function in (("up", up), ("regular", regular), ("control", control),
-                                   ("killed-in-a-snapshot", killed_in_a_snapshot),
-                                   ("killed-in-a-removal", killed_in_a_removal),
-                                   ("restore-the-newest", restore)):
-                report.run(f"every-{name}", function)
-        finally:
-            with contextlib.suppress(Failed):
-                operator.run("down", "--force")
+        operator.steps(report, "every", (
+            ("up", up), ("regular", regular), ("control", control),
+            ("killed-in-a-snapshot", killed_in_a_snapshot),
+            ("killed-in-a-removal", killed_in_a_removal), ("restore-the-newest", restore)))
 
 
 started = time.monotonic()

@@ -19,20 +19,19 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..disks import layers, standalone, survey
-from ..errors import HotsnapError, UsageError
+from ..errors import HotsnapError
 from ..formats import archive, images
 from ..formats.archive import Entry, Head, Image
 from ..host import atomic, tarball
 from ..host.paths import resolved
 from ..host.space import allocated
-from ..model import bundle, cluster_text, reading, recoveries
+from ..model import cluster_text, recoveries
 from ..model.bundle import Bundle
-from ..model.cluster import Cluster
-from ..model.disk_table import id_of
+from ..model.cluster import Cluster, Member
 from ..model.state import MemberState, State
 from ..qemu.fleet import Fleet
-from ..ui.output import Progress, human_size
-from . import export, recovery, restorable, snapshot, verify
+from ..ui.output import Progress
+from . import export, restorable, snapshot, verify
 
 _UNFIT = re.compile(r"[^A-Za-z0-9._+-]+")  # in the name of a file
 _NUMBER = re.compile(r"^\d+-")  # of an image that an archive had before
@@ -68,8 +67,7 @@ class _Parts:
 def save(state: State, fleet: Fleet, tag: str, path: str, with_images: bool = True,
          every_checksum: bool = True, quiet: bool = False) -> dict[str, Any]:
     """Writes the archive of a snapshot to `path`, which must not exist; returns what was made."""
-    if "/" in tag:
-        raise UsageError(f"{tag!r} is not a tag: 'hotsnap ls' lists them")
+    export.check_tag(tag)
     tarball.check_programs()
     path = os.path.realpath(path)
     if os.path.lexists(path):
@@ -78,25 +76,19 @@ def save(state: State, fleet: Fleet, tag: str, path: str, with_images: bool = Tr
         raise HotsnapError(f"there is no folder {os.path.dirname(path)}: make it first")
     with contextlib.ExitStack() as stack:
         with state.locked():
-            recovery.recover(state, fleet, quiet)
-            if os.path.exists(state.journal):
-                raise survey.Busy("a merge of disk layers waits to be finished")
             if recoveries.read(state.directory):
                 raise HotsnapError("the disks of a recovery lie over layers of the cluster that it "
                                    "was made from: export that cluster's snapshot")
-            saved = bundle.read(os.path.join(state.bundles, tag))
+            opened = export.enter(stack, state, fleet, tag, (), quiet)
+            saved, parts = opened.saved, _Parts()
+            machines = restorable.machines(state, saved)
             _check_restorable(state, fleet, saved)
-            disks = standalone.chosen(state, saved, ()) if any(saved.layers()) else []
-            held = stack.enter_context(reading.Reading(state, "export", tag))
-            held.set({layer for disk in disks for layer in disk.chain})
-            sums = standalone.sums_of(state, saved, disks)
-            parts = _Parts()
-            described = _described(state, saved, parts, with_images)
-            kept = _layers(state, disks, parts)
-        _check(saved, sums, every_checksum, quiet)
+            described = _described(state, saved, machines, parts, with_images)
+            kept = _layers(state, opened.disks, parts)
+        _check(opened, every_checksum, quiet)
         with tempfile.TemporaryDirectory(prefix="hotsnap-export.") as scratch, _alone(path):
             _bundle_files(saved, parts, scratch)
-            _write_state(scratch, described, saved, state, kept)
+            _write_state(scratch, described, state, kept)
             text = cluster_text.text(described, f"Of snapshot {tag} of cluster "
                                      f"{state.cluster.name}: the machines of then.")
             atomic.write_bytes(os.path.join(scratch, archive.CLUSTER_FILE), text.encode())
@@ -105,24 +97,15 @@ def save(state: State, fleet: Fleet, tag: str, path: str, with_images: bool = Tr
             head = _head(state, saved, described, {**own, **parts.files}, parts)
             own[archive.HEAD] = os.path.join(scratch, archive.HEAD)
             atomic.write_json(own[archive.HEAD], head.dump())
-            total = head.allocated()
             bar = Progress(f"export {tag}", quiet)
-            done = 0
-
-            def tell(count: int) -> None:
-                nonlocal done
-                done += count
-                bar.update(min(done, total), total, human_size(done))
-
             try:
                 with atomic.whole(path) as new:
                     tarball.pack({archive.HEAD: own.pop(archive.HEAD), **own, **parts.files}, new,
-                                 (held.handle,), tell)
+                                 (opened.handle,), bar.adder(head.allocated()))
             finally:
                 bar.clear()
     return {"exported": tag, "archive": path, "bytes": os.stat(path).st_size,
-            "verified": every_checksum, "without_checksum": list(sums.unknown),
-            "left_out": parts.left, "members": head.members,
+            **opened.told(every_checksum), "left_out": parts.left, "members": head.members,
             "args": {member.name: list(member.args) for member in described.members
                      if member.args}}
 
@@ -150,7 +133,6 @@ def _alone(path: str) -> Iterator[None]:
 
 def _check_restorable(state: State, fleet: Fleet, saved: Bundle) -> None:
     """HotsnapError if the cluster file has changed since, so that no restore by it would succeed."""
-    restorable.machines(state, saved)
     if saved.only_disks:
         for member in saved.members:
             if member.disks:
@@ -162,7 +144,8 @@ def _check_restorable(state: State, fleet: Fleet, saved: Bundle) -> None:
     restorable.discs(state, saved)
 
 
-def _described(state: State, saved: Bundle, parts: _Parts, with_images: bool) -> Cluster:
+def _described(state: State, saved: Bundle, machines: Iterable[Member], parts: _Parts,
+               with_images: bool) -> Cluster:
     """The cluster file's machines, with the names that their files have in the archive."""
     def moved(path: str | None) -> str | None:
         return parts.add_image(path, with_images) if path else path
@@ -170,7 +153,7 @@ def _described(state: State, saved: Bundle, parts: _Parts, with_images: bool) ->
     members = tuple(
         replace(member, kernel=moved(member.kernel), initrd=moved(member.initrd),
                 disks=tuple(replace(disk, image=moved(disk.image)) for disk in member.disks))
-        for member in restorable.machines(state, saved))
+        for member in machines)
     for media in saved.notes().media.values():
         for image in media.values():  # also a disc that was put in later
             moved(image.image if image else None)
@@ -200,16 +183,13 @@ def _layers(state: State, disks: Iterable[standalone.FrozenDisk], parts: _Parts)
     return found
 
 
-def _check(saved: Bundle, sums: standalone.Sums, every_checksum: bool, quiet: bool) -> None:
+def _check(opened: export.Opened, every_checksum: bool, quiet: bool) -> None:
     """HotsnapError if something is not as it was; tells what cannot be known."""
+    saved = opened.saved
     own = {path for path, _, _ in verify.large_files(saved)}
-    lower = [entry for entry in sums.known if entry[0] not in own]
-    damage = (verify.check_visibly(saved, quiet).damage if every_checksum
-              else verify.outline(saved)) or verify.check_files(lower, every_checksum)
-    if damage:
-        raise HotsnapError(f"snapshot {saved.tag!r} is damaged: {damage[0]}: nothing was exported; "
-                           f"'hotsnap verify {saved.tag}' lists the damage of its own files")
-    export.tell_unknown(sums)
+    lower = [entry for entry in opened.sums.known if entry[0] not in own]
+    export.judge(opened, (verify.check_visibly(saved, quiet).damage if every_checksum
+                          else verify.outline(saved)) or verify.check_files(lower, every_checksum))
 
 
 def _bundle_files(saved: Bundle, parts: _Parts, scratch: str) -> None:
@@ -229,26 +209,18 @@ def _bundle_files(saved: Bundle, parts: _Parts, scratch: str) -> None:
             parts.files[f"bundles/{saved.tag}/{relative}"] = path
 
 
-def _write_state(folder: str, described: Cluster, saved: Bundle, state: State,
-                 kept: dict[str, str]) -> None:
-    """A state whose members write to the frozen layers: by that it is known, in another folder,
-    where these are from (disks/relocate.py)."""
+def _write_state(folder: str, described: Cluster, state: State, kept: dict[str, str]) -> None:
+    """A state of members that never ran: what an import needs to know of the layers."""
     made = State(replace(described, directory=folder))
-    for member in described.members:
-        entry = MemberState(layers=state.member(member.name).layers)
-        for saved_member, disk in saved.layers():
-            identity = id_of(disk.device)
-            if saved_member.name == member.name and identity:
-                entry.disks[identity] = os.path.realpath(disk.file)
-        made.members[member.name] = entry
+    made.members = {member.name: MemberState(layers=state.member(member.name).layers)
+                    for member in described.members}
     made.images = {path: state.images[path] for path in kept.values() if path in state.images}
     made.save()
 
 
 def _head(state: State, saved: Bundle, described: Cluster, files: dict[str, str], parts: _Parts
           ) -> Head:
-    entries = [Entry(name, os.stat(path).st_size, min(allocated(os.path.realpath(path)),
-                                                      os.stat(path).st_size))
+    entries = [Entry(name, os.stat(path).st_size, allocated(os.path.realpath(path)))
                for name, path in files.items()]
     return Head(archive.FORMAT, archive.VERSION, saved.tag, state.cluster.name,
                 [member.name for member in described.members], entries,

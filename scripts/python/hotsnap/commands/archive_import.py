@@ -90,14 +90,17 @@ def _check_left(head: Head, path: str, permitted: bool) -> None:
 
 def _unpack(path: str, folder: str, head: Head, quiet: bool) -> None:
     bar = Progress(f"import {head.tag}", quiet)
-    total, done = head.allocated(), 0
+    show, since = bar.adder(head.allocated()), 0
 
     def tell(count: int) -> None:
-        nonlocal done
-        if (done + count) // LOOK > done // LOOK and free(folder) < LEAST_FREE:
-            raise HotsnapError(f"the file system of {folder} is nearly full: nothing was imported")
-        done += count
-        bar.update(min(done, total), total, human_size(done))
+        nonlocal since
+        show(count)
+        since += count
+        if since >= LOOK:
+            since = 0
+            if free(folder) < LEAST_FREE:
+                raise HotsnapError(f"the file system of {folder} is nearly full: nothing was "
+                                   "imported")
 
     try:
         tarball.unpack(path, folder, head.sizes(), tell)

@@ -43,41 +43,56 @@ class Opened:
         return {"verified": verified, "without_checksum": list(self.sums.unknown)}
 
 
+def enter(stack: contextlib.ExitStack, state: State, fleet: Fleet, tag: str,
+          entries: Sequence[str], quiet: bool) -> Opened:
+    """Lists the layers of these disks, or of all, as being read until the end of `stack`. The caller
+    holds the lock, and need not any more afterwards."""
+    recovery.recover(state, fleet, quiet)
+    if os.path.exists(state.journal):
+        raise survey.Busy("a merge of disk layers waits to be finished")
+    saved = bundle.read(os.path.join(state.bundles, tag))
+    disks = standalone.chosen(state, saved, entries)
+    sums = standalone.sums_of(state, saved, disks)
+    held = stack.enter_context(reading.Reading(state, "export", tag))
+    held.set({path for disk in disks for path in disk.chain})
+    return Opened(saved, disks, sums, held.handle)
+
+
 @contextlib.contextmanager
 def _opened(state: State, fleet: Fleet, tag: str, entries: Sequence[str], quiet: bool
             ) -> Iterator[Opened]:
-    if "/" in tag:
-        raise UsageError(f"{tag!r} is not a tag: 'hotsnap ls' lists them")
+    check_tag(tag)
     with contextlib.ExitStack() as stack:
         with state.locked():
-            recovery.recover(state, fleet, quiet)
-            if os.path.exists(state.journal):
-                raise survey.Busy("a merge of disk layers waits to be finished")
-            saved = bundle.read(os.path.join(state.bundles, tag))
-            disks = standalone.chosen(state, saved, entries)
-            sums = standalone.sums_of(state, saved, disks)
-            held = stack.enter_context(reading.Reading(state, "export", tag))
-            held.set({path for disk in disks for path in disk.chain})
-        yield Opened(saved, disks, sums, held.handle)
+            found = enter(stack, state, fleet, tag, entries, quiet)
+            if not found.disks:
+                raise HotsnapError(f"snapshot {tag!r} is of no disk: there is nothing to export")
+        yield found
+
+
+def check_tag(tag: str) -> None:
+    if "/" in tag:
+        raise UsageError(f"{tag!r} is not a tag: 'hotsnap ls' lists them")
 
 
 def _check(opened: Opened, contents: bool, quiet: bool) -> None:
     """HotsnapError if a layer is not as it was; tells what cannot be known."""
-    tag = opened.saved.tag
-    bar = Progress(f"verify {tag}", quiet)
+    bar = Progress(f"verify {opened.saved.tag}", quiet)
     try:
         damage = verify.check_files(opened.sums.known, contents, lambda done, total: bar.update(
             done, total, human_size(done)))
     finally:
         bar.clear()
+    judge(opened, damage)
+
+
+def judge(opened: Opened, damage: Sequence[verify.Damage]) -> None:
+    """HotsnapError if there is damage; else tells which layers nothing is known of."""
+    tag = opened.saved.tag
     if damage:
         raise HotsnapError(f"snapshot {tag!r} is damaged: {damage[0]}: nothing was exported; "
                            f"'hotsnap verify {tag}' lists the damage of its own files")
-    tell_unknown(opened.sums)
-
-
-def tell_unknown(sums: standalone.Sums) -> None:
-    for path in sums.unknown:
+    for path in opened.sums.unknown:
         say(f"not verified: {path}: the snapshot with its checksums was removed, and several "
             "layers lie over it")
 

@@ -16,7 +16,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -24,6 +24,7 @@ from typing import Any, NoReturn
 from ..errors import HotsnapError
 from ..model.bundle import Bundle
 from ..model.notes import Quiesced
+from ..model.state import State
 from ..qemu.agent import Agent, AgentError, AgentGone, AgentSilent
 from ..ui.output import say
 
@@ -212,13 +213,12 @@ def _thaw(path: str) -> int | AgentError:
     return problem
 
 
-def sockets(paths: Mapping[str, str | None], names: Sequence[str]) -> dict[str, str]:
+def sockets(state: State, names: Iterable[str]) -> dict[str, str]:
     """The agents of these members. HotsnapError if one has none."""
     found = {}
-    for name in names:
-        path = paths[name]
-        if path is None:
+    for name in sorted(names):
+        if not state.cluster.member(name).agent:
             raise HotsnapError(f"member {name} has no guest agent: write 'agent = true' in its "
                                "[[member]], and start it anew; or leave --quiesce out")
-        found[name] = path
+        found[name] = state.paths(name).agent
     return found

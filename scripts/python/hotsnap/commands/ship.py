@@ -192,13 +192,7 @@ class Ship:
         found = chosen.found
         began = self.clock.steady()
         progress = Progress(f"ship {found.tag}", self.quiet)
-        total, copied, sent = chosen.bytes(), 0, 0
-
-        def tell(count: int) -> None:
-            nonlocal copied
-            copied += count
-            progress.update(copied, total, human_size(copied))
-
+        tell, sent = progress.adder(chosen.bytes()), 0
         disks = []
         try:
             for disk in chosen.disks:

@@ -93,9 +93,7 @@ def snapshot(state: State, fleet: Fleet, tag: str, initiator: str | None = None,
         raise HotsnapError(f"{path}{bundle.PARTIAL} is left of a snapshot that did not complete: "
                            f"run 'hotsnap rm {tag}{bundle.PARTIAL}' first")
     media = {} if group else restorable.check(state, fleet)
-    agents = quiescing.sockets(
-        {name: state.paths(name).agent if state.cluster.member(name).agent else None
-         for name in names}, sorted(wanted)) if wanted and quiesce else {}
+    agents = quiescing.sockets(state, wanted) if wanted and quiesce else {}
     arguments = {"job-id": SNAPSHOT_JOB, "tag": tag, "directory": state.bundles,
                  "members": member_addresses(state, names), **options}
     watcher = _Watcher(f"snapshot {tag}", quiet)

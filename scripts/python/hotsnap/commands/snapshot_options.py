@@ -79,8 +79,6 @@ def add_group_to(parser: argparse.ArgumentParser) -> None:
                         help="save the disks that have this label in the cluster file, or whose "
                              "member has it, likewise; all of several labels with commas between "
                              "them")
-
-
     parser.add_argument("--quiesce", action="store_true",
                         help="with --group: have the guest agents of its members freeze their file "
                              "systems around the cut, so that those on the disks are clean "

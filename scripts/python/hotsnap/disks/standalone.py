@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from ..errors import HotsnapError, UsageError
+from ..errors import UsageError
 from ..formats import qcow2
 from ..model import bundle
 from ..model.bundle import Bundle, SavedDisk
@@ -63,8 +63,6 @@ def chosen(state: State, saved: Bundle, entries: Sequence[str]) -> list[FrozenDi
                              f"{there or 'none'}; discs and read-only disks are not saved, since "
                              "their files stay as they are")
         wanted += found
-    if not wanted:
-        raise HotsnapError(f"snapshot {saved.tag!r} is of no disk: there is nothing to export")
     result = {}
     for member_name, disk in wanted:
         state.check_images([disk.file] if disk.format == "qcow2" else [])

@@ -12,6 +12,7 @@ import json
 import os
 import socket
 import time
+from collections.abc import Callable
 from typing import Any, Self
 
 from ..errors import HotsnapError
@@ -41,18 +42,10 @@ class Agent:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.left = b""
         try:
-            self._wait_at_most_until_deadline()
-            try:
-                self.socket.connect(path)
-            except (FileNotFoundError, ConnectionRefusedError) as error:
-                raise AgentGone(f"{path}: {error.strerror}") from error
+            self._in_time(self.socket.connect, path)
             self._synchronize()
-        except BaseException as error:
+        except BaseException:
             self.socket.close()
-            if isinstance(error, TimeoutError):
-                raise AgentSilent("it does not answer in time") from error
-            if isinstance(error, OSError):
-                raise AgentError(f"{path}: {error.strerror}") from error
             raise
 
     def execute(self, command: str, seconds: float) -> Any:
@@ -71,7 +64,7 @@ class Agent:
 
     def _synchronize(self) -> None:
         number = int.from_bytes(os.urandom(4), "big") >> 1
-        self.socket.sendall(_MARK)  # what was sent before, and not completed, is void
+        self._in_time(self.socket.sendall, _MARK)  # what was sent before, and not completed, is void
         self._send({"execute": "guest-sync-delimited", "arguments": {"id": number}})
         while True:
             self._read_until(_MARK)
@@ -79,8 +72,7 @@ class Agent:
                 return
 
     def _send(self, request: dict[str, Any]) -> None:
-        self._wait_at_most_until_deadline()
-        self.socket.sendall(json.dumps(request).encode() + b"\n")
+        self._in_time(self.socket.sendall, json.dumps(request).encode() + b"\n")
 
     def _answer(self, command: str) -> Any:
         try:
@@ -97,19 +89,24 @@ class Agent:
         while end not in self.left:
             if len(self.left) > _LONGEST_LINE:
                 raise AgentError("its answer has no end")
-            self._wait_at_most_until_deadline()
-            try:
-                data = self.socket.recv(65536)
-            except TimeoutError as error:
-                raise AgentSilent("it does not answer in time") from error
+            data = self._in_time(self.socket.recv, 65536)
             if not data:
                 raise AgentError("QEMU closed the connection")
             self.left += data
         found, _, self.left = self.left.partition(end)
         return found
 
-    def _wait_at_most_until_deadline(self) -> None:
+    def _in_time(self, call: Callable[[Any], Any], argument: Any) -> Any:
+        """A call of the socket, no later than the deadline, its errors as those of the agent."""
         left = self.deadline - time.monotonic()
-        if left <= 0:
-            raise AgentSilent("it does not answer in time")
-        self.socket.settimeout(left)
+        try:
+            if left <= 0:
+                raise TimeoutError
+            self.socket.settimeout(left)
+            return call(argument)
+        except TimeoutError as error:
+            raise AgentSilent("it does not answer in time") from error
+        except (FileNotFoundError, ConnectionRefusedError) as error:
+            raise AgentGone(f"nobody listens: {error.strerror}") from error
+        except OSError as error:
+            raise AgentError(f"the connection has failed: {error.strerror}") from error

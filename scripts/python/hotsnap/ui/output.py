@@ -7,7 +7,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 
@@ -82,6 +82,17 @@ class Progress:
         sys.stderr.write("\r\x1b[K" + line[:shutil.get_terminal_size().columns - 1])
         sys.stderr.flush()
         self.open = True
+
+    def adder(self, total: float) -> Callable[[int], None]:
+        """For work that tells, again and again, how many more bytes are done."""
+        done = 0
+
+        def add(count: int) -> None:
+            nonlocal done
+            done += count
+            self.update(done, total, human_size(min(done, total)))
+
+        return add
 
     def line(self, text: str) -> None:
         """Prints a line above the bar."""
